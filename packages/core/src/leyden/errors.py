@@ -1,0 +1,30 @@
+"""Errors that name the fix, and the one place that guesses what a misspelt name was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["MisconfigurationException", "SIGTERMException", "did_you_mean"]
+
+
+class MisconfigurationException(Exception):
+    """A setting, hook, loader or return value that cannot work; the message says what to change."""
+
+
+class SIGTERMException(SystemExit):
+    """Raised after the batch during which SIGTERM arrived; left uncaught the process ends with exit code 143."""
+
+    def __init__(self, code: int = 143) -> None:
+        super().__init__(code)
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the option nearest to `name`, or ``""`` when none is near.
+
+    Example:
+        >>> did_you_mean("max_epoch", ["max_epochs", "max_steps"])
+        " Did you mean 'max_epochs'?"
+    """
+    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.7)
+    return f" Did you mean {near[0]!r}?" if near else ""
