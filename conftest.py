@@ -1,0 +1,25 @@
+"""What every test starts from: one thread, no discovered callbacks, a working folder of its own.
+
+It stands at the root because doctests of the sources are tests too, and no test folder is above them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: its thread pool reads it once
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No callbacks from entry points, nothing of the caller's configuration, files only under a temporary folder."""
+    monkeypatch.setenv("LEYDEN_CALLBACKS", "off")
+    monkeypatch.delenv("LEYDEN_CONFIG", raising=False)
+    monkeypatch.delenv("LEYDEN_SEED", raising=False)
+    monkeypatch.chdir(tmp_path)
