@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["MisconfigurationException", "SIGTERMException", "did_you_mean"]
+__all__ = ["MisconfigurationException", "SIGTERMException", "UnknownArgumentError", "did_you_mean"]
 
 
 class MisconfigurationException(Exception):
     """A setting, hook, loader or return value that cannot work; the message says what to change."""
+
+
+class UnknownArgumentError(MisconfigurationException, TypeError):
+    """An argument that a function does not have: a configuration error, and the TypeError Python itself would raise."""
 
 
 class SIGTERMException(SystemExit):
