@@ -1,0 +1,20 @@
+"""What installing this family attaches to a Trainer by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leyden.callback import Callback
+
+__all__ = ["make_callbacks"]
+
+
+def make_callbacks(settings: Mapping[str, Any] | None = None) -> list[Callback]:
+    """One `ModelCheckpoint`, made with `settings` as its arguments; without any it keeps the last checkpoint.
+
+    The core leaves it out where the user gave a `Checkpoint` or switched checkpointing off.
+    """
+    from leyden_checkpoint import ModelCheckpoint
+
+    return [ModelCheckpoint(**(settings or {}))]

@@ -1,0 +1,81 @@
+"""One place to import callbacks from, whichever distribution holds them.
+
+``from leyden.callbacks import ModelCheckpoint`` finds the installed family that has it. Nothing of a family is imported
+before one of its names is asked for; where the family is missing, the ImportError says which ``pip install`` mends it.
+
+Example:
+    >>> from leyden.callbacks import LambdaCallback
+    >>> LambdaCallback(on_train_start=lambda trainer, pl_module: print("off we go")).state_key
+    'LambdaCallback'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from leyden.callback import Callback, Checkpoint, LambdaCallback
+from leyden.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from leyden_checkpoint import ModelCheckpoint
+    from leyden_finetune import BackboneFinetuning, BaseFinetuning
+    from leyden_monitoring import LearningRateMonitor, ProgressBar, ProgressBarBase, TQDMProgressBar
+    from leyden_optim import EarlyStopping, Timer
+
+__all__ = [
+    "BackboneFinetuning",
+    "BaseFinetuning",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "LambdaCallback",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "ProgressBar",
+    "ProgressBarBase",
+    "TQDMProgressBar",
+    "Timer",
+]
+
+_FAMILY = {
+    "ModelCheckpoint": "checkpoint",
+    "BackboneFinetuning": "finetune",
+    "BaseFinetuning": "finetune",
+    "LearningRateMonitor": "monitoring",
+    "ProgressBar": "monitoring",
+    "ProgressBarBase": "monitoring",
+    "TQDMProgressBar": "monitoring",
+    "EarlyStopping": "optim",
+    "Timer": "optim",
+}
+
+
+def __getattr__(name: str) -> Any:
+    family = _FAMILY.get(name)
+    if family is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{did_you_mean(name, __all__)}")
+    distribution = f"leyden-callbacks-{family}"
+    try:
+        module = importlib.import_module(f"leyden_{family}")
+    except ModuleNotFoundError as error:
+        if error.name != f"leyden_{family}":  # the family is there; something it needs is not
+            raise
+        raise ImportError(
+            f"{name} is in the distribution {distribution}, which is not installed here. "
+            f"To install it: pip install {distribution}",
+            name=error.name,
+        ) from None
+    try:
+        value = getattr(module, name)
+    except AttributeError:
+        raise ImportError(
+            f"The installed {distribution} has no {name}. To get one that has: pip install --upgrade {distribution}",
+            name=module.__name__,
+        ) from None
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
