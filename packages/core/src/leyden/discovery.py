@@ -1,8 +1,8 @@
 """Callbacks that installed distributions attach by themselves.
 
-A distribution registers a function in the entry-point group `leyden.callbacks_factory`; called with nothing, or with one
-mapping of settings, it returns a list of callbacks. What the user gave or switched off wins over what is found here, and a
-factory that fails costs one warning, never the training.
+A distribution registers a function in the entry-point group `leyden.callbacks_factory`; called with nothing, or with
+one mapping of settings, it returns a list of callbacks. What the user gave or switched off wins over what is found here,
+and a factory that fails costs one warning, never the training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def installed_factories() -> list[EntryPoint]:
     """Return the entry points of `GROUP`, sorted by distribution and name, so that every process sees one order."""
     from importlib.metadata import entry_points
 
-    # A distribution can be on sys.path twice, from a wheel and from a checkout: its first occurrence is the one imported.
+    # A distribution can be on sys.path twice, from a wheel and from a checkout: the first is the one imported.
     found: dict[tuple[str, str], EntryPoint] = {}
     for entry_point in entry_points(group=GROUP):
         found.setdefault((_distribution_name(entry_point), entry_point.name), entry_point)
@@ -52,10 +52,10 @@ def discover(
 ) -> list[Placed]:
     """Return what the installed distributions attach to `trainer` beside the callbacks the user has `given`.
 
-    Left out are: a `Checkpoint` where the user gave one or ``enable_checkpointing=False``; a callback whose `role` the user
-    switched off (``enable_progress_bar=False``, ``enable_model_summary=False``) or filled with one of their own; a callback
-    of which the user gave an instance of the same type and state key; and one whose ``applies(trainer)`` is false.
-    Empty where ``LEYDEN_CALLBACKS=off``.
+    Left out are: a `Checkpoint` where the user gave one or ``enable_checkpointing=False``; a callback whose `role` the
+    user switched off (``enable_progress_bar=False``, ``enable_model_summary=False``) or filled with one of their own; a
+    callback of which the user gave an instance of the same type and state key; and one whose ``applies(trainer)`` is
+    false. Empty where ``LEYDEN_CALLBACKS=off``.
     """
     if not discovery_is_on():
         return []
@@ -64,23 +64,26 @@ def discover(
         for role, enabled in (("progress_bar", enable_progress_bar), ("model_summary", enable_model_summary))
         if enabled is False
     }
-    attached = list(given)
     placed: list[Placed] = []
+    wanted: list[Callback] = []
 
     def is_wanted(callback: Callback) -> bool:
         if isinstance(callback, Checkpoint) and enable_checkpointing is False:
             return False
-        if callback.role in switched_off or any(_replaces(other, callback) for other in attached):
+        others = [*given, *(one.callback for one in placed), *wanted]
+        if callback.role in switched_off or any(_replaces(other, callback) for other in others):
             return False
         return callback.applies(trainer)
 
     for entry_point in installed_factories():
+        wanted = []
         try:
-            wanted = [callback for callback in _made_by(entry_point) if is_wanted(callback)]
+            for callback in _made_by(entry_point):
+                if is_wanted(callback):
+                    wanted.append(callback)
         except Exception as error:  # whatever a factory does wrong, the training goes on without it
             _report(entry_point, error)
             continue
-        attached += wanted
         placed += [Placed(callback, source="discovered", distribution=_describe(entry_point)) for callback in wanted]
     return placed
 
@@ -94,7 +97,9 @@ def _made_by(entry_point: EntryPoint) -> list[Callback]:
     made = list(callbacks)
     for callback in made:
         if not isinstance(callback, Callback):
-            raise TypeError(f"it returned {callback!r} among its callbacks; each must be an instance of leyden.Callback")
+            raise TypeError(
+                f"it returned {callback!r} among its callbacks; each must be an instance of leyden.Callback"
+            )
     return made
 
 
