@@ -1,8 +1,8 @@
 """Callbacks that installed distributions attach by themselves.
 
 A distribution registers a function in the entry-point group `leyden.callbacks_factory`; called with nothing, or with
-one mapping of settings, it returns a list of callbacks. What the user gave or switched off wins over what is found here,
-and a factory that fails costs one warning, never the training.
+one mapping of settings, it returns a list of callbacks. What the user gave or switched off wins over what is found, and
+a factory that fails costs one warning, never the training.
 """
 
 from __future__ import annotations
