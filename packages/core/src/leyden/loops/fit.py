@@ -1,0 +1,308 @@
+"""The fit loop: sanity check, epochs, batches, validation when due, in the order they happen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from leyden.data.sources import TrainSource
+from leyden.errors import MisconfigurationException
+from leyden.loops.evaluation import EvaluationLoop
+from leyden.loops.lookahead import LookAhead
+from leyden.loops.optimization import AutomaticOptimization, ManualOptimization
+from leyden.loops.progress import Counts, Progress
+from leyden.loops.schedule import ValidationSchedule, may_stop_early, reached
+from leyden.loops.schedulers import step_schedulers
+from leyden.loops.sources import request_loader
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.run_state import RunningStage
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["FitLoop"]
+
+
+class FitLoop:
+    """Trains a module. Its counters are the progress of the run.
+
+    Attributes:
+        epoch: the epoch now running, from 0; after the last epoch the number of epochs run. ``trainer.current_epoch``.
+        batch_idx: the batch now running, within its epoch.
+        batches_done: training batches finished within this epoch.
+        batches_seen: training batches finished since the run began.
+        batches_that_stepped: batches after which gradients were used; the loggers' step.
+        is_last_batch: whether the batch now running is the epoch's last.
+        epoch_ended: whether this epoch's `on_train_epoch_end` has begun (so that a run resumed from within it goes on after it).
+        window_ends: whether the batch now running ends its accumulation window.
+        validated_at: `batches_seen` when validation last ended, -1 before.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.epoch = self.batches_done = self.batches_seen = self.batches_that_stepped = 0
+        self.batch_idx = -1
+        self.validated_at = -1
+        self.is_last_batch = self.window_ends = self.epoch_ended = False
+        self.source: TrainSource | None = None
+        self.schedule = ValidationSchedule(math.inf, 1)
+        self.val_loop = EvaluationLoop(trainer, "validate")
+        self._optimization: AutomaticOptimization | ManualOptimization | None = None
+        self._loaded_at_epoch = -1
+        self._announced_minimum = False
+
+    # -- a fit ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until an epoch, step or time limit, or until ``trainer.should_stop``."""
+        trainer, plan = self._trainer, self._trainer.plan
+        self.sanity_check()
+        trainer.state.stage = RunningStage.TRAINING
+        self.setup_data()
+        if self.val_loop.wanted:
+            self.val_loop.setup_data()
+        if not self._has_work():
+            return
+        journal = trainer.journal
+        journal.start("train")
+        trainer.lightning_module.train()
+        automatic = trainer.lightning_module.automatic_optimization
+        self._optimization = AutomaticOptimization(trainer) if automatic else ManualOptimization(trainer)
+        if plan.on_train_start is not None:
+            plan.on_train_start()
+        while not self.done:
+            self.run_epoch()
+        if plan.on_train_end is not None:
+            plan.on_train_end()
+
+    @property
+    def done(self) -> bool:
+        """Whether training is over."""
+        settings, trainer = self._trainer.settings, self._trainer
+        if reached(trainer.engine.steps, settings.max_steps):
+            rank_zero_info(f"`Trainer.fit` stopped: `max_steps={settings.max_steps}` reached.")
+            return True
+        if self._epochs_done_reached():
+            rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={settings.max_epochs}` reached.")
+            return True
+        return trainer.should_stop and self._may_stop()
+
+    def _epochs_done_reached(self) -> bool:
+        return reached(self.epoch, self._trainer.settings.max_epochs)
+
+    def _may_stop(self) -> bool:
+        settings = self._trainer.settings
+        if may_stop_early(settings, self.epoch, self._trainer.engine.steps):
+            return True
+        if not self._announced_minimum:
+            self._announced_minimum = True
+            rank_zero_info(
+                f"Trainer was asked to stop, but min_epochs={settings.min_epochs} or min_steps={settings.min_steps} is not reached; training goes on."
+            )
+        return False
+
+    def _has_work(self) -> bool:
+        settings = self._trainer.settings
+        if self.num_batches == 0 or settings.max_steps == 0 or settings.max_epochs == 0:
+            rank_zero_info("`Trainer.fit` stopped: no training batches were asked for.")
+            return False
+        return not self.done
+
+    @property
+    def num_batches(self) -> int | float:
+        """Training batches in an epoch; ``math.inf`` when unknown, 0 before the dataloader is there."""
+        return 0 if self.source is None else self.source.num_batches
+
+    def setup_data(self) -> None:
+        """Ask for the training dataloader, the first time and every `reload_dataloaders_every_n_epochs`."""
+        trainer, settings = self._trainer, self._trainer.settings
+        every = settings.reload_dataloaders_every_n_epochs
+        if self.source is not None and (not every or self.epoch - self._loaded_at_epoch < every):
+            return
+        loaders = request_loader(trainer, "train_dataloader")
+        self.source = TrainSource(loaders, limit=settings.limit_train_batches, overfit=settings.overfit_batches)
+        self._loaded_at_epoch = self.epoch
+        self.schedule = ValidationSchedule.of(settings, self.num_batches) if self.num_batches else self.schedule
+
+    def sanity_check(self) -> None:
+        """Run a few validation batches first, so that a mistake there shows at once. Not when resuming."""
+        trainer, plan, batches = self._trainer, self._trainer.plan, self._trainer.settings.sanity_batches
+        if not batches or self.batches_seen or not self.val_loop.wanted:
+            return
+        trainer.state.stage = RunningStage.SANITY_CHECKING
+        if plan.on_sanity_check_start is not None:
+            plan.on_sanity_check_start()
+        self.val_loop.setup_data()
+        self.val_loop.run(sanity_batches=batches)
+        if plan.on_sanity_check_end is not None:
+            plan.on_sanity_check_end()
+        trainer.state.stage = RunningStage.TRAINING
+
+    # -- an epoch ---------------------------------------------------------------------------------------------------
+
+    def run_epoch(self) -> None:
+        """Train one epoch, or the rest of it after a resume."""
+        trainer, plan = self._trainer, self._trainer.plan
+        resumed = self.batches_done > 0 or self.epoch_ended
+        if not resumed:
+            self.setup_data()
+            trainer.journal.start_train_epoch()
+            plan.train_outputs[:] = [[]]
+        assert self.source is not None
+        self.source.set_epoch(self.epoch)
+        if not resumed and plan.on_train_epoch_start is not None:
+            plan.on_train_epoch_start()
+        if not self.epoch_ended:
+            self._run_batches(self.source)
+            self.epoch_ended = True
+            if plan.on_train_epoch_end is not None:
+                plan.on_train_epoch_end()
+            trainer.journal.train_epoch_end()
+        if trainer.lr_scheduler_configs and self.is_last_batch and trainer.lightning_module.automatic_optimization:
+            step_schedulers(trainer, "epoch", self.epoch + 1, plateau=True)
+        self.epoch += 1
+        self.batches_done = 0
+        self.epoch_ended = False
+
+    def _run_batches(self, source: TrainSource) -> None:
+        """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
+        trainer, plan, journal, optimization = self._trainer, self._trainer.plan, self._trainer.journal, self._optimization
+        assert optimization is not None
+        validates = self.val_loop.wanted
+        if self.batches_done and validates and self._validation_due():  # the run was cut before this batch's validation was done
+            self.validate()
+        run_batch, transfer = optimization.run, trainer.batch_transfer
+        automatic = isinstance(optimization, AutomaticOptimization)
+        settings, engine, num_batches, epoch = trainer.settings, trainer.engine, source.num_batches, self.epoch
+        log_every, max_steps = settings.log_every_n_steps or 0, settings.max_steps
+        batches, ahead = self._open(source)
+        batch_idx = self.batches_done - 1
+        for batch in batches:
+            batch_idx += 1
+            self.batch_idx = batch_idx
+            self.is_last_batch = last = ahead.exhausted if ahead is not None else batch_idx + 1 == num_batches
+            if transfer is not None:
+                batch = transfer(batch, 0)
+            journal.batch = batch
+            if plan.on_train_batch_start is not None:
+                plan.on_train_batch_start(batch, batch_idx)
+            if plan.module_on_train_batch_start is not None and plan.module_on_train_batch_start(batch, batch_idx) == -1:
+                break
+            accumulate = trainer.accumulate_grad_batches
+            self.window_ends = window_ends = last or accumulate == 1 or (batch_idx + 1) % accumulate == 0
+            run_batch(batch, batch_idx, window_ends=window_ends)
+            if automatic and window_ends and trainer.lr_scheduler_configs:
+                step_schedulers(trainer, "step", self.batches_that_stepped + 1, plateau=False)
+                if last:
+                    step_schedulers(trainer, "epoch", epoch + 1, plateau=False)
+            self.batches_done = batch_idx + 1
+            self.batches_seen += 1
+            if plan.on_train_batch_end is not None:
+                plan.on_train_batch_end(optimization.outputs, batch, batch_idx)
+            if plan.wants_train_outputs:
+                plan.train_outputs[0].append(optimization.outputs)
+            if window_ends and log_every and (self.batches_that_stepped + 1) % log_every == 0:
+                journal.train_batch_end()
+            if validates and self._validation_due():
+                self.validate()
+            if window_ends:
+                if automatic and trainer.lr_scheduler_configs:
+                    step_schedulers(trainer, "step", self.batches_that_stepped + 1, plateau=True)
+                self.batches_that_stepped += 1
+                self.window_ends = False
+            if trainer.attention_wanted and self._stops_here():
+                break
+            if engine.steps == max_steps:
+                break
+        else:
+            self._check_length(source)
+
+    def _validation_due(self) -> bool:
+        trainer = self._trainer
+        if self.validated_at == self.batches_seen:
+            return False
+        if trainer.attention_wanted and trainer.should_stop and self._may_stop():
+            return self.schedule.due_in_epoch(self.epoch)  # the last chance to see the weights that will be kept
+        return self.schedule.due(self.batches_done, self.batches_seen, self.epoch, last=self.is_last_batch)
+
+    def validate(self) -> None:
+        """Run validation within training."""
+        trainer, optimization = self._trainer, self._optimization
+        assert optimization is not None
+        trainer.state.stage = RunningStage.VALIDATING
+        self.val_loop.setup_data()
+        if not optimization.window_open:  # gradients of an unfinished window must outlive the validation
+            trainer.journal.hook = "on_validation_model_zero_grad"
+            trainer.lightning_module.on_validation_model_zero_grad()
+        self.val_loop.run()
+        self.validated_at = self.batches_seen
+        trainer.state.stage = RunningStage.TRAINING
+
+    def _stops_here(self) -> bool:
+        trainer = self._trainer
+        trainer.raise_on_sigterm()
+        return trainer.should_stop and self._may_stop()
+
+    def _check_length(self, source: TrainSource) -> None:
+        """The batches ran out by themselves: were there any, and as many as the dataloader said?"""
+        if not self.batches_done:
+            raise MisconfigurationException(
+                "train_dataloader gave no batch. Is its dataset empty, or was its iterator used up by an earlier epoch? Give a dataloader that "
+                "starts anew each time it is iterated."
+            )
+        if not self.is_last_batch:
+            rank_zero_warn(
+                f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; correct its __len__, since "
+                "limits, the last accumulation window and validation count on it."
+            )
+
+    def _open(self, source: TrainSource) -> tuple[Iterator[Any], LookAhead | None]:
+        """Return the epoch's batches, those done before a resume left out, and the look-ahead where the length is unknown."""
+        profiler = self._trainer.profiler
+        batches: Iterator[Any] = iter(source)
+        for _ in range(self.batches_done):
+            next(batches, None)
+        if profiler is not None:
+            batches = profiler.wrap_iterator("next(train_dataloader)", batches)
+        if source.num_batches == math.inf:
+            ahead = LookAhead(batches)
+            return ahead, ahead
+        return batches, None
+
+    # -- progress, as users know it ---------------------------------------------------------------------------------
+
+    @property
+    def epoch_progress(self) -> Progress:
+        """Epochs begun and done."""
+        started = self.epoch + (self._trainer.training and self.batch_idx >= 0)
+        return Progress(Counts(started, started, self.epoch, self.epoch), Counts(started, started, self.epoch, self.epoch))
+
+    @property
+    def batch_progress(self) -> Progress:
+        """Training batches begun and done, in the run and in this epoch."""
+        total, current = self.batches_seen, self.batches_done
+        return Progress(Counts(total, total, total, total), Counts(current, current, current, current))
+
+    def begin_anew(self) -> None:
+        """Forget an epoch that an earlier fit left unfinished."""
+        self.batches_done, self.epoch_ended, self.batch_idx = 0, False, -1
+
+    def state_dict(self) -> dict[str, int | bool]:
+        """Progress as plain data; taken within a batch's last hooks, that batch counts as done."""
+        return {
+            "epoch": self.epoch,
+            "batches_done": self.batches_done,
+            "batches_seen": self.batches_seen,
+            "batches_that_stepped": self.batches_that_stepped + bool(self.window_ends),
+            "validated_at": self.validated_at,
+            "is_last_batch": self.is_last_batch,
+            "epoch_ended": self.epoch_ended,
+        }
+
+    def load_state_dict(self, state: dict[str, int | bool]) -> None:
+        """Go on from `state`. An epoch that a limit cut short is taken up again where it was cut."""
+        for name in ("epoch", "batches_done", "batches_seen", "batches_that_stepped", "validated_at", "is_last_batch"):
+            setattr(self, name, state[name])
+        self.epoch_ended = bool(state["epoch_ended"] and state["is_last_batch"])
+        self.batch_idx = self.batches_done - 1

@@ -1,0 +1,80 @@
+"""When a fit ends, when validation is due, and how many steps are to be expected: the arithmetic of limits and intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from leyden.errors import MisconfigurationException
+from leyden.settings import Settings
+
+__all__ = ["ValidationSchedule", "expected_steps", "may_stop_early", "reached"]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationSchedule:
+    """After which training batches validation runs.
+
+    Attributes:
+        every_n_batches: batches between validations, counted within the epoch, or over epochs where `every_n_epochs` is None;
+            ``math.inf`` for the end of the epoch.
+        every_n_epochs: epochs between epochs that validate, or None.
+    """
+
+    every_n_batches: int | float
+    every_n_epochs: int | None
+
+    @classmethod
+    def of(cls, settings: Settings, num_batches: int | float) -> ValidationSchedule:
+        """Return the schedule for epochs of `num_batches` (``math.inf`` when unknown)."""
+        interval = settings.val_check_interval
+        across = settings.check_val_every_n_epoch is None
+        if interval is None:
+            interval = 1.0
+        if isinstance(interval, int):
+            if not across and interval > num_batches:
+                raise MisconfigurationException(
+                    f"Trainer(val_check_interval={interval}): the epoch has only {num_batches} training batches, so validation would never run. "
+                    "Lower it, give a fraction of the epoch, or set check_val_every_n_epoch=None to count batches across epochs."
+                )
+            return cls(interval, settings.check_val_every_n_epoch)
+        if num_batches == math.inf:
+            if interval != 1.0:
+                raise MisconfigurationException(
+                    f"Trainer(val_check_interval={interval}): a fraction of the epoch needs a training dataloader of known length; "
+                    "give a number of batches instead, or 1.0 for the end of the epoch."
+                )
+            return cls(math.inf, settings.check_val_every_n_epoch)
+        return cls(max(1, int(num_batches * interval)), settings.check_val_every_n_epoch)
+
+    def due(self, batches_in_epoch: int, batches_in_all: int, epoch: int, *, last: bool) -> bool:
+        """Whether to validate after that many batches; `last` says whether the epoch's batches end here."""
+        if not self.due_in_epoch(epoch):
+            return False
+        if self.every_n_batches == math.inf:
+            return last
+        count = batches_in_all if self.every_n_epochs is None else batches_in_epoch
+        return count % self.every_n_batches == 0
+
+    def due_in_epoch(self, epoch: int) -> bool:
+        """Whether this epoch validates at all."""
+        return self.every_n_epochs is None or (epoch + 1) % self.every_n_epochs == 0
+
+
+def reached(count: int, limit: int | None) -> bool:
+    """Whether `count` has reached `limit`; -1 and None are no limit."""
+    return limit is not None and limit != -1 and count >= limit
+
+
+def may_stop_early(settings: Settings, epochs: int, steps: int) -> bool:
+    """Whether ``should_stop`` may be followed: `min_epochs` and `min_steps` are behind us."""
+    return epochs >= (settings.min_epochs or 0) and steps >= (settings.min_steps or 0)
+
+
+def expected_steps(settings: Settings, num_batches: int | float, accumulate: int) -> int | float:
+    """Return how many optimizer steps the fit will take if nothing stops it; ``math.inf`` when there is no limit."""
+    limit = math.inf if settings.max_steps == -1 else settings.max_steps
+    if settings.max_epochs == -1 or num_batches == math.inf:
+        return limit
+    assert settings.max_epochs is not None
+    return min(math.ceil(num_batches / accumulate) * settings.max_epochs, limit)

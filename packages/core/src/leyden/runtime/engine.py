@@ -1,0 +1,172 @@
+"""Backward, clipping and the optimizer's step, as precision and strategy want them and with their hooks around."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leyden.errors import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.hooks.plan import Plan
+    from leyden.logging.journal import Journal
+    from leyden.module import LightningModule
+    from leyden.runtime.precision import Precision
+    from leyden.runtime.strategy import Strategy
+    from leyden.settings import Settings
+
+__all__ = ["Engine", "LightningOptimizer"]
+
+
+class Engine:
+    """Drives one module's gradients; `prepare` decides once what each step does.
+
+    Attributes:
+        steps: optimizer steps taken since the trainer was made, or restored: ``trainer.global_step``.
+        optimizers: the user's optimizers, wrapped so that ``step()`` runs precision and hooks.
+    """
+
+    __slots__ = (
+        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "optimizers", "steps",
+    )  # fmt: skip
+
+    def __init__(self, plan: Plan, journal: Journal, precision: Precision, strategy: Strategy, settings: Settings) -> None:
+        self._plan, self._journal, self._precision, self._strategy, self._settings = plan, journal, precision, strategy, settings
+        self._module: LightningModule | None = None
+        self._backward: Callable[..., None] = Tensor.backward
+        self._clip = False
+        self.optimizers: list[LightningOptimizer] = []
+        self.steps = 0
+
+    def prepare(self, module: LightningModule, optimizers: list[Optimizer], overridden: Callable[[str], bool]) -> None:
+        """Bind module and optimizers; `overridden` says whether the module has a hook of its own."""
+        self._module = module
+        self._backward = module.backward if overridden("backward") else Tensor.backward
+        automatic_clip = module.automatic_optimization and self._settings.gradient_clip_val is not None
+        self._clip = automatic_clip or (module.automatic_optimization and overridden("configure_gradient_clipping"))
+        self.optimizers = [LightningOptimizer(optimizer, self) for optimizer in optimizers]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run ``loss.backward()``, scaled where the precision scales, between its two hooks."""
+        if self._precision.scaler is not None:
+            loss = self._precision.scaler.scale(loss)
+        plan = self._plan
+        if plan.on_before_backward is not None:
+            plan.on_before_backward(loss)
+        self._journal.hook = "backward"
+        self._backward(loss, *args, **kwargs)
+        if plan.on_after_backward is not None:
+            plan.on_after_backward()
+
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        """Take one optimizer step: closure if given, unscale, `on_before_optimizer_step`, clipping, ``optimizer.step``."""
+        scaler = self._precision.scaler
+        result = None
+        if scaler is not None:
+            if closure is not None:
+                if needs_closure(optimizer):
+                    raise MisconfigurationException(
+                        f"{type(optimizer).__name__} evaluates its closure several times a step, which the gradient scaler of "
+                        "precision='16-mixed' cannot follow; use precision='bf16-mixed' or another optimizer."
+                    )
+                result = closure()
+            scaler.unscale_(optimizer)
+            self._before_step(optimizer)
+            scaler.step(optimizer, **kwargs)
+            scaler.update()
+        elif closure is None:
+            self._before_step(optimizer)
+            result = optimizer.step(**kwargs)
+        else:
+            given = closure
+
+            def with_hooks() -> Any:
+                value = given()
+                self._before_step(optimizer)
+                return value
+
+            result = optimizer.step(closure=with_hooks, **kwargs)
+        self.steps += 1
+        return result
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        if self._plan.on_before_optimizer_step is not None:
+            self._plan.on_before_optimizer_step(optimizer)
+        if self._clip:
+            assert self._module is not None
+            self._journal.hook = "configure_gradient_clipping"
+            settings = self._settings
+            self._module.configure_gradient_clipping(
+                optimizer, gradient_clip_val=settings.gradient_clip_val, gradient_clip_algorithm=settings.gradient_clip_algorithm
+            )
+
+    def clip_gradients(self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None) -> None:
+        """Clip the optimizer's gradients in place, by total norm ("norm", the default) or each value ("value")."""
+        settings = self._settings
+        value = settings.gradient_clip_val if gradient_clip_val is None else gradient_clip_val
+        algorithm = gradient_clip_algorithm or settings.gradient_clip_algorithm or "norm"
+        if algorithm not in ("norm", "value"):
+            raise MisconfigurationException(f"clip_gradients(gradient_clip_algorithm={algorithm!r}): expected 'norm' or 'value'.")
+        if not value:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, value)
+        else:
+            self._strategy.clip_grad_norm(parameters, float(value))
+
+
+class LightningOptimizer:
+    """An optimizer as manual optimisation and ``optimizer_step`` see it: ``step()`` also runs precision, hooks and the step count.
+
+    Everything else is the wrapped optimizer's own.
+    """
+
+    def __init__(self, optimizer: Optimizer, engine: Engine) -> None:
+        self._optimizer = optimizer
+        self._engine = engine
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer itself."""
+        return self._optimizer
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        """Take a step; a closure is run with gradients on, as ``torch.optim.Optimizer.step`` would."""
+        if closure is not None and not callable(closure):
+            raise MisconfigurationException(f"optimizer.step(closure={closure!r}): expected a callable or None.")
+        return self._engine.step(self._optimizer, closure, **kwargs)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients."""
+        self._optimizer.zero_grad(set_to_none=set_to_none)
+
+    @contextlib.contextmanager
+    def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
+        """Let only this optimizer's parameters require gradients; without `sync_grad` processes do not exchange them yet."""
+        module, strategy = self._engine._module, self._engine._strategy
+        assert module is not None
+        hold = contextlib.nullcontext() if sync_grad or strategy.no_grad_sync is None else strategy.no_grad_sync()
+        with hold, module.toggled_optimizer(self):
+            yield
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_optimizer":  # copying and pickling look for these before the optimizer is set
+            raise AttributeError(name)
+        return getattr(self._optimizer, name)
+
+    def __repr__(self) -> str:
+        return f"LightningOptimizer({self._optimizer!r})"
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether ``optimizer.step`` cannot be called without a closure (LBFGS)."""
+    import inspect
+
+    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
