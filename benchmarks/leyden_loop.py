@@ -1,0 +1,53 @@
+"""The cases, run by Leyden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import leyden
+from benchmarks.cases import Case
+from benchmarks.handwritten import net_for
+from leyden.loggers import CSVLogger
+
+__all__ = ["VERSION", "run"]
+
+VERSION = leyden.__version__
+
+
+class _Idle(leyden.Callback):
+    """Overrides nothing."""
+
+
+class _BatchHooks(leyden.Callback):
+    """Overrides both batch hooks of training."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+def run(case: Case, batches: Iterable[Any], folder: str) -> None:
+    """One pass over ``batches``; a log file goes under ``folder``."""
+    callbacks: list[leyden.Callback] = [_Idle() for _ in range(case.idle_callbacks)]
+    callbacks += [_BatchHooks() for _ in range(case.batch_callbacks)]
+    trainer = leyden.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=callbacks,
+        logger=CSVLogger(folder) if case.logged else False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        discover_callbacks=False,
+    )
+    module = net_for(case, leyden.LightningModule)
+    if case.stage == "fit":
+        trainer.fit(module, batches)
+    elif case.stage == "validate":
+        trainer.validate(module, batches, verbose=False)
+    else:
+        trainer.predict(module, batches)
