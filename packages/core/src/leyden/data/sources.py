@@ -1,0 +1,215 @@
+"""What a run reads: the loaders of a stage, checked, limited and ready to iterate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from leyden.data.combined import CombinedLoader
+from leyden.data.loaders import (
+    check_loader,
+    is_collection,
+    limit_batches,
+    loader_length,
+    map_loaders,
+    seed_workers,
+    set_epoch,
+)
+from leyden.data.samplers import overfit_loader
+from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_warn
+
+__all__ = ["EvalSource", "TrainSource"]
+
+_SHORT_STAGE = {"train": "train", "sanity": "val", "validate": "val", "test": "test", "predict": "predict"}
+
+
+class TrainSource:
+    """What training reads in one epoch: ``iter(source)`` gives plain batches, at most `num_batches`.
+
+    `loaders` is one loader, a collection (read as ``CombinedLoader(…, "max_size_cycle")``) or a `CombinedLoader`.
+    `limit` is a number of batches or a fraction, see `limit_batches`; `overfit` the Trainer's `overfit_batches`, which
+    turns shuffling off and limits where `limit` does not. `prepare` gets each single loader and returns the one to
+    read instead; a strategy puts its sampler in there.
+
+    Attributes:
+        loaders: as given, with the loaders that were prepared.
+        num_batches: batches of an epoch, ``math.inf`` when unknown.
+
+    Raises:
+        MisconfigurationException: no loader, one that cannot be read or says it is empty, or a limit that cannot work.
+
+    Example:
+        >>> source = TrainSource([range(4), range(2)], limit=3)
+        >>> source.num_batches, list(source)
+        (3, [[0, 0], [1, 1], [2, 0]])
+    """
+
+    __slots__ = ("_all_of_it", "_start", "loaders", "name", "num_batches")
+
+    def __init__(
+        self,
+        loaders: object,
+        *,
+        limit: int | float | None = None,
+        overfit: int | float = 0,
+        prepare: Callable[[Any], Any] | None = None,
+        name: str = "train_dataloader",
+    ) -> None:
+        self.name = name
+        check_loader(loaders, name)
+        self.loaders = _prepared(loaders, name, overfit, prepare)
+        whole: Any = CombinedLoader(self.loaders, "max_size_cycle") if is_collection(self.loaders) else self.loaders
+        length = loader_length(whole)
+        argument = _limit_argument(limit, overfit, "limit_train_batches")
+        self.num_batches = limit_batches(_effective(limit, overfit), length, argument)
+        if self.num_batches == 0 and length == 0 and limit != 0:
+            raise _nothing_in(whole, name)
+        self._start = _starter(whole)
+        # A list gives exactly what it says; any other loader may give more than its length.
+        self._all_of_it = self.num_batches == math.inf or (type(whole) in (list, tuple) and self.num_batches == length)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the epoch to samplers and datasets that want to know it."""
+        _set_epoch_of_all(self.loaders, epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._all_of_it:
+            return self._start()
+        return islice(self._start(), int(self.num_batches)) if self.num_batches else iter(())
+
+    def nothing_read_error(self) -> MisconfigurationException:
+        """Return the error for an epoch that should have had batches and gave none; for loaders of unknown length."""
+        return _nothing_in(self.loaders, self.name)
+
+
+class EvalSource:
+    """What validation, test or prediction reads: several loaders, one after the other.
+
+    ``iter(source)`` gives ``(dataloader_idx, iterator of batches)`` per loader. `loaders` is one loader, a collection
+    (nested ones are flattened) or a `CombinedLoader`; one of another mode than "sequential" is a single loader of
+    combined batches. The other arguments are as for `TrainSource`; `limit` holds for each loader.
+
+    Attributes:
+        loaders: the loaders, in order, with those that were prepared.
+        num_batches: batches of each, ``math.inf`` where unknown.
+        several: whether there is more than one, so that steps and hooks get a `dataloader_idx`.
+
+    Example:
+        >>> source = EvalSource([range(3), range(5)], limit=2, stage="validate")
+        >>> [(index, list(batches)) for index, batches in source]
+        [(0, [0, 1]), (1, [0, 1])]
+    """
+
+    __slots__ = ("loaders", "num_batches", "several")
+
+    def __init__(
+        self,
+        loaders: object,
+        *,
+        limit: int | float | None = None,
+        stage: str,
+        overfit: int | float = 0,
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> None:
+        short = _SHORT_STAGE[stage]
+        name = f"{short}_dataloader"
+        own_limits: list[int | float | None] | None = None
+        if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
+            own_limits = loaders.limits
+            loaders = loaders.flattened
+        # An empty list is what a hook returns that has nothing to evaluate on.
+        if not (isinstance(loaders, (list, tuple)) and not loaders):
+            check_loader(loaders, name)
+        self.loaders = [_prepared(loader, name, overfit, prepare) for loader in _flattened(loaders)]
+        self.several = len(self.loaders) > 1
+        argument = _limit_argument(limit, overfit, f"limit_{short}_batches")
+        self.num_batches: list[int | float] = []
+        for index, loader in enumerate(self.loaders):
+            length: int | float | None = loader_length(loader)
+            own_limit = own_limits[index] if own_limits is not None else None
+            batches = limit_batches(_effective(limit, overfit), length, argument)
+            if length == 0 and limit != 0:
+                self._complain_of_empty(loader, name, index)
+            self.num_batches.append(batches if own_limit is None else min(batches, own_limit))
+
+    def _complain_of_empty(self, loader: Any, name: str, index: int) -> None:
+        where = f"{name}[{index}]" if self.several else name
+        if name != "predict_dataloader":
+            raise _nothing_in(loader, where)
+        rank_zero_warn(f"`{where}` is empty: there is nothing to predict.")
+
+    def first(self, n_batches: int | float) -> EvalSource:
+        """Return a source that reads at most `n_batches` of each of these loaders; for the sanity check."""
+        shorter = copy.copy(self)
+        shorter.num_batches = [min(batches, n_batches) for batches in self.num_batches]
+        return shorter
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the epoch to samplers and datasets that want to know it."""
+        for loader in self.loaders:
+            _set_epoch_of_all(loader, epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, Iterator[Any]]]:
+        for index, (loader, batches) in enumerate(zip(self.loaders, self.num_batches, strict=True)):
+            if batches == math.inf:
+                yield index, _starter(loader)()
+            else:
+                yield index, islice(_starter(loader)(), int(batches)) if batches else iter(())
+
+
+def _flattened(loaders: object) -> list[Any]:
+    if isinstance(loaders, (list, tuple)) and not loaders:
+        return []
+    found: list[Any] = []
+    map_loaders(found.append, loaders)
+    return found
+
+
+def _prepared(loaders: object, name: str, overfit: int | float, prepare: Callable[[Any], Any] | None) -> Any:
+    def one(loader: Any) -> Any:
+        if isinstance(loader, CombinedLoader):
+            return loader.with_members([one(member) for member in loader.flattened])
+        if overfit:
+            loader = overfit_loader(loader, name)
+        if prepare is not None:
+            loader = prepare(loader)
+        seed_workers(loader)
+        return loader
+
+    return map_loaders(one, loaders)
+
+
+def _starter(loader: Any) -> Callable[[], Iterator[Any]]:
+    return loader.batches if isinstance(loader, CombinedLoader) else partial(iter, loader)
+
+
+def _set_epoch_of_all(loaders: object, epoch: int) -> None:
+    def one(loader: Any) -> None:
+        if isinstance(loader, CombinedLoader):
+            for member in loader.flattened:
+                one(member)
+        else:
+            set_epoch(loader, epoch)
+
+    map_loaders(one, loaders)
+
+
+def _effective(limit: int | float | None, overfit: int | float) -> int | float | None:
+    return overfit if limit is None and overfit else limit
+
+
+def _limit_argument(limit: int | float | None, overfit: int | float, name: str) -> str:
+    return "overfit_batches" if overfit and (limit is None or limit == overfit) else name
+
+
+def _nothing_in(loader: object, name: str) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"`{name}` gave a {type(loader).__name__} without a single batch. Its dataset may be empty or smaller than a "
+        "batch with drop_last=True, or it is an iterator that was read to its end. Give it data and make it iterable "
+        "anew, or switch this stage off with its `limit_…_batches=0`."
+    )

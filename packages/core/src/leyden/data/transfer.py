@@ -1,0 +1,180 @@
+"""A batch on its way to the device: what moves, and the hooks around it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from leyden.errors import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.datamodule import LightningDataModule
+    from leyden.module import LightningModule
+
+__all__ = ["compile_transfer", "move_to_device"]
+
+Transfer = Callable[[Any, int], Any]
+
+
+def move_to_device(batch: Any, device: torch.device | str) -> Any:
+    """Return `batch` with every tensor in it on `device`.
+
+    Goes into lists, tuples, named tuples, mappings and dataclasses (frozen ones too), keeping their types, and moves
+    any other object by its own ``.to(device)`` (`PackedSequence`, tokenizer outputs, graphs). What holds no tensor
+    comes back as it is. Copies to a CUDA device are asynchronous when the source is in pinned memory.
+
+    Example:
+        >>> batch = {"x": torch.ones(2), "names": ["a", "b"]}
+        >>> move_to_device(batch, "meta")["x"].device.type
+        'meta'
+    """
+    device = torch.device(device)
+    return _move(batch, device, device.type == "cuda")
+
+
+def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, (str, bytes, int, float, complex, type(None))):
+        return value
+    if not isinstance(value, type) and callable(getattr(value, "to", None)):
+        # Before the containers: PackedSequence is a named tuple, a tokenizer's output a mapping, and both move better
+        # by themselves. The result None is that of a method that moves in place.
+        moved = value.to(device)
+        return value if moved is None else moved
+    if isinstance(value, (list, tuple)):
+        return _move_sequence(value, device, non_blocking)
+    if isinstance(value, Mapping):
+        return _move_mapping(value, device, non_blocking)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _move_dataclass(value, device, non_blocking)
+    return value
+
+
+def _move_sequence(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    items = [_move(item, device, non_blocking) for item in value]
+    kind = type(value)
+    if kind is list:
+        return items
+    if kind is tuple:
+        return tuple(items)
+    if isinstance(value, tuple):
+        return kind._make(items) if hasattr(kind, "_make") else _rebuilt(value, items)
+    moved = copy.copy(value)  # a list subclass keeps its attributes
+    moved[:] = items
+    return moved
+
+
+def _move_mapping(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    items = {key: _move(item, device, non_blocking) for key, item in value.items()}
+    kind = type(value)
+    if kind is dict:
+        return items
+    if kind is defaultdict:
+        return defaultdict(value.default_factory, items)
+    if isinstance(value, MutableMapping):
+        moved = copy.copy(value)
+        for key, item in items.items():
+            moved[key] = item
+        return moved
+    return _rebuilt(value, items)
+
+
+def _rebuilt(value: Any, items: Any) -> Any:
+    try:
+        return type(value)(items)
+    except TypeError as error:
+        raise TypeError(
+            f"The batch holds a {type(value).__name__}, which cannot be rebuilt from its items on the device "
+            f"({error}). Give the class a `to(device)` method that returns the moved object, or override "
+            "`transfer_batch_to_device` in the LightningModule."
+        ) from error
+
+
+def _move_dataclass(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    moved = copy.copy(value)
+    for field in dataclasses.fields(value):
+        if hasattr(value, field.name):
+            # Not dataclasses.replace: it runs __post_init__ again and refuses fields with init=False.
+            object.__setattr__(moved, field.name, _move(getattr(value, field.name), device, non_blocking))
+    return moved
+
+
+def compile_transfer(
+    module: LightningModule,
+    datamodule: LightningDataModule | None,
+    device: torch.device,
+    convert_input: Callable[[Any], Any] | None = None,
+) -> Transfer | None:
+    """Return what takes ``(batch, dataloader_idx)`` to the batch a step gets, or None when a batch is passed as it is.
+
+    In order: `convert_input` of the precision, then the hooks `on_before_batch_transfer`, `transfer_batch_to_device`
+    and `on_after_batch_transfer`, each where somebody overrides it; the datamodule's instead of the module's. On the
+    CPU nothing moves, so that without hooks and conversion there is nothing to call.
+
+    Raises:
+        MisconfigurationException: module and datamodule both override the same hook.
+    """
+    before = _overriding(module, datamodule, "on_before_batch_transfer")
+    transfer = _overriding(module, datamodule, "transfer_batch_to_device")
+    after = _overriding(module, datamodule, "on_after_batch_transfer")
+
+    steps: list[Transfer] = []
+    if convert_input is not None:
+        steps.append(lambda batch, dataloader_idx: convert_input(batch))
+    if before is not None:
+        steps.append(before)
+    if transfer is not None:
+        steps.append(lambda batch, dataloader_idx: transfer(batch, device, dataloader_idx))
+    elif device.type != "cpu":
+        non_blocking = device.type == "cuda"
+        steps.append(lambda batch, dataloader_idx: _move(batch, device, non_blocking))
+    if after is not None:
+        steps.append(after)
+    return _chained(steps)
+
+
+def _chained(steps: list[Transfer]) -> Transfer | None:
+    if not steps:
+        return None
+    if len(steps) == 1:
+        return steps[0]
+    ready = tuple(steps)
+
+    def run(batch: Any, dataloader_idx: int) -> Any:
+        for step in ready:
+            batch = step(batch, dataloader_idx)
+        return batch
+
+    return run
+
+
+def _overriding(
+    module: LightningModule, datamodule: LightningDataModule | None, hook: str
+) -> Callable[..., Any] | None:
+    """The bound hook of the one that overrides it, None when nobody does."""
+    from leyden.datamodule import LightningDataModule
+    from leyden.module import LightningModule
+
+    by_module = _overrides(module, LightningModule, hook)
+    by_datamodule = datamodule is not None and _overrides(datamodule, LightningDataModule, hook)
+    if by_module and by_datamodule:
+        raise MisconfigurationException(
+            f"Both {type(module).__name__} (the module) and {type(datamodule).__name__} (the datamodule) override "
+            f"`{hook}`; only one can decide. Remove it from one of them."
+        )
+    owner = datamodule if by_datamodule else module if by_module else None
+    return getattr(owner, hook) if owner is not None else None
+
+
+def _overrides(instance: object, base: type, hook: str) -> bool:
+    if hook in vars(instance):
+        return True
+    method = getattr(type(instance), hook, None)
+    return method is not None and method is not getattr(base, hook, None)

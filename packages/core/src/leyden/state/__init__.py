@@ -1,0 +1,1 @@
+"""The state of a run: what a checkpoint holds, how it is written and read back."""
