@@ -1,8 +1,8 @@
 """What the trainer adds to a step, counted exactly: Python calls, which no noise of a machine moves.
 
-Counted is ``sys.setprofile``'s ``call`` event: a Python function entered or a generator resumed. That is the counting by
-which the hand-written step in a function of its own makes 80 calls (torch 2.13); calls of C functions are not in it. Runs
-of n and of 2n steps are subtracted, so that start and end of a run cancel and the figure is exact.
+Counted is ``sys.setprofile``'s ``call`` event: a Python function entered or a generator resumed. That is the counting
+by which the hand-written step in a function of its own makes 80 calls (torch 2.13); calls of C functions are not in it.
+Runs of n and of 2n steps are subtracted, so that start and end of a run cancel and the figure is exact.
 """
 
 from __future__ import annotations
