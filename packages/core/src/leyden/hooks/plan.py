@@ -1,0 +1,243 @@
+"""The plan: one ready call per hook, bound to trainer and module, with only those in it that override the hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from leyden.callback import Callback, attach
+from leyden.errors import MisconfigurationException
+from leyden.hooks.binding import Call, Source, bind
+from leyden.hooks.checks import misfit_message, overrides
+from leyden.hooks.contract import HOOKS, Hook
+from leyden.hooks.ordering import late_callbacks
+from leyden.hooks.signatures import Fit, fit
+
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+
+__all__ = ["Entry", "HookContext", "Plan", "Wrap", "call_init_hooks"]
+
+Wrap: TypeAlias = Callable[[object, str, Call], Call]
+"""Wraps a call when the plan is compiled: gets the owner, the hook's name and the call, returns the call to make."""
+
+
+class HookContext(Protocol):
+    """Where the plan says which hook is running: the journal, which needs it for `self.log`."""
+
+    hook: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One owner's call of a hook; it takes the 2.x arguments without trainer and module, and returns what they return."""
+
+    owner: object
+    call: Call
+
+
+class Plan:
+    """One attribute per hook that callbacks have: what the loop calls, or None where nobody overrides it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from leyden.callback import LambdaCallback
+        >>> plan = Plan(SimpleNamespace(hook=""))
+        >>> plan.compile("the trainer", None, [LambdaCallback(on_fit_start=lambda trainer, module: print(trainer))])
+        >>> plan.on_fit_start()
+        the trainer
+        >>> plan.on_fit_end is None
+        True
+    """
+
+    wants_train_outputs: bool
+    wants_predict_outputs: bool
+    module_on_train_batch_start: Call | None
+
+    if TYPE_CHECKING:  # the attributes come from the contract, which alone lists the hooks
+
+        def __getattr__(self, name: str) -> Callable[..., None] | None: ...
+
+    def __init__(self, journal: HookContext) -> None:
+        self._journal = journal
+        self._owners: tuple[object, ...] = ()
+        self._calls: dict[str, list[tuple[object, Call]]] = {}
+        self.train_outputs: list[list[Any]] = []
+        self.predict_outputs: list[list[Any]] = []
+        self._publish()
+
+    def compile(
+        self,
+        trainer: object,
+        module: LightningModule | None,
+        callbacks: Sequence[Callback],
+        *,
+        wrap: Wrap | None = None,
+    ) -> None:
+        """Make the calls anew, in place: who holds the plan sees the change.
+
+        `callbacks` stand in the order of their calls. Raises `MisconfigurationException` for a hook whose signature fits
+        no generation.
+        """
+        late = late_callbacks(callbacks)
+        early_first = [c for c, is_late in zip(callbacks, late, strict=True) if not is_late]
+        after_module = [c for c, is_late in zip(callbacks, late, strict=True) if is_late]
+        in_order = [*callbacks, *([] if module is None else [module])]
+        at_epoch_end = [*early_first, *([] if module is None else [module]), *after_module]
+        binder = _Binder(self, trainer, module, wrap)
+        calls: dict[str, list[tuple[object, Call]]] = {}
+        for hook in HOOKS.values():
+            if not hook.callbacks or hook.name.startswith("on_init_"):
+                continue
+            for owner in at_epoch_end if hook.name.endswith("epoch_end") else in_order:
+                if (owner is not module or hook.module) and overrides(owner, hook.name):
+                    group, call = binder.bound(hook, owner)
+                    calls.setdefault(group, []).append((owner, call))
+        for callback in callbacks:
+            attach(callback, trainer)
+        self._owners = tuple(in_order)
+        self._calls = calls
+        self.wants_train_outputs, self.wants_predict_outputs = binder.wants_train, binder.wants_predict
+        self._publish()
+
+    def entries(self, hook: str) -> tuple[Entry, ...]:
+        """Return the calls of a hook one by one, for those that must all be reached or whose values are kept."""
+        return tuple(
+            Entry(owner, partial(_call_one, self._journal, hook, owner, call))
+            for owner, call in self._calls.get(hook, ())
+        )
+
+    def owners(self) -> tuple[object, ...]:
+        """Return the callbacks in order, then the module."""
+        return self._owners
+
+    def _publish(self) -> None:
+        self.module_on_train_batch_start = None
+        for hook in HOOKS.values():
+            if hook.callbacks and not hook.stands_at:
+                calls = self._calls.get(hook.name, [])
+                if hook.name == "on_train_batch_start" and calls and not isinstance(calls[-1][0], Callback):
+                    self.module_on_train_batch_start = calls[-1][1]
+                    calls = calls[:-1]
+                setattr(self, hook.name, _runner(self._journal, hook.name, calls))
+        for hook in HOOKS.values():
+            older = _runner(self._journal, hook.name, self._calls.get(hook.name, []))
+            if older is not None:
+                for name in hook.stands_at:
+                    setattr(self, name, _beside(hook, older, getattr(self, name)))
+
+
+class _Binder:
+    """Binds the methods of one compilation, and learns what they want kept for them."""
+
+    def __init__(self, plan: Plan, trainer: object, module: LightningModule | None, wrap: Wrap | None) -> None:
+        self._plan, self._trainer, self._module, self._wrap = plan, trainer, module, wrap
+        self.wants_train = self.wants_predict = False
+
+    def bound(self, hook: Hook, owner: object) -> tuple[str, Call]:
+        """Return the group a method's call belongs to (the hook's name but for a few older signatures) and the call."""
+        of_module = owner is self._module
+        method = getattr(owner, hook.name)
+        fitted = fit(hook, method, module=of_module)
+        if fitted is None:
+            raise MisconfigurationException(misfit_message(hook, owner, method, module=of_module))
+        caller = None if of_module else (self._trainer, self._module)
+        call = bind(hook, method, fitted, caller, self._sources(hook, fitted))
+        group = hook.name if fitted.older is None else fitted.older.handed_to or hook.name
+        return group, call if self._wrap is None else self._wrap(owner, hook.name, call)
+
+    def _sources(self, hook: Hook, fitted: Fit) -> dict[str, Source]:
+        plan = self._plan
+        sources: dict[str, Source] = {"dataloader_idx": lambda args: 0, "opt_idx": self._index_of_optimizer}
+        if fitted.older is not None and hook.name == "on_train_epoch_end":
+            self.wants_train = True
+            sources["outputs"] = lambda args: plan.train_outputs
+        elif fitted.older is not None and hook.name == "on_predict_epoch_end":
+            self.wants_predict = True
+            sources["outputs"] = lambda args: plan.predict_outputs
+        return sources
+
+    def _index_of_optimizer(self, args: tuple[Any, ...]) -> int:
+        given = getattr(args[0], "optimizer", args[0])  # the wrapper of manual optimisation stands for what it wraps
+        optimizers: Sequence[object] = self._trainer.optimizers  # type: ignore[attr-defined]  # any trainer has them
+        return next((i for i, optimizer in enumerate(optimizers) if optimizer is given), 0)
+
+
+def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object) -> None:
+    """Call ``on_init_start`` or ``on_init_end``, hooks of 1.9 and before, on those that have it."""
+    for callback in callbacks:
+        if overrides(callback, name):
+            method = getattr(callback, name)
+            fitted = fit(HOOKS[name], method)
+            if fitted is None:
+                raise MisconfigurationException(misfit_message(HOOKS[name], callback, method))
+            try:
+                bind(HOOKS[name], method, fitted, None, {})(trainer)
+            except BaseException as error:
+                _note(error, callback, name)
+                raise
+
+
+def _runner(journal: HookContext, name: str, calls: Sequence[tuple[object, Call]]) -> Callable[..., None] | None:
+    """Return what the loop calls. Measured: 0.12 µs for it and 0.07 µs per call of a method that does nothing."""
+    if not calls:
+        return None
+    ready = tuple(call for _, call in calls)
+
+    def run(*args: Any) -> None:
+        outer = journal.hook
+        journal.hook = name
+        try:
+            for call in ready:
+                call(*args)
+        except BaseException as error:
+            journal.hook = outer
+            _note(error, next(owner for owner, made in calls if made is call), name)
+            raise
+        journal.hook = outer
+
+    return run
+
+
+def _beside(older: Hook, run_older: Callable[..., None], run: Callable[..., None] | None) -> Callable[..., None]:
+    """Put a hook of an older generation, which takes no arguments, before or after the one of today."""
+    if run is None:
+        return lambda *args: run_older()
+    if older.name.endswith("_start"):
+
+        def older_first(*args: Any) -> None:
+            run_older()
+            run(*args)
+
+        return older_first
+
+    def older_last(*args: Any) -> None:
+        run(*args)
+        run_older()
+
+    return older_last
+
+
+def _call_one(journal: HookContext, name: str, owner: object, call: Call, *args: Any) -> Any:
+    outer = journal.hook
+    journal.hook = name
+    try:
+        return call(*args)
+    except BaseException as error:
+        _note(error, owner, name)
+        raise
+    finally:
+        journal.hook = outer
+
+
+def _note(error: BaseException, owner: object, name: str) -> None:
+    """Say in the traceback which callback it was; the module's own hooks stand there by name already."""
+    if isinstance(owner, Callback):
+        kind = type(owner).__qualname__
+        try:
+            key = owner.state_key
+        except Exception:  # a property of the callback's own, perhaps broken by the same error: never hide that one
+            key = kind
+        error.add_note(f"Raised by the callback {kind}{'' if key == kind else f' ({key})'} in {name}.")
