@@ -38,7 +38,10 @@ def is_collection(value: object) -> bool:
 
 
 def _is_container(value: object) -> bool:
-    return not _pytree.tree_is_leaf(value)
+    kind = type(value)
+    if kind in (list, tuple, dict):
+        return True
+    return not issubclass(kind, Tensor) and not _pytree.tree_is_leaf(value)
 
 
 def _children(container: Any) -> Iterable[Any]:
@@ -48,7 +51,7 @@ def _children(container: Any) -> Iterable[Any]:
 def _is_loader(value: object) -> bool:
     """Whether a member of a list says that the list holds loaders: it can be read and does not look like a batch."""
     kind = type(value)
-    return not _is_container(value) and _why_unreadable(value) is None and not hasattr(kind, "to")
+    return not hasattr(kind, "to") and not _is_container(value) and _why_unreadable(value) is None
 
 
 def _why_unreadable(value: object) -> str | None:
@@ -69,8 +72,8 @@ def _why_unreadable(value: object) -> str | None:
     return "Pass a DataLoader, or any iterable whose items are batches."
 
 
-def check_loader(loader: object, name: str) -> None:
-    """Raise where `loader`, which the hook or argument `name` gave, cannot be read; members are checked one by one.
+def check_loader(loader: Any, name: str) -> Any:
+    """Return `loader`, which the hook or argument `name` gave, when it and each loader in it can be read.
 
     Raises:
         MisconfigurationException: it is None, an empty collection, or something that gives no batches.
@@ -93,6 +96,7 @@ def check_loader(loader: object, name: str) -> None:
             raise MisconfigurationException(
                 f"`{name}{path}` is {_shown(member)}, which cannot be read as batches. {why}"
             )
+    return loader
 
 
 def _shown(value: object) -> str:

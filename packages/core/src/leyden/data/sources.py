@@ -12,6 +12,7 @@ from typing import Any
 from leyden.data.combined import CombinedLoader
 from leyden.data.loaders import (
     check_loader,
+    flatten_loaders,
     is_collection,
     limit_batches,
     loader_length,
@@ -49,7 +50,7 @@ class TrainSource:
         (3, [[0, 0], [1, 1], [2, 0]])
     """
 
-    __slots__ = ("_all_of_it", "_start", "loaders", "name", "num_batches")
+    __slots__ = ("_all_of_it", "_single", "_start", "loaders", "name", "num_batches")
 
     def __init__(
         self,
@@ -70,12 +71,14 @@ class TrainSource:
         if self.num_batches == 0 and length == 0 and limit != 0:
             raise _nothing_in(whole, name)
         self._start = _starter(whole)
+        self._single = _single_loaders(self.loaders)  # found once: a long list of batches is slow to look through
         # A list gives exactly what it says; any other loader may give more than its length.
         self._all_of_it = self.num_batches == math.inf or (type(whole) in (list, tuple) and self.num_batches == length)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the epoch to samplers and datasets that want to know it."""
-        _set_epoch_of_all(self.loaders, epoch)
+        for loader in self._single:
+            set_epoch(loader, epoch)
 
     def __iter__(self) -> Iterator[Any]:
         if self._all_of_it:
@@ -105,7 +108,7 @@ class EvalSource:
         [(0, [0, 1]), (1, [0, 1])]
     """
 
-    __slots__ = ("loaders", "num_batches", "several")
+    __slots__ = ("_single", "loaders", "num_batches", "several")
 
     def __init__(
         self,
@@ -122,10 +125,9 @@ class EvalSource:
         if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
             own_limits = loaders.limits
             loaders = loaders.flattened
-        # An empty list is what a hook returns that has nothing to evaluate on.
-        if not (isinstance(loaders, (list, tuple)) and not loaders):
-            check_loader(loaders, name)
-        self.loaders = [_prepared(loader, name, overfit, prepare) for loader in _flattened(loaders)]
+        found = self._members(loaders, name)
+        self.loaders = [_prepared(loader, name, overfit, prepare) for loader in found]
+        self._single = [single for loader in self.loaders for single in _single_loaders(loader)]
         self.several = len(self.loaders) > 1
         argument = _limit_argument(limit, overfit, f"limit_{short}_batches")
         self.num_batches: list[int | float] = []
@@ -136,6 +138,12 @@ class EvalSource:
             if length == 0 and limit != 0:
                 self._complain_of_empty(loader, name, index)
             self.num_batches.append(batches if own_limit is None else min(batches, own_limit))
+
+    def _members(self, loaders: object, name: str) -> list[Any]:
+        if isinstance(loaders, (list, tuple)) and not loaders:
+            return []  # what a hook returns that has nothing to evaluate on
+        check_loader(loaders, name)
+        return flatten_loaders(loaders)[0] if is_collection(loaders) else [loaders]
 
     def _complain_of_empty(self, loader: Any, name: str, index: int) -> None:
         where = f"{name}[{index}]" if self.several else name
@@ -151,8 +159,8 @@ class EvalSource:
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the epoch to samplers and datasets that want to know it."""
-        for loader in self.loaders:
-            _set_epoch_of_all(loader, epoch)
+        for loader in self._single:
+            set_epoch(loader, epoch)
 
     def __iter__(self) -> Iterator[tuple[int, Iterator[Any]]]:
         for index, (loader, batches) in enumerate(zip(self.loaders, self.num_batches, strict=True)):
@@ -160,14 +168,6 @@ class EvalSource:
                 yield index, _starter(loader)()
             else:
                 yield index, islice(_starter(loader)(), int(batches)) if batches else iter(())
-
-
-def _flattened(loaders: object) -> list[Any]:
-    if isinstance(loaders, (list, tuple)) and not loaders:
-        return []
-    found: list[Any] = []
-    map_loaders(found.append, loaders)
-    return found
 
 
 def _prepared(loaders: object, name: str, overfit: int | float, prepare: Callable[[Any], Any] | None) -> Any:
@@ -188,15 +188,12 @@ def _starter(loader: Any) -> Callable[[], Iterator[Any]]:
     return loader.batches if isinstance(loader, CombinedLoader) else partial(iter, loader)
 
 
-def _set_epoch_of_all(loaders: object, epoch: int) -> None:
-    def one(loader: Any) -> None:
-        if isinstance(loader, CombinedLoader):
-            for member in loader.flattened:
-                one(member)
-        else:
-            set_epoch(loader, epoch)
-
-    map_loaders(one, loaders)
+def _single_loaders(loaders: object) -> list[Any]:
+    if isinstance(loaders, CombinedLoader):
+        return [single for member in loaders.flattened for single in _single_loaders(member)]
+    if is_collection(loaders):
+        return [single for member in flatten_loaders(loaders)[0] for single in _single_loaders(member)]
+    return [loaders]
 
 
 def _effective(limit: int | float | None, overfit: int | float) -> int | float | None:

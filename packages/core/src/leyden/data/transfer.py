@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
     from leyden.module import LightningModule
 
-__all__ = ["compile_transfer", "move_to_device"]
+__all__ = ["compile_transfer", "map_tensors", "move_to_device"]
 
 Transfer = Callable[[Any, int], Any]
 
@@ -34,31 +33,56 @@ def move_to_device(batch: Any, device: torch.device | str) -> Any:
         >>> move_to_device(batch, "meta")["x"].device.type
         'meta'
     """
-    device = torch.device(device)
-    return _move(batch, device, device.type == "cuda")
+    return _mover(torch.device(device))(batch)
 
 
-def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
-    if isinstance(value, (str, bytes, int, float, complex, type(None))):
-        return value
-    if not isinstance(value, type) and callable(getattr(value, "to", None)):
-        # Before the containers: PackedSequence is a named tuple, a tokenizer's output a mapping, and both move better
-        # by themselves. The result None is that of a method that moves in place.
+def map_tensors(batch: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """Return `batch` with `fn` applied to every tensor in it; objects other than tensors that have `.to` stay as they are.
+
+    Example:
+        >>> map_tensors([torch.tensor(1.0), "name"], torch.neg)
+        [tensor(-1.), 'name']
+    """
+    return _walk(batch, fn, _same)
+
+
+def _mover(device: torch.device) -> Callable[[Any], Any]:
+    non_blocking = device.type == "cuda"
+
+    def move_tensor(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=non_blocking)
+
+    def move_object(value: Any) -> Any:
         moved = value.to(device)
-        return value if moved is None else moved
-    if isinstance(value, (list, tuple)):
-        return _move_sequence(value, device, non_blocking)
-    if isinstance(value, Mapping):
-        return _move_mapping(value, device, non_blocking)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _move_dataclass(value, device, non_blocking)
+        return value if moved is None else moved  # None is the result of a method that moves in place
+
+    return lambda batch: _walk(batch, move_tensor, move_object)
+
+
+def _same(value: Any) -> Any:
     return value
 
 
-def _move_sequence(value: Any, device: torch.device, non_blocking: bool) -> Any:
-    items = [_move(item, device, non_blocking) for item in value]
+def _walk(value: Any, on_tensor: Callable[[Tensor], Tensor], on_object: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Tensor):
+        return on_tensor(value)
+    if isinstance(value, (str, bytes, int, float, complex, type, type(None))):
+        return value
+    if callable(getattr(value, "to", None)):
+        # Before the containers: a PackedSequence is a named tuple and a tokenizer's output a mapping; both move better
+        # by themselves.
+        return on_object(value)
+    if isinstance(value, (list, tuple)):
+        return _like_sequence(value, [_walk(item, on_tensor, on_object) for item in value])
+    if isinstance(value, Mapping):
+        return _like_mapping(value, {key: _walk(item, on_tensor, on_object) for key, item in value.items()})
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+        return _like_dataclass(value, {name: _walk(getattr(value, name), on_tensor, on_object) for name in fields})
+    return value
+
+
+def _like_sequence(value: Any, items: list[Any]) -> Any:
     kind = type(value)
     if kind is list:
         return items
@@ -66,24 +90,28 @@ def _move_sequence(value: Any, device: torch.device, non_blocking: bool) -> Any:
         return tuple(items)
     if isinstance(value, tuple):
         return kind._make(items) if hasattr(kind, "_make") else _rebuilt(value, items)
-    moved = copy.copy(value)  # a list subclass keeps its attributes
-    moved[:] = items
-    return moved
+    other = copy.copy(value)  # a list subclass keeps its attributes
+    other[:] = items
+    return other
 
 
-def _move_mapping(value: Any, device: torch.device, non_blocking: bool) -> Any:
-    items = {key: _move(item, device, non_blocking) for key, item in value.items()}
-    kind = type(value)
-    if kind is dict:
+def _like_mapping(value: Any, items: dict[Any, Any]) -> Any:
+    if type(value) is dict:
         return items
-    if kind is defaultdict:
-        return defaultdict(value.default_factory, items)
     if isinstance(value, MutableMapping):
-        moved = copy.copy(value)
+        other = copy.copy(value)  # keeps a default factory, attributes, the order
         for key, item in items.items():
-            moved[key] = item
-        return moved
+            other[key] = item
+        return other
     return _rebuilt(value, items)
+
+
+def _like_dataclass(value: Any, items: dict[str, Any]) -> Any:
+    other = copy.copy(value)
+    for name, item in items.items():
+        # Not dataclasses.replace: it runs __post_init__ again and refuses fields with init=False.
+        object.__setattr__(other, name, item)
+    return other
 
 
 def _rebuilt(value: Any, items: Any) -> Any:
@@ -91,19 +119,10 @@ def _rebuilt(value: Any, items: Any) -> Any:
         return type(value)(items)
     except TypeError as error:
         raise TypeError(
-            f"The batch holds a {type(value).__name__}, which cannot be rebuilt from its items on the device "
-            f"({error}). Give the class a `to(device)` method that returns the moved object, or override "
-            "`transfer_batch_to_device` in the LightningModule."
+            f"The batch holds a {type(value).__name__}, which cannot be rebuilt from its items ({error}). Give the "
+            "class a `to(device)` method that returns the moved object, or override `transfer_batch_to_device` in the "
+            "LightningModule."
         ) from error
-
-
-def _move_dataclass(value: Any, device: torch.device, non_blocking: bool) -> Any:
-    moved = copy.copy(value)
-    for field in dataclasses.fields(value):
-        if hasattr(value, field.name):
-            # Not dataclasses.replace: it runs __post_init__ again and refuses fields with init=False.
-            object.__setattr__(moved, field.name, _move(getattr(value, field.name), device, non_blocking))
-    return moved
 
 
 def compile_transfer(
@@ -133,8 +152,8 @@ def compile_transfer(
     if transfer is not None:
         steps.append(lambda batch, dataloader_idx: transfer(batch, device, dataloader_idx))
     elif device.type != "cpu":
-        non_blocking = device.type == "cuda"
-        steps.append(lambda batch, dataloader_idx: _move(batch, device, non_blocking))
+        move = _mover(device)
+        steps.append(lambda batch, dataloader_idx: move(batch))
     if after is not None:
         steps.append(after)
     return _chained(steps)
