@@ -175,9 +175,8 @@ def _reason(index: int, placed: Sequence[Placed], relations: Sequence[_Relation]
         side = "before" if index == relation.before else "after"
         declared = relation.declared_by == index
         text = f"runs {side} {_label(other)}" if declared else f"{side} {_label(other)}, which declares it"
-        if POSITIONS.index(_position(callbacks[relation.before])) > POSITIONS.index(
-            _position(callbacks[relation.after])
-        ):
+        first, second = (_position(callbacks[i]) for i in (relation.before, relation.after))
+        if POSITIONS.index(first) > POSITIONS.index(second):
             text += f" (wins over the positions {position!r} here and {_position(other)!r} there)"
         reasons.append(text)
     return "; ".join(dict.fromkeys(reasons))

@@ -32,7 +32,7 @@ class HookContext(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One owner's call of a hook; it takes the 2.x arguments without trainer and module, and returns what they return."""
+    """One owner's call of a hook: takes the 2.x arguments without trainer and module, returns what the method does."""
 
     owner: object
     call: Call
@@ -78,8 +78,8 @@ class Plan:
     ) -> None:
         """Make the calls anew, in place: who holds the plan sees the change.
 
-        `callbacks` stand in the order of their calls. Raises `MisconfigurationException` for a hook whose signature fits
-        no generation.
+        `callbacks` stand in the order of their calls. Raises `MisconfigurationException` for a hook whose signature
+        fits no generation.
         """
         late = late_callbacks(callbacks)
         early_first = [c for c, is_late in zip(callbacks, late, strict=True) if not is_late]

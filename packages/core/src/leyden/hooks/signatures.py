@@ -86,8 +86,8 @@ def _generations(hook: Hook, *, module: bool) -> Iterator[tuple[tuple[str, ...],
 def fit(hook: Hook, method: Callable[..., Any], *, module: bool = False) -> Fit | None:
     """Return how `method` (bound) is called for `hook`, or None when it fits no generation.
 
-    Today's signature wins where several fit. A method with as many positional parameters as a generation has arguments is
-    called by position, whatever its names; one with fewer gets those it names.
+    Today's signature wins where several fit. A method with as many positional parameters as a generation has arguments
+    is called by position, whatever its names; one with fewer gets those it names.
     """
     parameters = _Parameters(method)
     generations = list(_generations(hook, module=module))
