@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,9 @@ class GradientFreeLoop:
         if self.source is not None and (not every or epoch - self._loaded_at_epoch < every):
             return
         loaders = request_loader(trainer, self._loader_name)
-        self.source = EvalSource(loaders, limit=getattr(trainer.settings, self._limit_name), stage=self.stage)
+        limit = getattr(trainer.settings, self._limit_name)
+        overfit = trainer.settings.overfit_batches if self.stage == "validate" else 0
+        self.source = EvalSource(loaders, limit=limit, stage=self.stage, overfit=overfit)
         self._loaded_at_epoch = epoch
 
     def gradient_free(self) -> AbstractContextManager[Any]:
@@ -113,14 +114,13 @@ class GradientFreeLoop:
             if part.training != training:
                 part.training = training
 
-    def batches(self, limit: int | float = math.inf) -> Iterator[tuple[int, Iterator[Any]]]:
-        """Yield each dataloader's index and its batches, at most `limit` of each."""
-        assert self.source is not None
-        self.source.set_epoch(self._trainer.fit_loop.epoch)
-        for dataloader_idx, batches in self.source:
+    def batches(self, source: EvalSource) -> Iterator[tuple[int, Iterator[Any]]]:
+        """Yield each dataloader's index and its batches."""
+        source.set_epoch(self._trainer.fit_loop.epoch)
+        for dataloader_idx, batches in source:
             if self._trainer.profiler is not None:
                 batches = self._trainer.profiler.wrap_iterator(f"next({self._loader_name})", batches)
-            yield dataloader_idx, batches if limit == math.inf else _first(batches, int(limit))
+            yield dataloader_idx, batches
 
 
 class EvaluationLoop(GradientFreeLoop):
@@ -138,7 +138,7 @@ class EvaluationLoop(GradientFreeLoop):
         with self.gradient_free():
             self.call("start")
             self.call("epoch_start")
-            self._run_batches(math.inf if sanity_batches is None else sanity_batches)
+            self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
             self.call("epoch_end")
             results = journal.eval_epoch_end()
             self.call("end")
@@ -147,13 +147,12 @@ class EvaluationLoop(GradientFreeLoop):
             journal.resume("train")
         return results
 
-    def _run_batches(self, limit: int | float) -> None:
+    def _run_batches(self, source: EvalSource) -> None:
         trainer, plan, journal = self._trainer, self._trainer.plan, self._trainer.journal
-        assert self.source is not None
         name = f"{self.hooks}_step"
-        step, transfer, several = self.module_step(name), trainer.batch_transfer, self.source.several
+        step, transfer, several = self.module_step(name), trainer.batch_transfer, source.several
         before, after = f"on_{self.hooks}_batch_start", f"on_{self.hooks}_batch_end"
-        for dataloader_idx, batches in self.batches(limit):
+        for dataloader_idx, batches in self.batches(source):
             journal.dataloader_idx = dataloader_idx if several else None
             extra = (dataloader_idx,) if several else ()
             batch_idx = -1
@@ -185,8 +184,3 @@ class EvaluationLoop(GradientFreeLoop):
                 f"{type(self._trainer.lightning_module).__name__}.{self.hooks}_step returned {output!r:.80} ({type(output).__name__}); expected a "
                 "tensor, a dict, or None."
             )
-
-
-def _first(batches: Iterator[Any], count: int) -> Iterator[Any]:
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.sources import TrainSource
-from leyden.errors import MisconfigurationException
 from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.lookahead import LookAhead
 from leyden.loops.optimization import AutomaticOptimization, ManualOptimization
@@ -247,10 +246,7 @@ class FitLoop:
     def _check_length(self, source: TrainSource) -> None:
         """The batches ran out by themselves: were there any, and as many as the dataloader said?"""
         if not self.batches_done:
-            raise MisconfigurationException(
-                "train_dataloader gave no batch. Is its dataset empty, or was its iterator used up by an earlier epoch? Give a dataloader that "
-                "starts anew each time it is iterated."
-            )
+            raise source.nothing_read_error()
         if not self.is_last_batch:
             rank_zero_warn(
                 f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; correct its __len__, since "

@@ -46,7 +46,7 @@ class PredictionLoop(GradientFreeLoop):
         trainer, plan, journal = self._trainer, self._trainer.plan, self._trainer.journal
         assert self.source is not None
         step, transfer, several = self.module_step("predict_step"), trainer.batch_transfer, self.source.several
-        for dataloader_idx, batches in self.batches():
+        for dataloader_idx, batches in self.batches(self.source):
             extra = (dataloader_idx,) if several else ()
             batch_idx = -1
             for batch in batches:

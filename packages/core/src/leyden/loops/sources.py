@@ -30,7 +30,8 @@ def request_loader(trainer: Trainer, name: str) -> Any:
         if provider is not None:
             trainer.journal.hook = name
             given = getattr(provider, name)()
-    return check_loader(given, name)
+    check_loader(given, name)
+    return given
 
 
 def _provider(trainer: Trainer, name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from leyden.errors import MisconfigurationException
+from leyden.state.plain import SAFE_TYPES
 
 __all__ = ["load", "save"]
 
@@ -58,7 +59,8 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
         raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file.{hint}")
     try:
-        return torch.load(source, map_location=map_location, weights_only=weights_only)
+        with torch.serialization.safe_globals([*SAFE_TYPES, *_numpy_types()]):
+            return torch.load(source, map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
         if not weights_only or "Unsupported" not in str(error) and "weights_only" not in str(error):
             raise _unreadable(path, error) from error
@@ -68,6 +70,17 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def _numpy_types() -> list[Any]:
+    """What NumPy arrays and scalars are rebuilt with; they are read only where NumPy is installed."""
+    try:
+        import numpy
+        from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]  # where pickles of arrays point
+    except ImportError:
+        return []
+    dtypes = [getattr(numpy.dtypes, name) for name in numpy.dtypes.__all__]
+    return [_reconstruct, scalar, numpy.ndarray, numpy.dtype, *dtypes]
 
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> MisconfigurationException:

@@ -1,0 +1,96 @@
+"""Which file a `ckpt_path` means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.state.storage import load
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["resolve_checkpoint"]
+
+
+def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | None) -> str | None:
+    """Return the file for a path, "best", "last" or "auto" (the newest whole checkpoint, None when there is none).
+
+    Raises:
+        MisconfigurationException: there is no such checkpoint; the message says where it was looked for.
+    """
+    if ckpt_path is None:
+        return None
+    if not isinstance(ckpt_path, str | os.PathLike):
+        raise MisconfigurationException(f"ckpt_path={ckpt_path!r}: expected a path, 'best', 'last', 'auto' or None.")
+    name = os.fspath(ckpt_path)
+    if name == "best":
+        return _best(trainer)
+    if name == "last":
+        return _last(trainer)
+    if name == "auto":
+        return _newest_whole(trainer)
+    return name
+
+
+def _best(trainer: Trainer) -> str:
+    if not trainer.checkpoint_callbacks:
+        raise _no_callback("best")
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, "best_model_path", "")
+        if path:
+            return str(path)
+    raise MisconfigurationException(
+        "ckpt_path='best': no checkpoint has been saved yet, so there is no best one. Run fit first, or give a path."
+    )
+
+
+def _last(trainer: Trainer) -> str:
+    if not trainer.checkpoint_callbacks:
+        raise _no_callback("last")
+    known = [str(getattr(callback, "last_model_path", "")) for callback in trainer.checkpoint_callbacks]
+    files = [path for path in known if path] or [str(path) for path in _newest_first(trainer) if path.name.startswith("last")]
+    if not files:
+        raise MisconfigurationException(
+            f"ckpt_path='last': no last checkpoint was found in {_places(trainer)}. Use ModelCheckpoint(save_last=True), or "
+            "ckpt_path='auto' to begin afresh where there is none."
+        )
+    return files[0]
+
+
+def _newest_whole(trainer: Trainer) -> str | None:
+    for path in _newest_first(trainer):
+        try:
+            load(path, map_location="meta")
+        except MisconfigurationException as error:
+            rank_zero_warn(f"ckpt_path='auto' passes over {path}: {error}")
+            continue
+        rank_zero_info(f"ckpt_path='auto': going on from {path}.")
+        return str(path)
+    rank_zero_info(f"ckpt_path='auto': no checkpoint in {_places(trainer)}; training begins afresh.")
+    return None
+
+
+def _newest_first(trainer: Trainer) -> list[Path]:
+    files = {path for folder in _folders(trainer) for path in folder.rglob("*.ckpt")}
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)
+
+
+def _folders(trainer: Trainer) -> list[Path]:
+    given: list[Any] = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    folders = [Path(folder) for folder in given if folder]
+    return folders or [Path(trainer.default_root_dir)]
+
+
+def _places(trainer: Trainer) -> str:
+    return " or ".join(str(folder) for folder in _folders(trainer))
+
+
+def _no_callback(name: str) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"ckpt_path={name!r} asks a checkpoint callback, but this Trainer has none: add ModelCheckpoint (pip install "
+        "leyden-callbacks-checkpoint), or give a path."
+    )

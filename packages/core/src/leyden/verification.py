@@ -1,0 +1,73 @@
+"""What can be known to be wrong with a module before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leyden.errors import MisconfigurationException
+from leyden.hooks.checks import check_module
+from leyden.loops.sources import has_loader
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["verify"]
+
+_FORMS = {
+    "train_dataloader": "fit(model, train_dataloaders=loader)",
+    "val_dataloader": "validate(model, dataloaders=loader)",
+    "test_dataloader": "test(model, dataloaders=loader)",
+    "predict_dataloader": "predict(model, dataloaders=loader)",
+}
+
+
+def verify(trainer: Trainer) -> None:
+    """Raise a `MisconfigurationException` for a module that cannot do what the entry point asks of it."""
+    module, fn = trainer.lightning_module, str(trainer.state.fn)
+    check_module(module)
+    if fn == "fit":
+        _verify_fit(trainer)
+        return
+    loader = {"validate": "val_dataloader"}.get(fn, f"{fn}_dataloader")
+    if fn != "predict":
+        _need_step(trainer, {"validate": "validation_step"}.get(fn, f"{fn}_step"), f"`Trainer.{fn}`")
+    _need_loader(trainer, loader)
+
+
+def _verify_fit(trainer: Trainer) -> None:
+    module, settings = trainer.lightning_module, trainer.settings
+    _need_step(trainer, "training_step", "`Trainer.fit`")
+    if not trainer.module_overrides("configure_optimizers"):
+        raise MisconfigurationException(
+            f"{type(module).__name__} has no configure_optimizers, so fit has nothing to step. Define it, e.g. "
+            "`def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)`; return None from it to train "
+            "without an optimizer."
+        )
+    _need_loader(trainer, "train_dataloader")
+    if module.automatic_optimization:
+        return
+    for name, value, fix in (
+        ("gradient_clip_val", settings.gradient_clip_val, "call self.clip_gradients(optimizer, ...) in training_step"),
+        ("accumulate_grad_batches", settings.accumulate_grad_batches != 1 and settings.accumulate_grad_batches, "count batches in training_step"),
+    ):
+        if value:
+            raise MisconfigurationException(
+                f"Trainer({name}={value}) steers automatic optimisation, but {type(module).__name__} has automatic_optimization = False; {fix} "
+                f"instead, and leave {name} out."
+            )
+
+
+def _need_step(trainer: Trainer, name: str, where: str) -> None:
+    if not trainer.module_overrides(name):
+        raise MisconfigurationException(
+            f"{type(trainer.lightning_module).__name__} has no {name}, which {where} calls for each batch; define "
+            f"`def {name}(self, batch, batch_idx)`."
+        )
+
+
+def _need_loader(trainer: Trainer, name: str) -> None:
+    if not has_loader(trainer, name):
+        raise MisconfigurationException(
+            f"no {name}: pass one as `trainer.{_FORMS[name]}`, or define {name}() in {type(trainer.lightning_module).__name__} or in a "
+            "LightningDataModule given as datamodule=."
+        )
