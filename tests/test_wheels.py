@@ -1,0 +1,210 @@
+"""The five distributions as a user gets them: wheels, installed by pip into environments that hold nothing but torch.
+
+An environment sees torch, what torch requires, and what a family declares, through a folder of links to the packages
+installed here; nothing else, and no index. So pip itself refuses a wheel that requires more than it says here, and an
+import of anything undeclared fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PACKAGES = Path(__file__).parents[1] / "packages"
+FAMILIES = {
+    "checkpoint": ["ModelCheckpoint"],
+    "monitoring": ["TQDMProgressBar", "LearningRateMonitor"],
+    "finetune": [],
+    "optim": [],
+}
+USES = {"checkpoint": [], "monitoring": ["tqdm"], "finetune": [], "optim": []}
+"""What a family requires beside the core."""
+ONE_OF = {
+    "checkpoint": "ModelCheckpoint",
+    "monitoring": "LearningRateMonitor",
+    "finetune": "BackboneFinetuning",
+    "optim": "EarlyStopping",
+}
+
+TRAIN = """
+import warnings
+import torch, leyden
+
+class Line(leyden.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+    def training_step(self, batch, batch_idx):
+        loss = (self.layer(batch) - batch.sum(1, keepdim=True)).pow(2).mean()
+        self.log("loss", loss)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+leyden.seed_everything(1, verbose=False)
+model = Line()
+before = model.layer.weight.detach().clone()
+trainer = leyden.Trainer(max_epochs=2, accelerator="cpu", enable_progress_bar=False, log_every_n_steps=1)
+trainer.fit(model, torch.utils.data.DataLoader(torch.randn(8, 4), batch_size=2))
+assert trainer.global_step == 8, trainer.global_step
+assert not torch.equal(before, model.layer.weight)
+print("callbacks:", *(type(callback).__name__ for callback in trainer.callbacks))
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a command without pip's and Python's settings of this machine; return what it prints."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "LEYDEN_"))}
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        env=clean | {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of every distribution in `packages/`."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for package in sorted(PACKAGES.iterdir()):
+        run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder, cwd=package)
+    return folder
+
+
+def wheel(wheels: Path, name: str) -> zipfile.ZipFile:
+    """Open the wheel of a distribution."""
+    (path,) = wheels.glob(f"{name.replace('-', '_')}-0.*.whl")
+    return zipfile.ZipFile(path)
+
+
+def metadata(wheels: Path, name: str) -> Message:
+    """Return the metadata that the wheel of a distribution carries."""
+    with wheel(wheels, name) as archive:
+        (path,) = (path for path in archive.namelist() if path.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(path).decode())
+
+
+def with_requirements(*names: str) -> list[Distribution]:
+    """Return the installed distributions of these names and of everything they require here."""
+    found: dict[str, Distribution] = {}
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        try:
+            found[name] = distribution(name)
+        except PackageNotFoundError:  # of a platform's own; torch is installed and imports without it
+            continue
+        for text in found[name].requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return list(found.values())
+
+
+class Environment:
+    """A virtual environment that sees torch and the named distributions alone, by links to those installed here."""
+
+    def __init__(self, folder: Path, wheels: Path, *uses: str) -> None:
+        self.folder, self.wheels = folder, wheels
+        venv.create(folder, with_pip=False, symlinks=True)
+        self.python = folder / "bin" / "python"
+        links = folder / "links"
+        links.mkdir()
+        for installed in with_requirements("torch", *uses):
+            for top in {file.parts[0] for file in installed.files or () if file.parts[0] != ".."} - {"__pycache__"}:
+                if not (links / top).exists():
+                    (links / top).symlink_to(Path(str(installed.locate_file(top))))
+        (site_packages,) = folder.glob("lib/python*/site-packages")
+        (site_packages / "links.pth").write_text(f"{links}\n", encoding="utf-8")
+
+    def install(self, *requirements: str) -> None:
+        """Let pip resolve and install from the wheels, with no index to get anything else from."""
+        pip = (sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet")
+        run(*pip, "--no-index", "--find-links", self.wheels, *requirements, cwd=self.folder)
+
+    def run(self, code: str, **environment: str) -> str:
+        return run(self.python, "-c", code, cwd=self.folder, OMP_NUM_THREADS="1", **environment)
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
+    """An environment with the core alone."""
+    environment = Environment(tmp_path_factory.mktemp("core"), wheels)
+    environment.install("leyden")
+    return environment
+
+
+def test_every_distribution_has_a_typed_licensed_wheel(wheels: Path) -> None:
+    names = ["leyden", *(f"leyden-callbacks-{family}" for family in FAMILIES)]
+    assert len(list(wheels.iterdir())) == len(names) == len(list(PACKAGES.iterdir()))
+    for name in names:
+        package = name.replace("-callbacks-", "_")
+        about = metadata(wheels, name)
+        assert (about["Name"], about["Version"], about["License-Expression"]) == (name, "0.1.0", "Apache-2.0")
+        assert str(about.get_payload()).startswith(f"# {name}\n")
+        with wheel(wheels, name) as archive:
+            files = archive.namelist()
+            assert f"{package}/py.typed" in files
+            assert {path.split("/")[0] for path in files} == {package, f"{name.replace('-', '_')}-0.1.0.dist-info"}
+            licence = next(path for path in files if path.endswith("licenses/LICENSE"))
+            assert archive.read(licence) == (PACKAGES.parent / "LICENSE").read_bytes()
+
+
+def test_the_core_requires_torch_alone(wheels: Path) -> None:
+    requirements = [Requirement(text) for text in metadata(wheels, "leyden").get_all("Requires-Dist", [])]
+    assert [str(requirement) for requirement in requirements if requirement.marker is None] == ["torch>=2.10"]
+    assert metadata(wheels, "leyden").get_all("Provides-Extra") == ["all", *sorted(FAMILIES)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_requires_the_core_and_what_it_uses(wheels: Path, family: str) -> None:
+    about = metadata(wheels, f"leyden-callbacks-{family}")
+    requirements = [Requirement(text) for text in about.get_all("Requires-Dist", [])]
+    assert requirements[0] == Requirement("leyden>=0.1,<0.2")
+    assert [requirement.name for requirement in requirements[1:]] == USES[family]
+    with wheel(wheels, f"leyden-callbacks-{family}") as archive:
+        (path,) = (path for path in archive.namelist() if path.endswith(".dist-info/entry_points.txt"))
+        factory = f"{family} = leyden_{family}.factory:make_callbacks"
+        assert archive.read(path).decode().split("\n", 1) == ["[leyden.callbacks_factory]", f"{factory}\n"]
+
+
+def test_the_core_alone_trains(core: Environment) -> None:
+    installed = core.run("from importlib.metadata import distributions as d; print(*sorted(x.name for x in d()))")
+    assert installed.split() == sorted(["leyden", *(one.name for one in with_requirements("torch"))])
+    assert core.run(TRAIN).splitlines()[-1].strip() == "callbacks:"
+
+
+@pytest.mark.parametrize(("family", "name"), ONE_OF.items())
+def test_a_missing_family_is_named_with_its_installation(core: Environment, family: str, name: str) -> None:
+    printed = core.run(f"try:\n    from leyden.callbacks import {name}\nexcept ImportError as error:\n    print(error)")
+    assert printed.startswith(f"{name} is in the distribution leyden-callbacks-{family}, which is not installed here.")
+    assert printed.endswith(f"pip install leyden-callbacks-{family}\n")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_core_trains_with_one_family(tmp_path: Path, wheels: Path, family: str) -> None:
+    environment = Environment(tmp_path / "environment", wheels, *USES[family])
+    environment.install(f"leyden[{family}]")
+    printed = environment.run(f"from leyden.callbacks import {ONE_OF[family]} as it; print(it.__module__)")
+    assert printed.startswith(f"leyden_{family}")
+    attached = [name for name in FAMILIES[family] if name != "TQDMProgressBar"]  # TRAIN switches the bar off
+    assert environment.run(TRAIN).splitlines()[-1].split()[1:] == attached
+    assert environment.run(TRAIN, LEYDEN_CALLBACKS="off").splitlines()[-1].strip() == "callbacks:"
