@@ -23,8 +23,8 @@ __all__ = ["Callback", "Checkpoint", "LambdaCallback"]
 class Callback:
     """Something that happens beside training: override the hooks you need, and leave the others alone.
 
-    Hooks are called in the order of `leyden.hooks.contract.HOOKS`; of each hook the callbacks come first, in their order,
-    then the module. What a hook returns is ignored. A hook may take fewer arguments than it gets, under their names:
+    Hooks are called in the order of `leyden.hooks.contract.HOOKS`; of each hook the callbacks come first, then
+    the module. What a hook returns is ignored. A hook may take fewer arguments than it gets, under their names:
     ``def on_train_batch_end(self, trainer, outputs)``. A hook that nobody overrides costs nothing.
 
     Example:
@@ -210,8 +210,8 @@ class Callback:
     ) -> None:
         """A training step was made.
 
-        `outputs` is the step's dict with the detached ``loss``, divided by the number of accumulated batches; it is ``{}``
-        where the step returned None.
+        `outputs` is the step's dict with the detached ``loss``, divided by the number of accumulated batches, and
+        ``{}`` where the step returned None.
         """
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -368,7 +368,7 @@ class LambdaCallback(Callback):
 
 
 def attach(callback: Callback, trainer: Any) -> None:
-    """Give a callback the trainer that its `log` reaches; weakly, since a kept callback must not keep a run's memory."""
+    """Give a callback the trainer that its `log` reaches; weakly, since a kept callback must not keep a run."""
     try:
         reference: Callable[[], Any] = weakref.ref(trainer)
     except TypeError:  # an object without weak references stands in for a trainer

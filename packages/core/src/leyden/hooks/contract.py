@@ -188,7 +188,7 @@ def _training() -> Iterable[Hook]:
     )  # fmt: skip
     yield _module_only(
         "optimizer_step", "calls the optimizer with the closure that holds the training step",
-        "epoch", "batch_idx", "optimizer", "optimizer_closure", optional=1, log=_TRAIN_STEP,
+        "epoch", "batch_idx", "optimizer", "optimizer_closure", log=_TRAIN_STEP,
     )  # fmt: skip
     yield _module_only("training_step", "computes the loss", "batch", "batch_idx", spare=1, log=_TRAIN_STEP)
     yield Hook("on_before_zero_grad", "before gradients are zeroed", ("optimizer",), log=_TRAIN_STEP)
@@ -204,7 +204,7 @@ def _training() -> Iterable[Hook]:
     )  # fmt: skip
     yield _module_only(
         "configure_gradient_clipping", "clips gradients",
-        "optimizer", "gradient_clip_val", "gradient_clip_algorithm", optional=2, log=_TRAIN_STEP,
+        "optimizer", "gradient_clip_val", "gradient_clip_algorithm", log=_TRAIN_STEP,
     )  # fmt: skip
     yield _module_only("lr_scheduler_step", "steps a scheduler", "scheduler", "metric", log=_TRAIN_STEP)
     yield Hook(

@@ -142,7 +142,7 @@ class _Binder:
         method = getattr(owner, hook.name)
         fitted = fit(hook, method, module=of_module)
         if fitted is None:
-            raise MisconfigurationException(misfit_message(hook, owner, method, module=of_module))
+            raise MisconfigurationException(misfit_message(hook, owner, method))
         caller = None if of_module else (self._trainer, self._module)
         call = bind(hook, method, fitted, caller, self._sources(hook, fitted))
         group = hook.name if fitted.older is None else fitted.older.handed_to or hook.name

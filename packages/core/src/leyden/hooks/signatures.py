@@ -121,5 +121,5 @@ def takes(method: Callable[..., Any]) -> str:
         parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):
         return "(...)"
-    prefix = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    prefix: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return f"({', '.join(prefix.get(p.kind, '') + p.name for p in parameters)})"

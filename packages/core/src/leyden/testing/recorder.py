@@ -1,0 +1,108 @@
+"""Records which hooks are called, with what, and when: ``who.hook(facts) @current_epoch/global_step``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch.optim import Optimizer
+
+from leyden.callback import Callback
+from leyden.hooks.contract import HOOKS, Hook
+from leyden.module import LightningModule
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["HookRecorder"]
+
+AnyCallback = TypeVar("AnyCallback", bound=Callback)
+AnyModule = TypeVar("AnyModule", bound=LightningModule)
+
+
+class HookRecorder:
+    """Makes callbacks and modules that write down every hook they get, into one list of events.
+
+    In an event ``T`` stands for a tensor, ``opt`` for an optimizer, ``{loss}`` for a dict with that key, ``[…]`` for a
+    list; devices and closures are left out.
+
+    Example:
+        >>> recorder = HookRecorder()
+        >>> callback = recorder.callback("cb")
+        >>> callback.on_before_backward(None, None, torch.tensor(1.0))
+        >>> recorder.events
+        ['cb.on_before_backward(T) @0/0']
+    """
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def callback(self, who: str, base: type[AnyCallback] = Callback, **arguments: Any) -> AnyCallback:  # type: ignore[assignment]
+        """Return an instance of `base` that records every hook of callbacks under the name `who`."""
+        hooks = [hook for hook in HOOKS.values() if hook.callbacks and hook.generation is None]
+        made = self._recording(who, base, hooks, skip=2)(**arguments)
+        made.name = who
+        return made
+
+    def module(
+        self,
+        base: type[AnyModule],
+        who: str = "module",
+        *,
+        also: Iterable[str] = (),
+        **arguments: Any,
+    ) -> AnyModule:
+        """Return an instance of `base` that records the hooks it shares with callbacks, and those named in `also`."""
+        shared = [hook for hook in HOOKS.values() if hook.callbacks and hook.module and hook.generation is None]
+        return self._recording(who, base, [*shared, *(HOOKS[name] for name in also)], skip=0)(**arguments)
+
+    def ended(self, trainer: Trainer, run: Callable[[], object]) -> None:
+        """Run `run` and record how it ended: ``returned`` or what it raised, then ``end`` with the trainer's progress."""
+        try:
+            run()
+        except BaseException as error:
+            self.events.append(f"raised {type(error).__name__}")
+        else:
+            self.events.append("returned")
+        self.events.append(f"end @{_progress(trainer)}")
+
+    def _recording(self, who: str, base: type[Any], hooks: Iterable[Hook], skip: int) -> type[Any]:
+        methods = {hook.name: self._method(who, hook, base, skip if hook.passes_caller else 0) for hook in hooks}
+        return type(f"Recording{base.__name__}", (base,), {"__module__": __name__, **methods})
+
+    def _method(self, who: str, hook: Hook, base: type[Any], skip: int) -> Callable[..., Any]:
+        original = getattr(base, hook.name)
+        events = self.events
+
+        def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+            trainer = args[0] if skip else getattr(self, "_trainer", None)
+            facts = [_fact(value) for value in (*args[skip:], *kwargs.values()) if not _is_left_out(value)]
+            events.append(f"{who}.{hook.name}({','.join(facts)}) @{_progress(trainer)}")
+            return original(self, *args, **kwargs)
+
+        return record
+
+
+def _progress(trainer: Trainer | None) -> str:
+    return "0/0" if trainer is None else f"{trainer.current_epoch}/{trainer.global_step}"
+
+
+def _is_left_out(value: object) -> bool:
+    return isinstance(value, torch.device) or (
+        callable(value) and not isinstance(value, (Optimizer, torch.Tensor, torch.nn.Module))
+    )
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return "T"
+    if isinstance(getattr(value, "optimizer", value), Optimizer):  # also the wrapper of manual optimisation
+        return "opt"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(map(str, value)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_fact, value)) + "]"
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    return repr(value)
