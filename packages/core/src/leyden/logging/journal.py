@@ -1,0 +1,365 @@
+"""The journal of a run: what ``self.log`` was given, what it comes to, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from leyden.errors import MisconfigurationException
+from leyden.logging.batch_size import batch_size_of
+from leyden.logging.metrics import MetricsDict, to_floats
+from leyden.logging.records import Key, Record
+from leyden.logging.registry import Registry
+from leyden.logging.rules import Options
+from leyden.logging.values import check_tensor, is_collection, is_metric, plain_number
+from leyden.rank_zero import rank_zero_warn
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["Journal", "Stage"]
+
+Stage = Literal["train", "sanity", "validate", "test"]
+
+_EPOCH_ENDS = frozenset({"on_train_epoch_end", "on_validation_epoch_end", "on_test_epoch_end", "on_epoch_end"})
+"""Hooks in which an epoch's values are there to be read, though more may yet be logged."""
+
+
+class _Size(int):
+    """A batch of which only the size is left; stands in for the batch once it was measured."""
+
+
+class Journal:
+    """Collects what is logged in a run, one per trainer, as ``trainer.journal``.
+
+    Loops and the plan write `hook`, `batch` and `dataloader_idx`, nothing else happens per step unless something is
+    logged. A logged value is copied and added to a running number; it is turned into what a logger or a user reads only
+    when due, or when somebody looks, and looking changes no result.
+
+    Attributes:
+        hook: the hook or step now running; decides what may be logged and how.
+        batch: the batch at hand, measured when a value has to be weighted by its size.
+        dataloader_idx: the evaluation dataloader now read; ``None`` unless there are several.
+        has_step_values: whether the running evaluation logs values for steps.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> run = SimpleNamespace(
+        ...     global_step=7, loggers=[], state=SimpleNamespace(fn="fit"), world_size=1, is_global_zero=True
+        ... )
+        >>> journal = Journal(run)
+        >>> journal.start("train")
+        >>> journal.hook = "training_step"
+        >>> for loss, batch in [(1.0, torch.ones(3, 2)), (5.0, torch.ones(1, 2))]:
+        ...     journal.batch = batch
+        ...     journal.log("loss", loss, False, None, True, True, "mean", False, False, None, True, None, None, False)
+        >>> journal.callback_metrics["loss_step"], journal.callback_metrics.step_of("loss_step")
+        (tensor(5.), 7)
+        >>> journal.hook = "on_train_epoch_end"
+        >>> journal.callback_metrics["loss_epoch"]
+        tensor(2.)
+    """
+
+    __slots__ = (
+        "_bar",
+        "_batches",
+        "_callback",
+        "_checked_sizes",
+        "_logged",
+        "_records",
+        "_registry",
+        "_restored",
+        "_stage",
+        "_trainer",
+        "batch",
+        "dataloader_idx",
+        "has_step_values",
+        "hook",
+    )
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._registry = Registry(trainer)
+        self._callback, self._logged, self._bar = MetricsDict(), MetricsDict(), MetricsDict()
+        self._stage: Stage = "train"
+        self._records: dict[Key, Record] = self._registry.of("train")
+        self._batches: dict[int | None, int] = {}
+        self._checked_sizes = False
+        self._restored = False
+        self.hook = ""
+        self.batch: object = None
+        self.dataloader_idx: int | None = None
+        self.has_step_values = False
+
+    # -- stages -----------------------------------------------------------------------------------------------------
+
+    def start(self, stage: Stage) -> None:
+        """Collect for `stage` from now on, from nothing. Validation within a fit leaves what training has collected."""
+        if stage == "validate" and self._trainer.state.fn == "fit":
+            self._refresh()
+            self._registry.reset("validate")
+        else:
+            if not (stage == "train" and self._restored):
+                self._forget()
+            self._restored = False
+        self._stage = stage
+        self.resume(stage)
+
+    def start_train_epoch(self) -> None:
+        """Begin an epoch's reductions; what `on_train_start` logged belongs to the first."""
+        self._registry.reset("train", but_hook="on_train_start")
+
+    def resume(self, stage: Stage) -> None:
+        """Collect for `stage` again, with what it had collected before."""
+        self._stage = stage
+        self._records = self._registry.of(stage)
+        self.batch = self.dataloader_idx = None
+        self.has_step_values = stage != "train" and any(r.traits.on_step for r in self._records.values())
+
+    def _forget(self) -> None:
+        self._registry.forget()
+        for metrics in (self._callback, self._logged, self._bar):
+            metrics.clear()
+        self._batches = {}
+        self._checked_sizes = False
+
+    # -- logging ----------------------------------------------------------------------------------------------------
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool,
+        logger: bool | None,
+        on_step: bool | None,
+        on_epoch: bool | None,
+        reduce_fx: Any,
+        enable_graph: bool,
+        sync_dist: bool,
+        sync_dist_group: Any,
+        add_dataloader_idx: bool,
+        batch_size: int | None,
+        metric_attribute: str | None,
+        rank_zero_only: bool,
+    ) -> None:
+        """Take one value; the arguments are those of ``LightningModule.log``.
+
+        Errors: `MisconfigurationException` for a hook in which nothing can be reduced, levels the hook has not, or other
+        arguments than before; `ValueError` for a value that is not a number.
+        """
+        record = self._records.get((self.hook, name, self.dataloader_idx))
+        options = (
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group, add_dataloader_idx,
+            metric_attribute, rank_zero_only,
+        )  # fmt: skip
+        if record is None or record.options != options:
+            if is_collection(value):
+                for key, metric in value.items(keep_base=False, copy_state=False):
+                    self.log(f"{name}/{key}", metric, *options[:-2], batch_size, *options[-2:])
+                return
+            record = self._record(name, Options(*options), value)
+        if type(value) is Tensor and not enable_graph:
+            if value.is_cpu:
+                try:
+                    value = value.item()
+                except RuntimeError:
+                    check_tensor(name, value)
+                    raise
+            else:
+                value = value.detach().clone()
+        elif type(value) is not float and type(value) is not int:
+            value = self._unusual(name, value, record, enable_graph)
+        if not record.weighted:
+            size = 1
+        elif batch_size is not None:
+            size = batch_size
+        else:
+            size = self.batch if type(self.batch) is _Size else self._measure()
+        record.add(value, size, self._trainer.global_step)
+        if record.reduce is not None and record.traits.on_step:
+            record.sync_latest()
+
+    def _record(self, name: str, options: Options, value: Any) -> Record:
+        """The slow path, once per name and hook: look at everything, so that the next steps need not."""
+        record = self._registry.record(self._records, (self.hook, name, self.dataloader_idx), options, value)
+        if record.traits.on_step and self._stage != "train":
+            self.has_step_values = True
+        return record
+
+    def _unusual(self, name: str, value: Any, record: Record, enable_graph: bool) -> Any:
+        """Values that are not a plain tensor or number: metrics, parameters, numpy scalars, those with a graph."""
+        if (record.kind == "metric") is not is_metric(value):
+            raise MisconfigurationException(
+                f"self.log({name!r}, ...) in `{record.key[0]}` got a {type(value).__name__} after values of another kind "
+                f"(a metric object and plain values can't be reduced together). Use two names."
+            )
+        if record.kind == "metric":
+            return value
+        if isinstance(value, Tensor):
+            check_tensor(name, value)
+            if enable_graph:
+                return value.clone()
+            return value.item() if value.is_cpu else value.detach().as_subclass(Tensor).clone()
+        return plain_number(name, value)
+
+    def _measure(self) -> int:
+        """Measure the batch at hand and let go of it: the journal is not what should keep a batch in memory."""
+        size, others = batch_size_of(self.batch, check=not self._checked_sizes)
+        self._checked_sizes = True
+        if others:
+            rank_zero_warn(
+                f"The batch's size, which weights the epoch's mean of what is logged, is ambiguous: its tensors have first "
+                f"dimensions {(size, *others)}. {size} is taken; say what is right with self.log(..., batch_size=n)."
+            )
+        self.batch = _Size(size)
+        return size
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def callback_metrics(self) -> MetricsDict:
+        """All metrics, under their own names and, logged for steps and epochs, ``name_step`` and ``name_epoch`` too."""
+        self._refresh()
+        return self._callback
+
+    @property
+    def logged_metrics(self) -> MetricsDict:
+        """The metrics that go to the loggers."""
+        self._refresh()
+        return self._logged
+
+    @property
+    def progress_bar_metrics(self) -> MetricsDict:
+        """The metrics logged with ``prog_bar=True``."""
+        self._refresh()
+        return self._bar
+
+    def _refresh(self) -> None:
+        """Bring the three dicts up to date."""
+        records = self._records.values()
+        for record in records:
+            if record.traits.on_step and record.latest is not None:
+                self._publish(record, record.traits.step_name, record.latest_tensor(), record.step)
+        if self.hook in _EPOCH_ENDS:
+            self._publish_epoch(records)
+
+    def _publish_epoch(self, records: Iterable[Record]) -> dict[Key, Tensor]:
+        values: dict[Key, Tensor] = {}
+        for record in records:
+            if record.traits.on_epoch and record.count and self._registry.can_reduce(record):
+                value = values[record.key] = record.compute()
+                self._publish(record, record.traits.epoch_name, value, self._trainer.global_step)
+        return values
+
+    def _publish(self, record: Record, name: str, value: Tensor, step: int) -> None:
+        traits = record.traits
+        self._callback.put(traits.bare_name, value, step)
+        self._callback.put(name, value, step)
+        if traits.to_logger:
+            self._logged.put(name, value, step)
+        if traits.prog_bar:
+            self._bar.put(name, value, step)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def train_batch_end(self) -> None:
+        """Write what was logged for steps since the last time; the fit loop calls it every `log_every_n_steps`."""
+        step = self._trainer.fit_loop.batches_that_stepped
+        self._write(self._fresh(), step, epoch=True)
+
+    def train_epoch_end(self) -> None:
+        """Reduce the epoch's values, write them at the epoch's last step, and begin anew."""
+        step = max(self._trainer.fit_loop.batches_that_stepped - 1, 0)
+        self._refresh()
+        values = self._publish_epoch(self._records.values())
+        self._write(self._for_loggers(values), step, epoch=True)
+        self._save()
+        self._registry.reset("train")
+
+    def eval_batch_end(self) -> None:
+        """Write what this evaluation batch logged for its step, numbered through all runs of the stage and dataloader."""
+        step = self._batches.get(self.dataloader_idx, 0)
+        if self._stage != "sanity":
+            self._write(self._fresh(), step, epoch=False)
+            self._batches[self.dataloader_idx] = step + 1
+
+    def eval_epoch_end(self) -> list[dict[str, float]]:
+        """Reduce an evaluation's values, write them, and return them as one dict per dataloader."""
+        self._refresh()
+        values = self._publish_epoch(self._records.values())
+        results = self._results(to_floats(values))
+        if self._stage != "sanity":
+            step = self._trainer.fit_loop.batches_that_stepped
+            self._write({name: value for result in results for name, value in result.items()}, step, epoch=True)
+            self._save()
+        self._registry.reset(self._stage)
+        return results
+
+    def _results(self, numbers: dict[Key, float]) -> list[dict[str, float]]:
+        """One dict per dataloader; what was logged for none of them is in each."""
+        indices = sorted({key[2] for key in numbers if key[2] is not None})
+        results: list[dict[str, float]] = [{} for _ in range((indices[-1] + 1) if indices else 1)]
+        for key, number in numbers.items():
+            record = self._records[key]
+            if record.traits.to_logger:
+                for index, result in enumerate(results):
+                    if key[2] is None or key[2] == index:
+                        result[record.traits.epoch_name] = number
+        return results
+
+    def _for_loggers(self, values: dict[Key, Tensor]) -> dict[str, Tensor]:
+        records = self._records
+        return {records[k].traits.epoch_name: v for k, v in values.items() if records[k].traits.to_logger}
+
+    def _fresh(self) -> dict[str, float | Tensor]:
+        """Values for steps that no logger has seen yet; seen from now on."""
+        values: dict[str, float | Tensor] = {}
+        for record in self._records.values():
+            if record.fresh and record.traits.on_step:
+                record.fresh = False
+                if record.traits.to_logger and record.latest is not None:
+                    values[record.traits.step_name] = record.latest
+        return values
+
+    def _write(self, values: dict[str, Any], step: int, *, epoch: bool) -> None:
+        loggers = self._trainer.loggers
+        if not values or not loggers:
+            return
+        numbers = to_floats(values)
+        step = int(numbers.pop("step", step))  # a metric named "step" chooses the x axis
+        if epoch:
+            numbers.setdefault("epoch", self._trainer.current_epoch)
+        for logger in loggers:
+            logger.log_metrics(dict(numbers), step=step)
+
+    def _save(self) -> None:
+        for logger in self._trainer.loggers:
+            logger.save()
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return running reductions and the latest metrics with their steps, as plain data and tensors."""
+        self._refresh()
+        return {
+            "stage": self._stage,
+            "records": self._registry.state_dict(),
+            "metrics": {name: metrics.state_dict() for name, metrics in self._dicts().items()},
+            "batches": [[index, count] for index, count in self._batches.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the run that made `state` would have: reductions cut in mid-epoch end bit-equal."""
+        self._forget()
+        self._registry.load_state_dict(state["records"])
+        for name, metrics in self._dicts().items():
+            metrics.load_state_dict(state["metrics"][name])
+        self._batches = {index: count for index, count in state["batches"]}
+        self.resume(state["stage"])
+        self._restored = True
+
+    def _dicts(self) -> dict[str, MetricsDict]:
+        return {"callback": self._callback, "logged": self._logged, "progress_bar": self._bar}

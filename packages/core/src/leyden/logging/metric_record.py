@@ -1,0 +1,104 @@
+"""A torchmetrics `Metric` that was logged: it reduces itself, the record says when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leyden.errors import MisconfigurationException
+from leyden.logging.records import Key, Record, Traits
+
+__all__ = ["MetricRecord", "attribute_of"]
+
+
+class MetricRecord(Record):
+    """Computes the metric when the epoch's value is wanted and resets it when the epoch is over."""
+
+    kind = "metric"
+    __slots__ = ("attribute", "metric")
+
+    def __init__(self, key: Key, traits: Traits, dtype: torch.dtype, *, metric: Any, attribute: str | None) -> None:
+        self.metric = metric
+        self.attribute = attribute
+        super().__init__(key, traits, dtype)
+
+    def reset(self) -> None:
+        """Forget this epoch's values, those inside the metric too."""
+        if getattr(self, "count", 0):
+            self.metric.reset()
+        super().reset()
+
+    def add(self, value: Any, size: int, step: int) -> None:
+        """Note that the metric was logged; the step's value is what its last ``forward`` returned, if it was called."""
+        if value is not self.metric and self.count:
+            raise MisconfigurationException(
+                f"self.log({self.key[1]!r}, ...) in `{self.key[0]}` got two different {type(value).__name__} objects in one "
+                "epoch. Log each metric object under a name of its own."
+            )
+        self.metric = value
+        self.latest = value._forward_cache if self.traits.on_step else None
+        self.step = step
+        self.fresh = self.latest is not None
+        self.count += 1
+
+    def latest_tensor(self) -> Tensor:
+        return self._scalar(self.latest)
+
+    def compute(self) -> Tensor:
+        return self._scalar(self.metric.compute())
+
+    def sync_latest(self) -> None:
+        """Nothing: torchmetrics reduces over processes by itself, as ``dist_sync_on_step`` says."""
+
+    def _scalar(self, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = (
+                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            )
+            raise MisconfigurationException(
+                f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} in `{self.key[0]}` computes {found}, and a "
+                "logger takes single numbers. Compute it yourself and log its parts with self.log_dict(...)."
+            )
+        value = value.detach().reshape(())
+        return value if value.is_floating_point() else value.to(self.dtype)
+
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "attribute": self.attribute}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the metric's own state beside the record's; without it a resumed epoch would start from nothing."""
+        state = super().state_dict()
+        latest = self.latest
+        state["latest"] = latest.detach().clone() if isinstance(latest, Tensor) else None
+        values = {name: getattr(self.metric, name) for name in self.metric._defaults}
+        state["metric"] = {name: _copied(value) for name, value in values.items()}
+        state["update_count"] = self.metric._update_count
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        for name, value in state["metric"].items():
+            setattr(self.metric, name, _moved(value, self.metric.device))
+        self.metric._update_count = state["update_count"]
+        self.metric._computed = None
+
+
+def attribute_of(metric: object, module: nn.Module | None) -> str | None:
+    """Return the path of `metric` among the submodules of `module`, by which a resumed run finds it again."""
+    if module is None:
+        return None
+    return next((path for path, child in module.named_modules() if child is metric), None)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(part) for part in value]
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(part, device) for part in value]
+    return value.to(device).clone() if isinstance(value, Tensor) else value

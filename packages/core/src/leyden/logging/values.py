@@ -1,0 +1,58 @@
+"""What may be logged, and which error the rest gets."""
+
+from __future__ import annotations
+
+import sys
+from numbers import Number
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["check_tensor", "is_collection", "is_metric", "plain_number"]
+
+
+def is_metric(value: object) -> bool:
+    """Whether `value` is a torchmetrics `Metric`; nobody has one where torchmetrics was never imported."""
+    torchmetrics = sys.modules.get("torchmetrics")
+    return torchmetrics is not None and isinstance(value, torchmetrics.Metric)
+
+
+def is_collection(value: object) -> bool:
+    """Whether `value` is a torchmetrics `MetricCollection`."""
+    torchmetrics = sys.modules.get("torchmetrics")
+    return torchmetrics is not None and isinstance(value, torchmetrics.MetricCollection)
+
+
+def plain_number(name: str, value: Any) -> float:
+    """Return numbers that are neither int nor float, such as bools and numpy scalars, as one."""
+    if isinstance(value, Number) and not isinstance(value, complex):
+        return float(value)  # type: ignore[arg-type]
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:  # np.bool_ is no Number
+        return float(value)
+    hint = ""
+    if isinstance(value, dict):
+        hint = " For a dict of metrics there is self.log_dict(...)."
+    elif hasattr(value, "mean"):
+        hint = f" Log one number of it, such as its mean: self.log({name!r}, value.mean())."
+    raise ValueError(
+        f"self.log({name!r}, ...) was called with a value of type {type(value).__name__}: {_short(value)}. "
+        f"What can be logged is a number, a tensor with one element, or a torchmetrics Metric or MetricCollection.{hint}"
+    )
+
+
+def check_tensor(name: str, value: Tensor) -> None:
+    """Refuse tensors that are not one real number."""
+    if value.numel() != 1:
+        raise ValueError(
+            f"self.log({name!r}, ...) was called with a tensor of shape {tuple(value.shape)}. A logged tensor has one "
+            f"element; reduce it first: self.log({name!r}, value.mean())."
+        )
+    if value.is_complex():
+        raise ValueError(
+            f"self.log({name!r}, ...) was called with a complex tensor. Log a real number: self.log({name!r}, value.abs())."
+        )
+
+
+def _short(value: object) -> str:
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "..."
