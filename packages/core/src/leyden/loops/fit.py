@@ -280,6 +280,10 @@ class FitLoop:
         total, current = self.batches_seen, self.batches_done
         return Progress(Counts(total, total, total, total), Counts(current, current, current, current))
 
+    def forget_data(self) -> None:
+        """Ask for dataloaders anew: another fit may bring others."""
+        self.source = self.val_loop.source = None
+
     def begin_anew(self) -> None:
         """Forget an epoch that an earlier fit left unfinished."""
         self.batches_done, self.epoch_ended, self.batch_idx = 0, False, -1

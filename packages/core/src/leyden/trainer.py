@@ -1,0 +1,389 @@
+"""The Trainer: settings in, four entry points, and where everything of a run can be found."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from leyden.callback import Callback
+from leyden.discovery import discover
+from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
+from leyden.hooks.attached import AttachedCallbacks
+from leyden.hooks.checks import overrides
+from leyden.hooks.ordering import Ordered, Placed
+from leyden.hooks.plan import Plan, call_init_hooks
+from leyden.lifecycle import run
+from leyden.loggers import make_loggers
+from leyden.logging.journal import Journal
+from leyden.loops.evaluation import EvaluationLoop
+from leyden.loops.fit import FitLoop
+from leyden.loops.prediction import PredictionLoop
+from leyden.module import LightningModule
+from leyden.optimizers import LRSchedulerConfig
+from leyden.profilers import Profiler, make_profiler
+from leyden.rank_zero import rank_zero_info
+from leyden.run_state import TrainerFn, TrainerState
+from leyden.runtime.device import choose_accelerator, choose_devices, root_device
+from leyden.runtime.engine import Engine
+from leyden.runtime.precision import choose_precision
+from leyden.runtime.signals import SigtermListener
+from leyden.runtime.strategy import Strategy, choose_strategy
+from leyden.settings import Settings
+from leyden.state.checkpoint import dump
+from leyden.state.storage import save
+from leyden.tables import evaluation_table, render_table
+from leyden.trainer_properties import TrainerProperties
+from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT
+
+if TYPE_CHECKING:
+    from leyden.datamodule import LightningDataModule
+    from leyden.loggers import Logger
+
+__all__ = ["Trainer"]
+
+
+class Trainer(TrainerProperties):
+    """Trains, validates, tests and predicts with a `LightningModule`.
+
+    Every argument is checked here; ``docs`` and `leyden.settings.Settings` say what each may be. Batches are those of one process.
+
+    Raises:
+        UnknownArgumentError: an argument that does not exist, with the nearest name.
+        MisconfigurationException: a value out of range, or callbacks that cannot work.
+
+    Example:
+        >>> import torch, leyden
+        >>> class Line(leyden.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Linear(1, 1)
+        ...     def training_step(self, batch, batch_idx):
+        ...         return (self.layer(batch) - 2 * batch).pow(2).mean()
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> trainer = leyden.Trainer(max_epochs=2, logger=False, discover_callbacks=False)
+        >>> trainer.fit(Line(), [torch.ones(4, 1)] * 3)
+        >>> trainer.global_step
+        6
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str = "auto",
+        strategy: str | Strategy = "auto",
+        devices: int | str | list[int] = "auto",
+        num_nodes: int = 1,
+        precision: str | int | None = None,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
+        fast_dev_run: bool | int = False,
+        max_epochs: int | None = None,
+        min_epochs: int | None = None,
+        max_steps: int = -1,
+        min_steps: int | None = None,
+        max_time: str | timedelta | Mapping[str, int] | None = None,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | None = None,
+        check_val_every_n_epoch: int | None = 1,
+        num_sanity_val_steps: int | None = None,
+        log_every_n_steps: int | None = None,
+        enable_checkpointing: bool | None = None,
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        inference_mode: bool = True,
+        use_distributed_sampler: bool = True,
+        profiler: Profiler | str | None = None,
+        detect_anomaly: bool = False,
+        barebones: bool = False,
+        sync_batchnorm: bool = False,
+        reload_dataloaders_every_n_epochs: int = 0,
+        default_root_dir: str | os.PathLike[str] | None = None,
+        discover_callbacks: bool = True,
+        **unknown: Any,
+    ) -> None:
+        given = locals()
+        if unknown:
+            raise _unknown_argument(next(iter(unknown)))
+        self.settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
+        self._choose_runtime(accelerator, devices, num_nodes, precision, strategy)
+        self.default_root_dir = os.fspath(default_root_dir) if default_root_dir is not None else os.getcwd()
+        self.profiler = make_profiler(profiler)
+        self._init_run_state()
+        self.journal = Journal(self)
+        self.plan = Plan(self.journal)
+        self.engine = Engine(self.plan, self.journal, self.precision_plugin, self.strategy, self.settings)
+        self.fit_loop = FitLoop(self)
+        self.validate_loop, self.test_loop = EvaluationLoop(self, "validate"), EvaluationLoop(self, "test")
+        self.predict_loop = PredictionLoop(self)
+        self.loggers = make_loggers(logger, self.default_root_dir, dummy=bool(self.settings.fast_dev_run), off=barebones)
+        self._attach_callbacks(callbacks)
+
+    def _choose_runtime(self, accelerator: str, devices: Any, num_nodes: int, precision: Any, strategy: Any) -> None:
+        if num_nodes != 1:
+            raise MisconfigurationException(f"Trainer(num_nodes={num_nodes!r}): this version trains in one process; leave num_nodes at 1.")
+        self.accelerator = choose_accelerator(accelerator)
+        self.device_ids = choose_devices(devices, self.accelerator)
+        self.strategy = choose_strategy(strategy, root_device(self.accelerator, self.device_ids[0]))
+        self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)
+
+    def _init_run_state(self) -> None:
+        self.state = TrainerState()
+        self.lightning_module_or_none: LightningModule | None = None
+        self.datamodule: LightningDataModule | None = None
+        self.given_loaders: dict[str, Any] = {}
+        self.batch_transfer: Callable[[Any, int], Any] | None = None
+        self.optimizers: list[Optimizer] = []
+        self.lr_scheduler_configs: list[LRSchedulerConfig] = []
+        self.accumulate_grad_batches = self.settings.accumulate_grad_batches
+        self.ckpt_path: str | None = None
+        self.received_sigterm = self.attention_wanted = self._should_stop = False
+        self.sigterm = SigtermListener(self._hear_sigterm)
+
+    def _attach_callbacks(self, callbacks: Any) -> None:
+        given = _as_list(callbacks)
+        settings = self.settings
+        if settings.max_time is not None:
+            from leyden.callbacks import Timer
+
+            given.append(Timer(duration=settings.max_time))  # type: ignore[arg-type]  # the timer checks its own argument
+        attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan)
+        call_init_hooks(given, "on_init_start", self)
+        self._attached = attached
+        if settings.enable_checkpointing is False and self.checkpoint_callbacks:
+            name = type(self.checkpoint_callbacks[0]).__name__
+            raise MisconfigurationException(
+                f"Trainer(enable_checkpointing=False, callbacks=[{name}(...)]) contradict each other; leave one of them out."
+            )
+        if settings.discover_callbacks and not settings.barebones:
+            found = discover(
+                self,
+                given,
+                enable_checkpointing=settings.enable_checkpointing,
+                enable_progress_bar=settings.enable_progress_bar,
+                enable_model_summary=settings.enable_model_summary,
+            )
+            if found:
+                self._attached = AttachedCallbacks([*(Placed(callback) for callback in given), *found], self._compile_plan)
+        self._compile_plan()
+        call_init_hooks(self.callbacks, "on_init_end", self)
+
+    def attach_module_callbacks(self, callbacks: Any) -> None:
+        """Attach what a module's ``configure_callbacks`` returned, and compile the plan of the run's hooks."""
+        self._attached.take_from_module(_as_list(callbacks))
+        self._compile_plan()
+
+    def _compile_plan(self) -> None:
+        wrap = None if self.profiler is None else self.profiler.wrap
+        self.plan.compile(self, self.lightning_module_or_none, self.callbacks, wrap=wrap)
+
+    # -- entry points -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train `model`, validating when due.
+
+        Args:
+            train_dataloaders: one iterable of batches, a collection of them or a `CombinedLoader`; else the datamodule's or module's.
+            ckpt_path: checkpoint to go on from: a path, "best", "last", or "auto" for the newest whole one if there is one.
+            weights_only: False lets a checkpoint run code while it is loaded: only for files you trust.
+        """
+        self._connect(model, datamodule, "fit", train_dataloader=train_dataloaders, val_dataloader=val_dataloaders)
+        self.fit_loop.forget_data()
+        run(self, TrainerFn.FITTING, self.fit_loop.run, ckpt_path, weights_only)
+        if self.profiler is not None:
+            self.profiler.describe()
+
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> EVALUATE_OUTPUT:
+        """Return the validation metrics, one dict per dataloader, and print them when `verbose`.
+
+        Without `model` the one of the last fit is used, with the best checkpoint's weights where there is one.
+        """
+        return self._evaluate(self.validate_loop, TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> EVALUATE_OUTPUT:
+        """Return the test metrics, as `validate` does the validation's."""
+        return self._evaluate(self.test_loop, TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+    ) -> PREDICT_OUTPUT | None:
+        """Return what ``predict_step`` gives per batch, in a list per dataloader where there are several."""
+        ckpt_path = self._connect(model, datamodule, "predict", ckpt_path=ckpt_path, predict_dataloader=dataloaders)
+        loop = self.predict_loop
+        loop.source = None
+
+        def body() -> PREDICT_OUTPUT | None:
+            loop.setup_data()
+            return loop.run(return_predictions is not False)
+
+        return run(self, TrainerFn.PREDICTING, body, ckpt_path, weights_only)
+
+    def _evaluate(
+        self, loop: EvaluationLoop, fn: TrainerFn, model: Any, dataloaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any,
+        weights_only: bool | None,
+    ) -> EVALUATE_OUTPUT:  # fmt: skip
+        name = "val_dataloader" if fn is TrainerFn.VALIDATING else "test_dataloader"
+        ckpt_path = self._connect(model, datamodule, str(fn), ckpt_path=ckpt_path, **{name: dataloaders})
+        loop.source = None
+
+        def body() -> EVALUATE_OUTPUT:
+            loop.setup_data()
+            return loop.run()
+
+        results = run(self, fn, body, ckpt_path, weights_only)
+        if verbose and any(results):
+            self.print(evaluation_table(str(fn), results))
+        return results
+
+    def _connect(self, model: Any, datamodule: Any, fn: str, *, ckpt_path: Any = None, **loaders: Any) -> Any:
+        """Take in what an entry point was given; return the checkpoint that evaluation without a model means."""
+        for name in loaders:
+            if _is_datamodule(loaders[name]):
+                if datamodule is not None:
+                    raise MisconfigurationException(f"Trainer.{fn}: a datamodule was given twice, once as {name}; give it once.")
+                datamodule, loaders[name] = loaders[name], None
+            if datamodule is not None and loaders[name] is not None:
+                raise MisconfigurationException(
+                    f"Trainer.{fn}: both {name}s and a datamodule were given; the batches can come from one of them only."
+                )
+        if datamodule is not None and not _is_datamodule(datamodule):
+            raise MisconfigurationException(
+                f"Trainer.{fn}(datamodule={datamodule!r:.80}): expected a LightningDataModule; pass loaders as dataloaders."
+            )
+        if model is None:
+            model, ckpt_path = self._model_of_last_run(fn, ckpt_path)
+        _check_model(model, fn)
+        self.lightning_module_or_none = model
+        self.datamodule = datamodule if datamodule is not None else None if any(loaders.values()) else self.datamodule
+        if self.datamodule is not None:
+            self.datamodule.trainer = self
+        self.given_loaders = loaders
+        object.__setattr__(model, "_trainer", self)
+        return ckpt_path
+
+    def _model_of_last_run(self, fn: str, ckpt_path: Any) -> tuple[LightningModule, Any]:
+        if self.lightning_module_or_none is None:
+            raise MisconfigurationException(f"Trainer.{fn}() was given no model and has none from an earlier call; pass model=...")
+        if ckpt_path is None and any(getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks):
+            rank_zero_info(f"Trainer.{fn}() without a model uses the best checkpoint of the last fit; pass the model to use its weights as they are.")
+            ckpt_path = "best"
+        return self.lightning_module_or_none, ckpt_path
+
+    # -- beside the entry points ------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool | None = False) -> None:
+        """Write the run, or with `weights_only` its weights, to `filepath`; the file is whole or not there at all."""
+        if self.lightning_module_or_none is None:
+            raise MisconfigurationException("Trainer.save_checkpoint: there is no model yet; call fit, validate, test or predict first.")
+        checkpoint = dump(self, bool(weights_only))
+        if self.is_global_zero:
+            save(checkpoint, filepath)
+        self.strategy.barrier("save_checkpoint")
+
+    def describe_callbacks(self) -> list[Ordered]:
+        """Print and return the callbacks in the order of their calls, each with the reason for its place."""
+        rows = [
+            [str(place), type(o.callback).__name__, o.placed.distribution or o.placed.source, o.reason]
+            for place, o in enumerate(self._attached.ordered, start=1)
+        ]
+        self.print(render_table(["", "callback", "from", "reason"], rows, title="Callbacks, in the order of their calls"))
+        return list(self._attached.ordered)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print in one process only, and without tearing a progress bar."""
+        if not self.is_global_zero:
+            return
+        bar = self.progress_bar_callback
+        printer = getattr(bar, "print", None)
+        if callable(printer) and self.state.stage is not None:
+            printer(*args, **kwargs)
+        else:
+            print(*args, **kwargs)
+
+    def module_overrides(self, name: str) -> bool:
+        """Whether the module has a hook or step of its own under this name."""
+        return overrides(self.lightning_module, name)
+
+    def raise_on_sigterm(self) -> None:
+        """Raise `SIGTERMException` when the process was asked to end; called between batches."""
+        if self.received_sigterm:
+            raise SIGTERMException()
+
+    def _hear_sigterm(self) -> None:
+        self.received_sigterm = self.attention_wanted = True
+
+
+def _as_list(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    # A string or a class is iterable or callable by accident; the check of callbacks says what is wrong with it.
+    return list(callbacks) if isinstance(callbacks, Iterable) and not isinstance(callbacks, Callback | str | bytes | type) else [callbacks]
+
+
+def _is_datamodule(value: Any) -> bool:
+    from leyden.datamodule import LightningDataModule
+
+    return isinstance(value, LightningDataModule)
+
+
+def _check_model(model: Any, fn: str) -> None:
+    if isinstance(getattr(model, "_orig_mod", None), LightningModule):
+        raise MisconfigurationException(
+            f"Trainer.{fn}: the model is a compiled LightningModule; compile the network inside it instead: "
+            "self.net = torch.compile(self.net)."
+        )
+    if not isinstance(model, LightningModule):
+        hint = " Wrap it: put it into a LightningModule's __init__ and write training_step." if isinstance(model, nn.Module) else ""
+        raise MisconfigurationException(f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got a {type(model).__name__}.{hint}")
+    if "_parameters" not in vars(model):
+        raise MisconfigurationException(f"{type(model).__name__}.__init__ did not call super().__init__(); call it first in __init__.")
+
+
+def _unknown_argument(name: str) -> UnknownArgumentError:
+    known = [p.name for p in inspect.signature(Trainer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return UnknownArgumentError(f"Trainer() has no argument {name!r}.{did_you_mean(name, known)}")

@@ -1,0 +1,338 @@
+"""What can be read off a Trainer: progress, parts, metrics, under the names users know."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from leyden.callback import Callback, Checkpoint
+from leyden.loops.schedule import expected_steps
+from leyden.run_state import RunningStage, TrainerState, TrainerStatus
+
+if TYPE_CHECKING:
+    from leyden.hooks.attached import AttachedCallbacks
+    from leyden.loggers import Logger
+    from leyden.logging.journal import Journal
+    from leyden.logging.values import MetricsDict
+    from leyden.loops.evaluation import EvaluationLoop
+    from leyden.loops.fit import FitLoop
+    from leyden.loops.prediction import PredictionLoop
+    from leyden.module import LightningModule
+    from leyden.runtime.engine import Engine
+    from leyden.runtime.precision import Precision
+    from leyden.runtime.strategy import Strategy
+    from leyden.settings import Settings
+
+__all__ = ["TrainerProperties"]
+
+
+class TrainerProperties:
+    """The read-only side of `Trainer`; `should_stop`, `callbacks` and `logger` can be set."""
+
+    settings: Settings
+    state: TrainerState
+    strategy: Strategy
+    precision_plugin: Precision
+    device_ids: list[int]
+    engine: Engine
+    journal: Journal
+    fit_loop: FitLoop
+    validate_loop: EvaluationLoop
+    test_loop: EvaluationLoop
+    predict_loop: PredictionLoop
+    loggers: list[Logger]
+    default_root_dir: str
+    attention_wanted: bool
+    accumulate_grad_batches: int
+    lightning_module_or_none: LightningModule | None
+    _attached: AttachedCallbacks
+    _should_stop: bool
+
+    if TYPE_CHECKING:  # read from the settings, see the end of this file
+        max_epochs: int
+        min_epochs: int
+        max_steps: int
+        min_steps: int
+        gradient_clip_val: float | None
+        gradient_clip_algorithm: str | None
+        fast_dev_run: bool | int
+        limit_train_batches: int | float | None
+        limit_val_batches: int | float | None
+        limit_test_batches: int | float | None
+        limit_predict_batches: int | float | None
+        overfit_batches: int | float
+        log_every_n_steps: int
+        check_val_every_n_epoch: int | None
+        val_check_interval: int | float | None
+        num_sanity_val_steps: int
+        barebones: bool
+        reload_dataloaders_every_n_epochs: int
+
+    # -- progress ---------------------------------------------------------------------------------------------------
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch now running, from 0; after a fit the number of epochs run."""
+        return self.fit_loop.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken."""
+        return self.engine.steps
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the training batch now running is the last of its epoch."""
+        return self.fit_loop.is_last_batch
+
+    @property
+    def num_training_batches(self) -> int | float:
+        """Training batches in an epoch; ``math.inf`` when unknown."""
+        return self.fit_loop.num_batches
+
+    @property
+    def num_val_batches(self) -> list[int | float]:
+        """Validation batches per dataloader."""
+        return (self.fit_loop.val_loop if self.state.fn == "fit" else self.validate_loop).num_batches
+
+    @property
+    def num_sanity_val_batches(self) -> list[int | float]:
+        """Batches of the sanity check per dataloader."""
+        return [min(self.settings.sanity_batches, batches) for batches in self.fit_loop.val_loop.num_batches]
+
+    @property
+    def num_test_batches(self) -> list[int | float]:
+        """Test batches per dataloader."""
+        return self.test_loop.num_batches
+
+    @property
+    def num_predict_batches(self) -> list[int | float]:
+        """Prediction batches per dataloader."""
+        return self.predict_loop.num_batches
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Optimizer steps a fit will take if nothing stops it earlier; ``math.inf`` without a limit. Asks for the training dataloader."""
+        if self.max_epochs == -1:
+            return expected_steps(self.settings, math.inf, self.accumulate_grad_batches)
+        self.fit_loop.setup_data()
+        return expected_steps(self.settings, self.num_training_batches, self.accumulate_grad_batches)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training ends after this batch; set it to stop. `min_epochs` and `min_steps` are waited for."""
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        self._should_stop = bool(value)
+        self.attention_wanted = self.attention_wanted or bool(value)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> bool:
+        """Whether training batches are being run."""
+        return self.state.stage is RunningStage.TRAINING
+
+    @property
+    def sanity_checking(self) -> bool:
+        """Whether the validation before training is being run."""
+        return self.state.stage is RunningStage.SANITY_CHECKING
+
+    @property
+    def validating(self) -> bool:
+        """Whether validation is being run, within a fit or by itself."""
+        return self.state.stage is RunningStage.VALIDATING
+
+    @property
+    def testing(self) -> bool:
+        """Whether `test` is running."""
+        return self.state.stage is RunningStage.TESTING
+
+    @property
+    def predicting(self) -> bool:
+        """Whether `predict` is running."""
+        return self.state.stage is RunningStage.PREDICTING
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether validation, the sanity check or test is being run."""
+        return self.state.stage in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the last entry point was cut short by an exception."""
+        return self.state.status is TrainerStatus.INTERRUPTED
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """The callbacks in the order of their calls; changing the list changes the run."""
+        return self._attached.list
+
+    @callbacks.setter
+    def callbacks(self, callbacks: list[Callback]) -> None:
+        self._attached.list[:] = callbacks
+
+    @property
+    def checkpoint_callbacks(self) -> list[Checkpoint]:
+        """The callbacks that write checkpoints."""
+        return [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
+
+    @property
+    def checkpoint_callback(self) -> Checkpoint | None:
+        """The first of them."""
+        return next(iter(self.checkpoint_callbacks), None)
+
+    @property
+    def early_stopping_callbacks(self) -> list[Callback]:
+        """The callbacks that stop training early."""
+        return self._with_role("early_stopping")
+
+    @property
+    def early_stopping_callback(self) -> Callback | None:
+        """The first of them."""
+        return next(iter(self.early_stopping_callbacks), None)
+
+    @property
+    def progress_bar_callback(self) -> Any:
+        """The progress bar, if there is one."""
+        return next(iter(self._with_role("progress_bar")), None)
+
+    def _with_role(self, role: str) -> list[Callback]:
+        return [callback for callback in self.callbacks if callback.role == role]
+
+    @property
+    def lightning_module(self) -> LightningModule:
+        """The module of the last entry point called."""
+        module = self.lightning_module_or_none
+        if module is None:
+            raise AttributeError("this Trainer has no module yet; call fit, validate, test or predict with one")
+        return module
+
+    @property
+    def model(self) -> LightningModule | None:
+        """The module, or None before the first entry point."""
+        return self.lightning_module_or_none
+
+    @property
+    def logger(self) -> Logger | None:
+        """The first logger."""
+        return next(iter(self.loggers), None)
+
+    @logger.setter
+    def logger(self, logger: Logger | None) -> None:
+        self.loggers = [] if logger is None else [logger]
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of the first logger; without a logger `default_root_dir`."""
+        logger = self.logger
+        return self.default_root_dir if logger is None else logger.log_dir or logger.save_dir
+
+    @property
+    def train_dataloader(self) -> Any:
+        """What training reads, once it was asked for."""
+        return None if self.fit_loop.source is None else self.fit_loop.source.loaders
+
+    @property
+    def val_dataloaders(self) -> Any:
+        """What validation reads: one dataloader, or a list of them."""
+        return _loaders_of(self.validate_loop if self.state.fn == "validate" else self.fit_loop.val_loop)
+
+    @property
+    def test_dataloaders(self) -> Any:
+        """What test reads."""
+        return _loaders_of(self.test_loop)
+
+    @property
+    def predict_dataloaders(self) -> Any:
+        """What predict reads."""
+        return _loaders_of(self.predict_loop)
+
+    # -- processes and numbers --------------------------------------------------------------------------------------
+
+    @property
+    def precision(self) -> str:
+        """"32-true", "bf16-mixed", …"""
+        return self.precision_plugin.name
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of this node."""
+        return len(self.device_ids)
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines of this run."""
+        return 1
+
+    @property
+    def world_size(self) -> int:
+        """Processes of this run."""
+        return self.strategy.world_size
+
+    @property
+    def global_rank(self) -> int:
+        """This process among all, from 0."""
+        return self.strategy.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its machine, from 0."""
+        return self.strategy.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        """This machine among all, from 0."""
+        return self.strategy.node_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.strategy.is_global_zero
+
+    @property
+    def callback_metrics(self) -> MetricsDict:
+        """Latest values for callbacks, as tensors by name; ``.step_of(name)`` says at which `global_step`."""
+        return self.journal.callback_metrics
+
+    @property
+    def logged_metrics(self) -> MetricsDict:
+        """Latest values sent to the loggers."""
+        return self.journal.logged_metrics
+
+    @property
+    def progress_bar_metrics(self) -> MetricsDict:
+        """Latest values for the progress bar."""
+        return self.journal.progress_bar_metrics
+
+
+def _setting(name: str) -> property:
+    def read(self: TrainerProperties) -> Any:
+        return getattr(self.settings, name)
+
+    def write(self: TrainerProperties, value: Any) -> None:
+        setattr(self.settings, name, value)
+
+    return property(read, write, doc=f"The setting `{name}`, resolved.")
+
+
+_SETTINGS = (
+    "max_epochs", "min_epochs", "max_steps", "min_steps", "gradient_clip_val", "gradient_clip_algorithm", "fast_dev_run",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
+    "log_every_n_steps", "check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "barebones",
+    "reload_dataloaders_every_n_epochs",
+)  # fmt: skip
+for _name in _SETTINGS:
+    setattr(TrainerProperties, _name, _setting(_name))
+
+
+def _loaders_of(loop: Any) -> Any:
+    if loop.source is None:
+        return None
+    return loop.source.loaders if loop.source.several else loop.source.loaders[0]
