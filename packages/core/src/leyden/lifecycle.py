@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.data.transfer import compile_transfer
@@ -36,7 +37,8 @@ _STAGES = {
 def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, weights_only: bool | None) -> T:
     """Run `body`, the loop of an entry point, between setup and teardown.
 
-    Whatever cuts it short is raised as it was, after `on_exception`, the loggers' end and the teardown of everyone whose
+    Whatever cuts it short is raised as it was, after `on_exception`, the loggers' end and the teardown of everyone
+    whose
     setup ran; errors of these are logged and noted on it.
     """
     trainer.state = TrainerState(fn, _STAGES[fn], TrainerStatus.RUNNING)
@@ -73,7 +75,12 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
 
 
 def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up: list[object]) -> None:
-    module, datamodule, plan, fitting = trainer.lightning_module, trainer.datamodule, trainer.plan, trainer.state.fn == "fit"
+    module, datamodule, plan, fitting = (
+        trainer.lightning_module,
+        trainer.datamodule,
+        trainer.plan,
+        trainer.state.fn == "fit",
+    )
     trainer.journal.hook = "configure_callbacks"
     trainer.attach_module_callbacks(module.configure_callbacks())
     verify(trainer)
@@ -112,7 +119,9 @@ def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
     trainer.journal.hook = "configure_optimizers"
     trainer.optimizers, trainer.lr_scheduler_configs = read_optimizers(module.configure_optimizers())
     if not trainer.optimizers and module.automatic_optimization:
-        rank_zero_warn(f"{type(module).__name__}.configure_optimizers returned no optimizer, so that fit trains nothing.")
+        rank_zero_warn(
+            f"{type(module).__name__}.configure_optimizers returned no optimizer, so that fit trains nothing."
+        )
     trainer.engine.prepare(module, trainer.optimizers, trainer.module_overrides)
     if plan.on_fit_start is not None:
         plan.on_fit_start()
@@ -172,12 +181,12 @@ def _tell_of(trainer: Trainer, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt) and plan.on_keyboard_interrupt is not None:
         calls.append(("on_keyboard_interrupt", plan.on_keyboard_interrupt))
     for entry in plan.entries("on_exception"):
-        calls.append((f"{type(entry.owner).__name__}.on_exception", lambda entry=entry: entry.call(error)))  # type: ignore[misc]
+        calls.append((f"{type(entry.owner).__name__}.on_exception", partial(entry.call, error)))
     if trainer.datamodule is not None:
         datamodule = trainer.datamodule
-        calls.append((f"{type(datamodule).__name__}.on_exception", lambda: datamodule.on_exception(error)))
+        calls.append((f"{type(datamodule).__name__}.on_exception", partial(datamodule.on_exception, error)))
     for logger in trainer.loggers:
-        calls.append((f"{type(logger).__name__}.finalize", lambda logger=logger: logger.finalize("failed")))  # type: ignore[misc]
+        calls.append((f"{type(logger).__name__}.finalize", partial(logger.finalize, "failed")))
     for name, call in calls:
         try:
             call()

@@ -14,7 +14,8 @@ from leyden.errors import MisconfigurationException, did_you_mean
 __all__ = ["LRSchedulerConfig", "read_optimizers"]
 
 _FORMS = (
-    "an Optimizer; a list of them; a pair of lists (optimizers, schedulers); a dict with the keys 'optimizer' and, if wanted, "
+    "an Optimizer; a list of them; a pair of lists (optimizers, schedulers); a dict with the keys 'optimizer' and, if "
+    "wanted, "
     "'lr_scheduler' and 'monitor'; a list of such dicts; or None for no optimizer"
 )
 
@@ -67,7 +68,9 @@ def read_optimizers(returned: Any) -> tuple[list[Optimizer], list[LRSchedulerCon
     Example:
         >>> import torch
         >>> sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-        >>> optimizers, schedulers = read_optimizers({"optimizer": sgd, "lr_scheduler": torch.optim.lr_scheduler.ConstantLR(sgd)})
+        >>> optimizers, schedulers = read_optimizers(
+        ...     {"optimizer": sgd, "lr_scheduler": torch.optim.lr_scheduler.ConstantLR(sgd)}
+        ... )
         >>> len(optimizers), schedulers[0].interval
         (1, 'epoch')
     """
@@ -101,10 +104,16 @@ def _split(returned: Any) -> tuple[list[Any], list[LRSchedulerConfig]]:
             return _read_dicts(returned)
         for item in returned:
             if isinstance(item, LRScheduler):
-                raise _nonsense(f"the scheduler {type(item).__name__} stands among the optimizers; return ([optimizer], [scheduler])")
+                raise _nonsense(
+                    f"the scheduler {type(item).__name__} stands among the optimizers; return ([optimizer], "
+                    "[scheduler])"
+                )
         return list(returned), []
     if isinstance(returned, LRScheduler):
-        raise _nonsense(f"it returned the scheduler {type(returned).__name__} without its optimizer; return ([optimizer], [scheduler])")
+        raise _nonsense(
+            f"it returned the scheduler {type(returned).__name__} without its optimizer; return ([optimizer], "
+            "[scheduler])"
+        )
     raise _nonsense(f"it returned {_seen(returned)}")
 
 
@@ -114,7 +123,9 @@ def _read_dicts(dicts: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[LRS
     for entry in dicts:
         for key in entry:
             if key not in ("optimizer", "lr_scheduler", "monitor", "frequency"):
-                raise _nonsense(f"the dict has the key {key!r}.{did_you_mean(str(key), ('optimizer', 'lr_scheduler', 'monitor'))}")
+                raise _nonsense(
+                    f"the dict has the key {key!r}.{did_you_mean(str(key), ('optimizer', 'lr_scheduler', 'monitor'))}"
+                )
         if "optimizer" not in entry:
             raise _nonsense(f"a dict without the key 'optimizer' (it has {sorted(map(str, entry))})")
         optimizers.append(entry["optimizer"])
@@ -129,7 +140,9 @@ def _read_scheduler(given: Any, monitor: str | None = None) -> LRSchedulerConfig
     known = [field.name for field in fields(LRSchedulerConfig)]
     for key in given:
         if key not in known:
-            raise _nonsense(f"the scheduler's dict has the key {key!r}; expected {', '.join(known)}.{did_you_mean(str(key), known)}")
+            raise _nonsense(
+                f"the scheduler's dict has the key {key!r}; expected {', '.join(known)}.{did_you_mean(str(key), known)}"
+            )
     if "scheduler" not in given:
         raise _nonsense(f"the scheduler's dict lacks the key 'scheduler' (it has {sorted(map(str, given))})")
     settings = {**given, "monitor": given.get("monitor") or monitor}

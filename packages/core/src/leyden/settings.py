@@ -1,4 +1,4 @@
-"""The Trainer's arguments, checked where they are given: a wrong one is an error at ``Trainer(...)``, not in hour three."""
+"""The Trainer's arguments, checked where they are given: an error at ``Trainer(...)``, not in hour three."""
 
 from __future__ import annotations
 
@@ -87,8 +87,10 @@ class Settings:
                 raise _out_of_range(name, value, f"an int >= {low}{or_none}")
         if isinstance(self.accumulate_grad_batches, Mapping):
             raise MisconfigurationException(
-                f"Trainer(accumulate_grad_batches={self.accumulate_grad_batches!r}): expected an int >= 1. For a factor that "
-                "changes by epoch use the callback GradientAccumulationScheduler(scheduling=...) of leyden-callbacks-optim."
+                f"Trainer(accumulate_grad_batches={self.accumulate_grad_batches!r}): expected an int >= 1. For a "
+                "factor that "
+                "changes by epoch use the callback GradientAccumulationScheduler(scheduling=...) of "
+                "leyden-callbacks-optim."
             )
         if not _is_int(self.accumulate_grad_batches) or self.accumulate_grad_batches < 1:
             raise _out_of_range("accumulate_grad_batches", self.accumulate_grad_batches, "an int >= 1")
@@ -103,21 +105,36 @@ class Settings:
                 )
 
     def _check_batches(self) -> None:
-        limits = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
+        limits = (
+            "limit_train_batches",
+            "limit_val_batches",
+            "limit_test_batches",
+            "limit_predict_batches",
+            "overfit_batches",
+        )
         for name in limits:
             value = getattr(self, name)
             if value is None and name != "overfit_batches":
                 continue
             if not _is_fraction(value) and not (_is_int(value) and value >= 0):
-                raise _out_of_range(name, value, "a number of batches (int >= 0) or a fraction of them (float from 0.0 to 1.0)")
+                raise _out_of_range(
+                    name, value, "a number of batches (int >= 0) or a fraction of them (float from 0.0 to 1.0)"
+                )
         interval = self.val_check_interval
-        if interval is not None and not (_is_fraction(interval) and interval > 0) and not (_is_int(interval) and interval >= 1):
+        if (
+            interval is not None
+            and not (_is_fraction(interval) and interval > 0)
+            and not (_is_int(interval) and interval >= 1)
+        ):
             raise _out_of_range(
-                "val_check_interval", interval, "a number of training batches (int >= 1) or a fraction of the epoch (0.0 < float <= 1.0)"
+                "val_check_interval",
+                interval,
+                "a number of training batches (int >= 1) or a fraction of the epoch (0.0 < float <= 1.0)",
             )
         if self.check_val_every_n_epoch is None and isinstance(interval, float):
             raise MisconfigurationException(
-                f"Trainer(val_check_interval={interval!r}, check_val_every_n_epoch=None) counts training batches across epochs, "
+                f"Trainer(val_check_interval={interval!r}, check_val_every_n_epoch=None) counts training batches "
+                "across epochs, "
                 "so val_check_interval must be an int; give a number of batches or set check_val_every_n_epoch=1."
             )
         clip = self.gradient_clip_val
@@ -132,7 +149,14 @@ class Settings:
         for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "benchmark"):
             if not isinstance(getattr(self, name), bool | None):
                 raise _out_of_range(name, getattr(self, name), "True, False or None")
-        flags = ("inference_mode", "use_distributed_sampler", "detect_anomaly", "barebones", "sync_batchnorm", "discover_callbacks")
+        flags = (
+            "inference_mode",
+            "use_distributed_sampler",
+            "detect_anomaly",
+            "barebones",
+            "sync_batchnorm",
+            "discover_callbacks",
+        )
         for name in flags:
             if not isinstance(getattr(self, name), bool):
                 raise _out_of_range(name, getattr(self, name), "True or False")
@@ -150,7 +174,8 @@ class Settings:
         ):
             if value:
                 raise MisconfigurationException(
-                    f"Trainer(barebones=True, {name}={value!r}): barebones runs the bare loop only; leave {name} out or barebones off."
+                    f"Trainer(barebones=True, {name}={value!r}): barebones runs the bare loop only; leave {name} out "
+                    "or barebones off."
                 )
         self.enable_checkpointing = self.enable_progress_bar = self.enable_model_summary = False
         self.num_sanity_val_steps = self.log_every_n_steps = 0
@@ -175,7 +200,9 @@ class Settings:
         batches = 1 if self.fast_dev_run is True else int(self.fast_dev_run)
         self.max_epochs, self.max_steps, self.min_epochs, self.min_steps = 1, batches, 0, 0
         self.num_sanity_val_steps = 0
-        self.limit_train_batches = self.limit_val_batches = self.limit_test_batches = self.limit_predict_batches = batches
+        self.limit_train_batches = self.limit_val_batches = self.limit_test_batches = self.limit_predict_batches = (
+            batches
+        )
         self.val_check_interval, self.check_val_every_n_epoch = None, 1
         self.log_every_n_steps = 1
 

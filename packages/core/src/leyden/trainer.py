@@ -19,7 +19,7 @@ from leyden.hooks.checks import overrides
 from leyden.hooks.ordering import Ordered, Placed
 from leyden.hooks.plan import Plan, call_init_hooks
 from leyden.lifecycle import run
-from leyden.loggers import make_loggers
+from leyden.loggers.choose import choose_loggers
 from leyden.logging.journal import Journal
 from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.fit import FitLoop
@@ -51,7 +51,8 @@ __all__ = ["Trainer"]
 class Trainer(TrainerProperties):
     """Trains, validates, tests and predicts with a `LightningModule`.
 
-    Every argument is checked here; ``docs`` and `leyden.settings.Settings` say what each may be. Batches are those of one process.
+    Every argument is checked here; ``docs`` and `leyden.settings.Settings` say what each may be. Batches are those of
+    one process.
 
     Raises:
         UnknownArgumentError: an argument that does not exist, with the nearest name.
@@ -63,8 +64,10 @@ class Trainer(TrainerProperties):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.layer = torch.nn.Linear(1, 1)
+        ...
         ...     def training_step(self, batch, batch_idx):
         ...         return (self.layer(batch) - 2 * batch).pow(2).mean()
+        ...
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD(self.parameters(), lr=0.1)
         >>> trainer = leyden.Trainer(max_epochs=2, logger=False, discover_callbacks=False)
@@ -131,12 +134,16 @@ class Trainer(TrainerProperties):
         self.fit_loop = FitLoop(self)
         self.validate_loop, self.test_loop = EvaluationLoop(self, "validate"), EvaluationLoop(self, "test")
         self.predict_loop = PredictionLoop(self)
-        self.loggers = make_loggers(logger, self.default_root_dir, dummy=bool(self.settings.fast_dev_run), off=barebones)
+        self.loggers = choose_loggers(
+            logger, self.default_root_dir, off=barebones, dummy=bool(self.settings.fast_dev_run)
+        )
         self._attach_callbacks(callbacks)
 
     def _choose_runtime(self, accelerator: str, devices: Any, num_nodes: int, precision: Any, strategy: Any) -> None:
         if num_nodes != 1:
-            raise MisconfigurationException(f"Trainer(num_nodes={num_nodes!r}): this version trains in one process; leave num_nodes at 1.")
+            raise MisconfigurationException(
+                f"Trainer(num_nodes={num_nodes!r}): this version trains in one process; leave num_nodes at 1."
+            )
         self.accelerator = choose_accelerator(accelerator)
         self.device_ids = choose_devices(devices, self.accelerator)
         self.strategy = choose_strategy(strategy, root_device(self.accelerator, self.device_ids[0]))
@@ -161,14 +168,15 @@ class Trainer(TrainerProperties):
         if settings.max_time is not None:
             from leyden.callbacks import Timer
 
-            given.append(Timer(duration=settings.max_time))  # type: ignore[arg-type]  # the timer checks its own argument
+            given.append(Timer(duration=settings.max_time))  # type: ignore[arg-type]  # it checks its argument
         attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan)
         call_init_hooks(given, "on_init_start", self)
         self._attached = attached
         if settings.enable_checkpointing is False and self.checkpoint_callbacks:
             name = type(self.checkpoint_callbacks[0]).__name__
             raise MisconfigurationException(
-                f"Trainer(enable_checkpointing=False, callbacks=[{name}(...)]) contradict each other; leave one of them out."
+                f"Trainer(enable_checkpointing=False, callbacks=[{name}(...)]) contradict each other; leave one of "
+                "them out."
             )
         if settings.discover_callbacks and not settings.barebones:
             found = discover(
@@ -179,7 +187,9 @@ class Trainer(TrainerProperties):
                 enable_model_summary=settings.enable_model_summary,
             )
             if found:
-                self._attached = AttachedCallbacks([*(Placed(callback) for callback in given), *found], self._compile_plan)
+                self._attached = AttachedCallbacks(
+                    [*(Placed(callback) for callback in given), *found], self._compile_plan
+                )
         self._compile_plan()
         call_init_hooks(self.callbacks, "on_init_end", self)
 
@@ -206,8 +216,10 @@ class Trainer(TrainerProperties):
         """Train `model`, validating when due.
 
         Args:
-            train_dataloaders: one iterable of batches, a collection of them or a `CombinedLoader`; else the datamodule's or module's.
-            ckpt_path: checkpoint to go on from: a path, "best", "last", or "auto" for the newest whole one if there is one.
+            train_dataloaders: one iterable of batches, a collection of them or a `CombinedLoader`; else the
+                datamodule's or module's.
+            ckpt_path: checkpoint to go on from: a path, "best", "last", or "auto" for the newest whole one if there is
+                one.
             weights_only: False lets a checkpoint run code while it is loaded: only for files you trust.
         """
         self._connect(model, datamodule, "fit", train_dataloader=train_dataloaders, val_dataloader=val_dataloaders)
@@ -229,7 +241,9 @@ class Trainer(TrainerProperties):
 
         Without `model` the one of the last fit is used, with the best checkpoint's weights where there is one.
         """
-        return self._evaluate(self.validate_loop, TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+        return self._evaluate(
+            self.validate_loop, TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only
+        )
 
     def test(
         self,
@@ -241,7 +255,9 @@ class Trainer(TrainerProperties):
         weights_only: bool | None = None,
     ) -> EVALUATE_OUTPUT:
         """Return the test metrics, as `validate` does the validation's."""
-        return self._evaluate(self.test_loop, TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+        return self._evaluate(
+            self.test_loop, TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only
+        )
 
     def predict(
         self,
@@ -264,7 +280,8 @@ class Trainer(TrainerProperties):
         return run(self, TrainerFn.PREDICTING, body, ckpt_path, weights_only)
 
     def _evaluate(
-        self, loop: EvaluationLoop, fn: TrainerFn, model: Any, dataloaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any,
+        self, loop: EvaluationLoop, fn: TrainerFn, model: Any, dataloaders: Any, ckpt_path: Any, verbose: bool,
+        datamodule: Any,
         weights_only: bool | None,
     ) -> EVALUATE_OUTPUT:  # fmt: skip
         name = "val_dataloader" if fn is TrainerFn.VALIDATING else "test_dataloader"
@@ -282,18 +299,22 @@ class Trainer(TrainerProperties):
 
     def _connect(self, model: Any, datamodule: Any, fn: str, *, ckpt_path: Any = None, **loaders: Any) -> Any:
         """Take in what an entry point was given; return the checkpoint that evaluation without a model means."""
-        for name in loaders:
-            if _is_datamodule(loaders[name]):
+        for name, given in loaders.items():
+            if _is_datamodule(given):
                 if datamodule is not None:
-                    raise MisconfigurationException(f"Trainer.{fn}: a datamodule was given twice, once as {name}; give it once.")
-                datamodule, loaders[name] = loaders[name], None
+                    raise MisconfigurationException(
+                        f"Trainer.{fn}: a datamodule was given twice, once as {name}; give it once."
+                    )
+                datamodule, loaders[name] = given, None
             if datamodule is not None and loaders[name] is not None:
                 raise MisconfigurationException(
-                    f"Trainer.{fn}: both {name}s and a datamodule were given; the batches can come from one of them only."
+                    f"Trainer.{fn}: both {name}s and a datamodule were given; the batches can come from one of them "
+                    "only."
                 )
         if datamodule is not None and not _is_datamodule(datamodule):
             raise MisconfigurationException(
-                f"Trainer.{fn}(datamodule={datamodule!r:.80}): expected a LightningDataModule; pass loaders as dataloaders."
+                f"Trainer.{fn}(datamodule={datamodule!r:.80}): expected a LightningDataModule; pass loaders as "
+                "dataloaders."
             )
         if model is None:
             model, ckpt_path = self._model_of_last_run(fn, ckpt_path)
@@ -308,9 +329,16 @@ class Trainer(TrainerProperties):
 
     def _model_of_last_run(self, fn: str, ckpt_path: Any) -> tuple[LightningModule, Any]:
         if self.lightning_module_or_none is None:
-            raise MisconfigurationException(f"Trainer.{fn}() was given no model and has none from an earlier call; pass model=...")
-        if ckpt_path is None and any(getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks):
-            rank_zero_info(f"Trainer.{fn}() without a model uses the best checkpoint of the last fit; pass the model to use its weights as they are.")
+            raise MisconfigurationException(
+                f"Trainer.{fn}() was given no model and has none from an earlier call; pass model=..."
+            )
+        if ckpt_path is None and any(
+            getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks
+        ):
+            rank_zero_info(
+                f"Trainer.{fn}() without a model uses the best checkpoint of the last fit; pass the model to use its "
+                "weights as they are."
+            )
             ckpt_path = "best"
         return self.lightning_module_or_none, ckpt_path
 
@@ -319,7 +347,9 @@ class Trainer(TrainerProperties):
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool | None = False) -> None:
         """Write the run, or with `weights_only` its weights, to `filepath`; the file is whole or not there at all."""
         if self.lightning_module_or_none is None:
-            raise MisconfigurationException("Trainer.save_checkpoint: there is no model yet; call fit, validate, test or predict first.")
+            raise MisconfigurationException(
+                "Trainer.save_checkpoint: there is no model yet; call fit, validate, test or predict first."
+            )
         checkpoint = dump(self, bool(weights_only))
         if self.is_global_zero:
             save(checkpoint, filepath)
@@ -331,7 +361,9 @@ class Trainer(TrainerProperties):
             [str(place), type(o.callback).__name__, o.placed.distribution or o.placed.source, o.reason]
             for place, o in enumerate(self._attached.ordered, start=1)
         ]
-        self.print(render_table(["", "callback", "from", "reason"], rows, title="Callbacks, in the order of their calls"))
+        self.print(
+            render_table(["", "callback", "from", "reason"], rows, title="Callbacks, in the order of their calls")
+        )
         return list(self._attached.ordered)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
@@ -362,7 +394,11 @@ def _as_list(callbacks: Any) -> list[Any]:
     if callbacks is None:
         return []
     # A string or a class is iterable or callable by accident; the check of callbacks says what is wrong with it.
-    return list(callbacks) if isinstance(callbacks, Iterable) and not isinstance(callbacks, Callback | str | bytes | type) else [callbacks]
+    return (
+        list(callbacks)
+        if isinstance(callbacks, Iterable) and not isinstance(callbacks, Callback | str | bytes | type)
+        else [callbacks]
+    )
 
 
 def _is_datamodule(value: Any) -> bool:
@@ -378,10 +414,18 @@ def _check_model(model: Any, fn: str) -> None:
             "self.net = torch.compile(self.net)."
         )
     if not isinstance(model, LightningModule):
-        hint = " Wrap it: put it into a LightningModule's __init__ and write training_step." if isinstance(model, nn.Module) else ""
-        raise MisconfigurationException(f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got a {type(model).__name__}.{hint}")
+        hint = (
+            " Wrap it: put it into a LightningModule's __init__ and write training_step."
+            if isinstance(model, nn.Module)
+            else ""
+        )
+        raise MisconfigurationException(
+            f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got a {type(model).__name__}.{hint}"
+        )
     if "_parameters" not in vars(model):
-        raise MisconfigurationException(f"{type(model).__name__}.__init__ did not call super().__init__(); call it first in __init__.")
+        raise MisconfigurationException(
+            f"{type(model).__name__}.__init__ did not call super().__init__(); call it first in __init__."
+        )
 
 
 def _unknown_argument(name: str) -> UnknownArgumentError:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from leyden.callback import Callback, Checkpoint
 from leyden.loops.schedule import expected_steps
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from leyden.hooks.attached import AttachedCallbacks
     from leyden.loggers import Logger
     from leyden.logging.journal import Journal
-    from leyden.logging.values import MetricsDict
+    from leyden.logging.metrics import MetricsDict
     from leyden.loops.evaluation import EvaluationLoop
     from leyden.loops.fit import FitLoop
     from leyden.loops.prediction import PredictionLoop
@@ -26,6 +24,23 @@ if TYPE_CHECKING:
     from leyden.settings import Settings
 
 __all__ = ["TrainerProperties"]
+
+
+T = TypeVar("T")
+
+
+class _Setting(Generic[T]):
+    """A property of the trainer that is the setting of the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, trainer: TrainerProperties, owner: type) -> T:
+        value: T = getattr(trainer.settings, self._name)
+        return value
+
+    def __set__(self, trainer: TrainerProperties, value: T) -> None:
+        setattr(trainer.settings, self._name, value)
 
 
 class TrainerProperties:
@@ -50,25 +65,26 @@ class TrainerProperties:
     _attached: AttachedCallbacks
     _should_stop: bool
 
-    if TYPE_CHECKING:  # read from the settings, see the end of this file
-        max_epochs: int
-        min_epochs: int
-        max_steps: int
-        min_steps: int
-        gradient_clip_val: float | None
-        gradient_clip_algorithm: str | None
-        fast_dev_run: bool | int
-        limit_train_batches: int | float | None
-        limit_val_batches: int | float | None
-        limit_test_batches: int | float | None
-        limit_predict_batches: int | float | None
-        overfit_batches: int | float
-        log_every_n_steps: int
-        check_val_every_n_epoch: int | None
-        val_check_interval: int | float | None
-        num_sanity_val_steps: int
-        barebones: bool
-        reload_dataloaders_every_n_epochs: int
+    # -- settings, resolved; they can be changed between runs -----------------------------------------------------
+
+    max_epochs = _Setting[int]()
+    min_epochs = _Setting[int]()
+    max_steps = _Setting[int]()
+    min_steps = _Setting[int]()
+    gradient_clip_val = _Setting[float | None]()
+    gradient_clip_algorithm = _Setting[str | None]()
+    fast_dev_run = _Setting[bool | int]()
+    limit_train_batches = _Setting[int | float | None]()
+    limit_val_batches = _Setting[int | float | None]()
+    limit_test_batches = _Setting[int | float | None]()
+    limit_predict_batches = _Setting[int | float | None]()
+    overfit_batches = _Setting[int | float]()
+    log_every_n_steps = _Setting[int]()
+    check_val_every_n_epoch = _Setting[int | None]()
+    val_check_interval = _Setting[int | float | None]()
+    num_sanity_val_steps = _Setting[int]()
+    barebones = _Setting[bool]()
+    reload_dataloaders_every_n_epochs = _Setting[int]()
 
     # -- progress ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +130,7 @@ class TrainerProperties:
 
     @property
     def estimated_stepping_batches(self) -> int | float:
-        """Optimizer steps a fit will take if nothing stops it earlier; ``math.inf`` without a limit. Asks for the training dataloader."""
+        """Optimizer steps a fit takes if nothing stops it; ``math.inf`` without limit. Asks for the dataloader."""
         if self.max_epochs == -1:
             return expected_steps(self.settings, math.inf, self.accumulate_grad_batches)
         self.fit_loop.setup_data()
@@ -258,7 +274,7 @@ class TrainerProperties:
 
     @property
     def precision(self) -> str:
-        """"32-true", "bf16-mixed", …"""
+        """ "32-true", "bf16-mixed", …"""
         return self.precision_plugin.name
 
     @property
@@ -310,26 +326,6 @@ class TrainerProperties:
     def progress_bar_metrics(self) -> MetricsDict:
         """Latest values for the progress bar."""
         return self.journal.progress_bar_metrics
-
-
-def _setting(name: str) -> property:
-    def read(self: TrainerProperties) -> Any:
-        return getattr(self.settings, name)
-
-    def write(self: TrainerProperties, value: Any) -> None:
-        setattr(self.settings, name, value)
-
-    return property(read, write, doc=f"The setting `{name}`, resolved.")
-
-
-_SETTINGS = (
-    "max_epochs", "min_epochs", "max_steps", "min_steps", "gradient_clip_val", "gradient_clip_algorithm", "fast_dev_run",
-    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
-    "log_every_n_steps", "check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "barebones",
-    "reload_dataloaders_every_n_epochs",
-)  # fmt: skip
-for _name in _SETTINGS:
-    setattr(TrainerProperties, _name, _setting(_name))
 
 
 def _loaders_of(loop: Any) -> Any:

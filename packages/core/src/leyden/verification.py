@@ -40,7 +40,8 @@ def _verify_fit(trainer: Trainer) -> None:
     if not trainer.module_overrides("configure_optimizers"):
         raise MisconfigurationException(
             f"{type(module).__name__} has no configure_optimizers, so fit has nothing to step. Define it, e.g. "
-            "`def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)`; return None from it to train "
+            "`def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)`; return None from it "
+            "to train "
             "without an optimizer."
         )
     _need_loader(trainer, "train_dataloader")
@@ -48,11 +49,16 @@ def _verify_fit(trainer: Trainer) -> None:
         return
     for name, value, fix in (
         ("gradient_clip_val", settings.gradient_clip_val, "call self.clip_gradients(optimizer, ...) in training_step"),
-        ("accumulate_grad_batches", settings.accumulate_grad_batches != 1 and settings.accumulate_grad_batches, "count batches in training_step"),
+        (
+            "accumulate_grad_batches",
+            settings.accumulate_grad_batches != 1 and settings.accumulate_grad_batches,
+            "count batches in training_step",
+        ),
     ):
         if value:
             raise MisconfigurationException(
-                f"Trainer({name}={value}) steers automatic optimisation, but {type(module).__name__} has automatic_optimization = False; {fix} "
+                f"Trainer({name}={value}) steers automatic optimisation, but {type(module).__name__} has "
+                f"automatic_optimization = False; {fix} "
                 f"instead, and leave {name} out."
             )
 
@@ -68,6 +74,7 @@ def _need_step(trainer: Trainer, name: str, where: str) -> None:
 def _need_loader(trainer: Trainer, name: str) -> None:
     if not has_loader(trainer, name):
         raise MisconfigurationException(
-            f"no {name}: pass one as `trainer.{_FORMS[name]}`, or define {name}() in {type(trainer.lightning_module).__name__} or in a "
+            f"no {name}: pass one as `trainer.{_FORMS[name]}`, or define {name}() in "
+            f"{type(trainer.lightning_module).__name__} or in a "
             "LightningDataModule given as datamodule=."
         )

@@ -53,7 +53,8 @@ class GradientFreeLoop:
         has_step, has_data = trainer.module_overrides(f"{self.hooks}_step"), has_loader(trainer, self._loader_name)
         if has_data and not has_step:
             rank_zero_warn(
-                f"{type(trainer.lightning_module).__name__} has a {self._loader_name} but no {self.hooks}_step, so {self.hooks} is skipped; "
+                f"{type(trainer.lightning_module).__name__} has a {self._loader_name} but no {self.hooks}_step, so "
+                f"{self.hooks} is skipped; "
                 f"define {self.hooks}_step or drop the dataloader."
             )
         return has_step and has_data
@@ -181,6 +182,7 @@ class EvaluationLoop(GradientFreeLoop):
     def _check_output(self, output: Any) -> None:
         if isinstance(output, str | bytes | bool | type):
             raise MisconfigurationException(
-                f"{type(self._trainer.lightning_module).__name__}.{self.hooks}_step returned {output!r:.80} ({type(output).__name__}); expected a "
+                f"{type(self._trainer.lightning_module).__name__}.{self.hooks}_step returned {output!r:.80} "
+                f"({type(output).__name__}); expected a "
                 "tensor, a dict, or None."
             )

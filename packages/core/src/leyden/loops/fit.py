@@ -33,7 +33,8 @@ class FitLoop:
         batches_seen: training batches finished since the run began.
         batches_that_stepped: batches after which gradients were used; the loggers' step.
         is_last_batch: whether the batch now running is the epoch's last.
-        epoch_ended: whether this epoch's `on_train_epoch_end` has begun (so that a run resumed from within it goes on after it).
+        epoch_ended: whether this epoch's `on_train_epoch_end` has begun (so that a run resumed from within it goes on
+            after it).
         window_ends: whether the batch now running ends its accumulation window.
         validated_at: `batches_seen` when validation last ended, -1 before.
     """
@@ -97,7 +98,8 @@ class FitLoop:
         if not self._announced_minimum:
             self._announced_minimum = True
             rank_zero_info(
-                f"Trainer was asked to stop, but min_epochs={settings.min_epochs} or min_steps={settings.min_steps} is not reached; training goes on."
+                f"Trainer was asked to stop, but min_epochs={settings.min_epochs} or min_steps={settings.min_steps} is "
+                "not reached; training goes on."
             )
         return False
 
@@ -166,10 +168,17 @@ class FitLoop:
 
     def _run_batches(self, source: TrainSource) -> None:
         """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
-        trainer, plan, journal, optimization = self._trainer, self._trainer.plan, self._trainer.journal, self._optimization
+        trainer, plan, journal, optimization = (
+            self._trainer,
+            self._trainer.plan,
+            self._trainer.journal,
+            self._optimization,
+        )
         assert optimization is not None
         validates = self.val_loop.wanted
-        if self.batches_done and validates and self._validation_due():  # the run was cut before this batch's validation was done
+        if (
+            self.batches_done and validates and self._validation_due()
+        ):  # the run was cut before this batch's validation was done
             self.validate()
         run_batch, transfer = optimization.run, trainer.batch_transfer
         automatic = isinstance(optimization, AutomaticOptimization)
@@ -186,7 +195,10 @@ class FitLoop:
             journal.batch = batch
             if plan.on_train_batch_start is not None:
                 plan.on_train_batch_start(batch, batch_idx)
-            if plan.module_on_train_batch_start is not None and plan.module_on_train_batch_start(batch, batch_idx) == -1:
+            if (
+                plan.module_on_train_batch_start is not None
+                and plan.module_on_train_batch_start(batch, batch_idx) == -1
+            ):
                 break
             accumulate = trainer.accumulate_grad_batches
             self.window_ends = window_ends = last or accumulate == 1 or (batch_idx + 1) % accumulate == 0
@@ -249,12 +261,13 @@ class FitLoop:
             raise source.nothing_read_error()
         if not self.is_last_batch:
             rank_zero_warn(
-                f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; correct its __len__, since "
+                f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; "
+                "correct its __len__, since "
                 "limits, the last accumulation window and validation count on it."
             )
 
     def _open(self, source: TrainSource) -> tuple[Iterator[Any], LookAhead | None]:
-        """Return the epoch's batches, those done before a resume left out, and the look-ahead where the length is unknown."""
+        """Return the epoch's batches without those done before, and the look-ahead where the length is unknown."""
         profiler = self._trainer.profiler
         batches: Iterator[Any] = iter(source)
         for _ in range(self.batches_done):
@@ -272,7 +285,9 @@ class FitLoop:
     def epoch_progress(self) -> Progress:
         """Epochs begun and done."""
         started = self.epoch + (self._trainer.training and self.batch_idx >= 0)
-        return Progress(Counts(started, started, self.epoch, self.epoch), Counts(started, started, self.epoch, self.epoch))
+        return Progress(
+            Counts(started, started, self.epoch, self.epoch), Counts(started, started, self.epoch, self.epoch)
+        )
 
     @property
     def batch_progress(self) -> Progress:

@@ -24,12 +24,13 @@ class AutomaticOptimization:
 
     Attributes:
         window_open: whether the current accumulation window holds gradients that no step has used yet.
-        outputs: the step's outputs for `on_train_batch_end`: ``loss`` (detached, divided by the accumulation factor) and extras.
+        outputs: the step's outputs for `on_train_batch_end`: ``loss`` (detached, divided by the accumulation factor)
+            and extras.
     """
 
     __slots__ = (
-        "_detect_anomaly", "_engine", "_journal", "_module", "_module_step", "_module_zero_grad", "_no_grad_sync", "_optimizer",
-        "_plan", "_step", "_trainer", "_walks_gradients", "_wrapped", "outputs", "window_open",
+        "_detect_anomaly", "_engine", "_journal", "_module", "_module_step", "_module_zero_grad", "_no_grad_sync",
+        "_optimizer", "_plan", "_step", "_trainer", "_walks_gradients", "_wrapped", "outputs", "window_open",
     )  # fmt: skip
 
     def __init__(self, trainer: Trainer) -> None:
@@ -44,8 +45,11 @@ class AutomaticOptimization:
         self._module_step = module.optimizer_step if overridden("optimizer_step") or closure_needed else None
         self._module_zero_grad = module.optimizer_zero_grad if overridden("optimizer_zero_grad") else None
         optimizer = self._optimizer
-        # Optimizer.zero_grad opens a profiler record; clearing inline does the same without, unless a subclass has its own.
-        self._walks_gradients = optimizer is not None and getattr(optimizer.zero_grad, "__func__", None) is Optimizer.zero_grad
+        # Optimizer.zero_grad opens a profiler record; clearing inline does the same without, unless a subclass has its
+        # own.
+        self._walks_gradients = (
+            optimizer is not None and getattr(optimizer.zero_grad, "__func__", None) is Optimizer.zero_grad
+        )
         self._no_grad_sync = trainer.strategy.no_grad_sync
         self._detect_anomaly = trainer.settings.detect_anomaly
         if trainer.profiler is not None:
@@ -100,14 +104,15 @@ class AutomaticOptimization:
         self._module_step(self._trainer.fit_loop.epoch, batch_idx, self._wrapped, closure)
         if not called:
             raise MisconfigurationException(
-                f"{type(self._module).__name__}.optimizer_step returned without calling its optimizer_closure, so no gradient was computed; "
+                f"{type(self._module).__name__}.optimizer_step returned without calling its optimizer_closure, so no "
+                "gradient was computed; "
                 "call optimizer.step(closure=optimizer_closure), or optimizer_closure() when you skip the step."
             )
         self.window_open = False
         return self._engine.steps > steps_before
 
     def _compute(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """Run the step and its backward; return the loss as it was differentiated, or None where the step skipped the batch."""
+        """Run the step and its backward; return the loss that was differentiated, None where the batch is skipped."""
         self._journal.hook = "training_step"
         output = self._step(batch, batch_idx)
         loss = output if isinstance(output, Tensor) else self._loss_in(output)
@@ -150,29 +155,39 @@ class AutomaticOptimization:
         name = f"{type(self._module).__name__}.training_step"
         if not isinstance(output, Mapping):
             raise MisconfigurationException(
-                f"{name} returned {output!r:.80} ({type(output).__name__}); expected the loss as a tensor, a dict with the key 'loss', "
+                f"{name} returned {output!r:.80} ({type(output).__name__}); expected the loss as a tensor, a dict with "
+                "the key 'loss', "
                 "or None to skip the batch."
             )
         loss = output.get("loss")
         if not isinstance(loss, Tensor):
-            seen = f"its 'loss' is a {type(loss).__name__}" if "loss" in output else f"its keys are {sorted(map(str, output))}"
-            raise MisconfigurationException(f"{name} returned a dict without a loss tensor ({seen}); put the loss under the key 'loss'.")
+            seen = (
+                f"its 'loss' is a {type(loss).__name__}"
+                if "loss" in output
+                else f"its keys are {sorted(map(str, output))}"
+            )
+            raise MisconfigurationException(
+                f"{name} returned a dict without a loss tensor ({seen}); put the loss under the key 'loss'."
+            )
         return loss
 
     def _check_loss(self, loss: Tensor, batch_idx: int) -> None:
         name = f"{type(self._module).__name__}.training_step"
         if loss.ndim and loss.numel() != 1:
             raise MisconfigurationException(
-                f"{name} returned a loss of shape {tuple(loss.shape)} at batch {batch_idx}; expected one number: reduce it, e.g. loss.mean()."
+                f"{name} returned a loss of shape {tuple(loss.shape)} at batch {batch_idx}; expected one number: "
+                "reduce it, e.g. loss.mean()."
             )
         if not loss.requires_grad:
             raise MisconfigurationException(
-                f"{name} returned a loss without a gradient at batch {batch_idx}. Was it detached, computed under torch.no_grad(), or is every "
+                f"{name} returned a loss without a gradient at batch {batch_idx}. Was it detached, computed under "
+                "torch.no_grad(), or is every "
                 "parameter frozen? Return the loss as it came from the model, or set automatic_optimization = False."
             )
         if self._detect_anomaly and not torch.isfinite(loss).all():
             raise MisconfigurationException(
-                f"{name} returned the loss {loss.item()} at batch {batch_idx} (detect_anomaly=True); look at that batch and at what the "
+                f"{name} returned the loss {loss.item()} at batch {batch_idx} (detect_anomaly=True); look at that "
+                "batch and at what the "
                 "previous steps did: learning rate, logarithms and divisions."
             )
 
@@ -201,10 +216,13 @@ class ManualOptimization:
         elif isinstance(output, Tensor):
             self.outputs = {"loss": output.detach()}
         elif isinstance(output, Mapping):
-            self.outputs = {key: value.detach() if isinstance(value, Tensor) else value for key, value in output.items()}
+            self.outputs = {
+                key: value.detach() if isinstance(value, Tensor) else value for key, value in output.items()
+            }
         else:
             raise MisconfigurationException(
-                f"{type(self._module).__name__}.training_step returned {output!r:.80} ({type(output).__name__}); under manual optimisation "
+                f"{type(self._module).__name__}.training_step returned {output!r:.80} ({type(output).__name__}); under "
+                "manual optimisation "
                 "expected a tensor, a dict or None."
             )
         return self._engine.steps > before
@@ -237,8 +255,10 @@ def _only_optimizer(trainer: Trainer) -> tuple[Optimizer | None, LightningOptimi
     optimizers = trainer.optimizers
     if len(optimizers) > 1:
         raise MisconfigurationException(
-            f"{type(trainer.lightning_module).__name__}.configure_optimizers returned {len(optimizers)} optimizers, but automatic "
-            "optimisation drives one: set self.automatic_optimization = False in the module and step them in training_step."
+            f"{type(trainer.lightning_module).__name__}.configure_optimizers returned {len(optimizers)} optimizers, "
+            "but automatic "
+            "optimisation drives one: set self.automatic_optimization = False in the module and step them in "
+            "training_step."
         )
     return (optimizers[0], trainer.engine.optimizers[0]) if optimizers else (None, None)
 

@@ -20,7 +20,7 @@ class PredictionLoop(GradientFreeLoop):
         super().__init__(trainer, "predict")
 
     def run(self, return_predictions: bool = True) -> PREDICT_OUTPUT | None:
-        """Return the predictions per batch, in one list per dataloader when there are several; None where they are not wanted."""
+        """Return the predictions per batch, in a list per dataloader when there are several; None if not wanted."""
         trainer, plan = self._trainer, self._trainer.plan
         assert self.source is not None
         if not any(self.source.num_batches):

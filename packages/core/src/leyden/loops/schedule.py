@@ -1,4 +1,4 @@
-"""When a fit ends, when validation is due, and how many steps are to be expected: the arithmetic of limits and intervals."""
+"""When a fit ends, when validation is due, how many steps to expect: the arithmetic of limits and intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class ValidationSchedule:
     """After which training batches validation runs.
 
     Attributes:
-        every_n_batches: batches between validations, counted within the epoch, or over epochs where `every_n_epochs` is None;
+        every_n_batches: batches between validations, counted within the epoch, or over epochs where `every_n_epochs` is
+            None;
             ``math.inf`` for the end of the epoch.
         every_n_epochs: epochs between epochs that validate, or None.
     """
@@ -34,14 +35,17 @@ class ValidationSchedule:
         if isinstance(interval, int):
             if not across and interval > num_batches:
                 raise MisconfigurationException(
-                    f"Trainer(val_check_interval={interval}): the epoch has only {num_batches} training batches, so validation would never run. "
-                    "Lower it, give a fraction of the epoch, or set check_val_every_n_epoch=None to count batches across epochs."
+                    f"Trainer(val_check_interval={interval}): the epoch has only {num_batches} training batches, so "
+                    "validation would never run. "
+                    "Lower it, give a fraction of the epoch, or set check_val_every_n_epoch=None to count batches "
+                    "across epochs."
                 )
             return cls(interval, settings.check_val_every_n_epoch)
         if num_batches == math.inf:
             if interval != 1.0:
                 raise MisconfigurationException(
-                    f"Trainer(val_check_interval={interval}): a fraction of the epoch needs a training dataloader of known length; "
+                    f"Trainer(val_check_interval={interval}): a fraction of the epoch needs a training dataloader of "
+                    "known length; "
                     "give a number of batches instead, or 1.0 for the end of the epoch."
                 )
             return cls(math.inf, settings.check_val_every_n_epoch)

@@ -15,9 +15,10 @@ __all__ = ["step_schedulers"]
 
 
 def step_schedulers(trainer: Trainer, interval: str, count: int, *, plateau: bool) -> None:
-    """Step the schedulers of this interval ("step" or "epoch") whose frequency divides `count`, the intervals done so far.
+    """Step the schedulers of an interval ("step" or "epoch") whose frequency divides `count`, the intervals done.
 
-    Schedulers on a plateau wait for the validation that may follow a step or epoch, so they are stepped by a call of their own.
+    Schedulers on a plateau wait for the validation that may follow a step or epoch, so they are stepped by a call of
+    their own.
     """
     for config in trainer.lr_scheduler_configs:
         if config.interval != interval or config.reduce_on_plateau != plateau or count % config.frequency:
@@ -36,8 +37,10 @@ def _report_missing(trainer: Trainer, config: LRSchedulerConfig) -> None:
     assert config.monitor is not None
     names = sorted(trainer.callback_metrics)
     message = (
-        f"the scheduler {type(config.scheduler).__name__} monitors {config.monitor!r} each {config.interval}, which has not been logged. Logged so "
-        f"far: {', '.join(names) or 'nothing'}.{did_you_mean(config.monitor, names)} Log it with self.log({config.monitor!r}, ...) before, or "
+        f"the scheduler {type(config.scheduler).__name__} monitors {config.monitor!r} each {config.interval}, which "
+        "has not been logged. Logged so "
+        f"far: {', '.join(names) or 'nothing'}.{did_you_mean(config.monitor, names)} Log it with "
+        f"self.log({config.monitor!r}, ...) before, or "
         "set strict=False in the scheduler's dict to skip such steps."
     )
     if config.strict:

@@ -15,10 +15,12 @@ _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
 def choose_accelerator(name: object) -> str:
-    """Return "cpu", "cuda" or "mps" for the Trainer's `accelerator`; "auto" takes the first that is there, "gpu" a GPU of any make."""
+    """Return "cpu", "cuda" or "mps" for the Trainer's `accelerator`; "auto" takes the best that is there."""
     if not isinstance(name, str) or name not in _ACCELERATORS:
         hint = did_you_mean(name, _ACCELERATORS) if isinstance(name, str) else ""
-        raise MisconfigurationException(f"Trainer(accelerator={name!r}): expected one of {', '.join(_ACCELERATORS)}.{hint}")
+        raise MisconfigurationException(
+            f"Trainer(accelerator={name!r}): expected one of {', '.join(_ACCELERATORS)}.{hint}"
+        )
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -26,23 +28,27 @@ def choose_accelerator(name: object) -> str:
         return "cuda" if cuda else "mps"
     if (name in ("cuda", "gpu") and not cuda) or (name == "mps" and not mps):
         raise MisconfigurationException(
-            f"Trainer(accelerator={name!r}): no such device is available to this torch ({torch.__version__}). Use accelerator='auto' or "
+            f"Trainer(accelerator={name!r}): no such device is available to this torch ({torch.__version__}). Use "
+            "accelerator='auto' or "
             "'cpu', or check the driver and that torch was installed with support for it."
         )
     return name
 
 
 def choose_devices(devices: object, accelerator: str) -> list[int]:
-    """Return the device indices for the Trainer's `devices`: "auto", a count, -1 for all, "0,2" or a list of indices."""
+    """Return the device indices for the Trainer's `devices`: "auto", a count, -1 for all, "0,2" or indices."""
     available = torch.cuda.device_count() if accelerator == "cuda" else 1
     wanted = _parse_devices(devices, available)
     if not wanted or len(set(wanted)) != len(wanted):
         raise MisconfigurationException(f"Trainer(devices={devices!r}): expected at least one device, each once.")
     if accelerator == "cuda" and max(wanted) >= available:
-        raise MisconfigurationException(f"Trainer(devices={devices!r}): this machine has {available} CUDA device(s), 0 to {available - 1}.")
+        raise MisconfigurationException(
+            f"Trainer(devices={devices!r}): this machine has {available} CUDA device(s), 0 to {available - 1}."
+        )
     if len(wanted) > 1:
         raise MisconfigurationException(
-            f"Trainer(devices={devices!r}): this version trains in one process on one device; use devices=1 or one index such as devices=[0]."
+            f"Trainer(devices={devices!r}): this version trains in one process on one device; use devices=1 or one "
+            "index such as devices=[0]."
         )
     return wanted
 
@@ -76,5 +82,6 @@ def _parse_devices(devices: Any, available: int) -> list[int]:
 
 def _unreadable(devices: object) -> MisconfigurationException:
     return MisconfigurationException(
-        f"Trainer(devices={devices!r}): expected 'auto', a number of devices >= 1, -1 for all, or indices as [0] or '0,'."
+        f"Trainer(devices={devices!r}): expected 'auto', a number of devices >= 1, -1 for all, or indices as [0] or "
+        "'0,'."
     )

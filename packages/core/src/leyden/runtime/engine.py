@@ -32,11 +32,15 @@ class Engine:
     """
 
     __slots__ = (
-        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "optimizers", "steps",
+        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "optimizers",
+        "steps",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, journal: Journal, precision: Precision, strategy: Strategy, settings: Settings) -> None:
-        self._plan, self._journal, self._precision, self._strategy, self._settings = plan, journal, precision, strategy, settings
+    def __init__(
+        self, plan: Plan, journal: Journal, precision: Precision, strategy: Strategy, settings: Settings
+    ) -> None:
+        self._plan, self._journal, self._settings = plan, journal, settings
+        self._precision, self._strategy = precision, strategy
         self._module: LightningModule | None = None
         self._backward: Callable[..., None] = Tensor.backward
         self._clip = False
@@ -64,14 +68,15 @@ class Engine:
             plan.on_after_backward()
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Take one optimizer step: closure if given, unscale, `on_before_optimizer_step`, clipping, ``optimizer.step``."""
+        """Take a step: closure if given, unscale, `on_before_optimizer_step`, clipping, ``optimizer.step``."""
         scaler = self._precision.scaler
         result = None
         if scaler is not None:
             if closure is not None:
                 if needs_closure(optimizer):
                     raise MisconfigurationException(
-                        f"{type(optimizer).__name__} evaluates its closure several times a step, which the gradient scaler of "
+                        f"{type(optimizer).__name__} evaluates its closure several times a step, which the gradient "
+                        "scaler of "
                         "precision='16-mixed' cannot follow; use precision='bf16-mixed' or another optimizer."
                     )
                 result = closure()
@@ -102,16 +107,22 @@ class Engine:
             self._journal.hook = "configure_gradient_clipping"
             settings = self._settings
             self._module.configure_gradient_clipping(
-                optimizer, gradient_clip_val=settings.gradient_clip_val, gradient_clip_algorithm=settings.gradient_clip_algorithm
+                optimizer,
+                gradient_clip_val=settings.gradient_clip_val,
+                gradient_clip_algorithm=settings.gradient_clip_algorithm,
             )
 
-    def clip_gradients(self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None) -> None:
+    def clip_gradients(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
         """Clip the optimizer's gradients in place, by total norm ("norm", the default) or each value ("value")."""
         settings = self._settings
         value = settings.gradient_clip_val if gradient_clip_val is None else gradient_clip_val
         algorithm = gradient_clip_algorithm or settings.gradient_clip_algorithm or "norm"
         if algorithm not in ("norm", "value"):
-            raise MisconfigurationException(f"clip_gradients(gradient_clip_algorithm={algorithm!r}): expected 'norm' or 'value'.")
+            raise MisconfigurationException(
+                f"clip_gradients(gradient_clip_algorithm={algorithm!r}): expected 'norm' or 'value'."
+            )
         if not value:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -122,7 +133,7 @@ class Engine:
 
 
 class LightningOptimizer:
-    """An optimizer as manual optimisation and ``optimizer_step`` see it: ``step()`` also runs precision, hooks and the step count.
+    """An optimizer as manual optimisation sees it: ``step()`` also runs precision and hooks, and counts.
 
     Everything else is the wrapped optimizer's own.
     """
@@ -148,7 +159,7 @@ class LightningOptimizer:
 
     @contextlib.contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
-        """Let only this optimizer's parameters require gradients; without `sync_grad` processes do not exchange them yet."""
+        """Let only this optimizer's parameters require gradients; `sync_grad` as in several processes' backward."""
         module, strategy = self._engine._module, self._engine._strategy
         assert module is not None
         hold = contextlib.nullcontext() if sync_grad or strategy.no_grad_sync is None else strategy.no_grad_sync()
@@ -156,7 +167,9 @@ class LightningOptimizer:
             yield
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_optimizer":  # copying and pickling look for these before the optimizer is set
+        if (
+            name.startswith("__") or name == "_optimizer"
+        ):  # copying and pickling look for these before the optimizer is set
             raise AttributeError(name)
         return getattr(self._optimizer, name)
 

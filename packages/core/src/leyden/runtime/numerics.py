@@ -21,7 +21,9 @@ def numerics(settings: Settings) -> Iterator[None]:
         if settings.detect_anomaly:
             stack.enter_context(torch.autograd.set_detect_anomaly(True))
         if settings.deterministic is not None:
-            stack.enter_context(_deterministic(bool(settings.deterministic), warn_only=settings.deterministic == "warn"))
+            stack.enter_context(
+                _deterministic(bool(settings.deterministic), warn_only=settings.deterministic == "warn")
+            )
         if settings.benchmark is not None:
             stack.enter_context(_cudnn_benchmark(settings.benchmark))
         yield

@@ -95,5 +95,7 @@ def choose_precision(precision: object, device_type: str) -> Precision:
             f"({', '.join(_ALIASES)}).{did_you_mean(name, options)}"
         )
     if name == "64-true" and device_type == "mps":
-        raise MisconfigurationException("Trainer(precision='64-true', accelerator='mps'): mps has no 64-bit floats; use '32-true'.")
+        raise MisconfigurationException(
+            "Trainer(precision='64-true', accelerator='mps'): mps has no 64-bit floats; use '32-true'."
+        )
     return Precision(name, device_type)

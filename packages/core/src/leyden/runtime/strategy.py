@@ -19,7 +19,8 @@ class Strategy:
 
     Attributes:
         root_device: device of this process.
-        no_grad_sync: makes the context for a backward whose gradients need not be synchronised yet; None where there is nothing to hold back.
+        no_grad_sync: makes the context for a backward whose gradients need not be synchronised yet; None where there is
+            nothing to hold back.
     """
 
     no_grad_sync: Callable[[], AbstractContextManager[Any]] | None = None

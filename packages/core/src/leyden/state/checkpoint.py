@@ -83,7 +83,8 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
     weights = checkpoint.get("state_dict")
     if not isinstance(weights, Mapping):
         raise MisconfigurationException(
-            f"ckpt_path={path!r} has no 'state_dict' (it holds {_some(checkpoint)}), so it is no checkpoint of a training. For bare weights "
+            f"ckpt_path={path!r} has no 'state_dict' (it holds {_some(checkpoint)}), so it is no checkpoint of a "
+            "training. For bare weights "
             "use module.load_state_dict(torch.load(path))."
         )
     try:
@@ -91,8 +92,10 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
     except RuntimeError as error:
         lines = " ".join(str(error).split())
         raise MisconfigurationException(
-            f"ckpt_path={path!r} does not fit {type(module).__name__}: {lines[:600]} Is it the checkpoint of another model, or of another "
-            "version of this one? With `strict_loading = False` on the module, missing and unexpected weights are passed over."
+            f"ckpt_path={path!r} does not fit {type(module).__name__}: {lines[:600]} Is it the checkpoint of another "
+            "model, or of another "
+            "version of this one? With `strict_loading = False` on the module, missing and unexpected weights are "
+            "passed over."
         ) from error
 
 
@@ -109,7 +112,8 @@ def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     unknown = sorted(str(key) for key in states if key not in known)
     if unknown:
         rank_zero_warn(
-            f"the checkpoint holds states of callbacks that this Trainer does not have: {', '.join(unknown)}. Add them to "
+            f"the checkpoint holds states of callbacks that this Trainer does not have: {', '.join(unknown)}. Add them "
+            "to "
             "Trainer(callbacks=[...]) to go on exactly as before."
         )
 
@@ -123,18 +127,25 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) ->
         )
     for name, parts, states in (
         ("optimizer", trainer.optimizers, checkpoint["optimizer_states"]),
-        ("lr_scheduler", [config.scheduler for config in trainer.lr_scheduler_configs], checkpoint.get("lr_schedulers", [])),
+        (
+            "lr_scheduler",
+            [config.scheduler for config in trainer.lr_scheduler_configs],
+            checkpoint.get("lr_schedulers", []),
+        ),
     ):
         if len(parts) != len(states):
             raise MisconfigurationException(
-                f"ckpt_path={path!r} has {len(states)} {name} state(s), but configure_optimizers gave {len(parts)}; return the same as when it "
+                f"ckpt_path={path!r} has {len(states)} {name} state(s), but configure_optimizers gave {len(parts)}; "
+                "return the same as when it "
                 "was saved."
             )
         for part, state in zip(parts, states, strict=True):
             try:
                 part.load_state_dict(state)
             except (ValueError, KeyError) as error:
-                raise MisconfigurationException(f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}") from error
+                raise MisconfigurationException(
+                    f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}"
+                ) from error
     trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
     if "metrics" in checkpoint:
         trainer.journal.load_state_dict(checkpoint["metrics"])

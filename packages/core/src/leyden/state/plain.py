@@ -20,13 +20,27 @@ SAFE_TYPES: tuple[type, ...] = (
 )  # fmt: skip
 """Types beyond torch's own list that a safe load accepts."""
 
-_LEAVES = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.dtype, torch.device, torch.Size, *SAFE_TYPES)
+_LEAVES = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.Tensor,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    *SAFE_TYPES,
+)
 
 
 def check_plain(value: Any, where: str) -> None:
     """Refuse a value that a safe load could not read back, naming the path to it inside `value`.
 
-    Plain are: None, numbers, strings, bytes, tensors, dtypes, devices, dates, paths, NumPy scalars and arrays, and lists,
+    Plain are: None, numbers, strings, bytes, tensors, dtypes, devices, dates, paths, NumPy scalars and arrays, and
+    lists,
     tuples, sets and dicts of these.
 
     Raises:
@@ -46,7 +60,8 @@ def check_plain(value: Any, where: str) -> None:
             check_plain(item, f"{where}[{index}]")
     elif type(value) not in _LEAVES and not _is_tensor_like(value):
         raise MisconfigurationException(
-            f"{where} is an {type(value).__name__}, which a checkpoint cannot hold safely: reading it back would mean unpickling code. "
+            f"{where} is an {type(value).__name__}, which a checkpoint cannot hold safely: reading it back would mean "
+            "unpickling code. "
             "Store numbers, strings, tensors, dates, paths, and lists or dicts of these instead."
         )
 

@@ -52,10 +52,13 @@ def _last(trainer: Trainer) -> str:
     if not trainer.checkpoint_callbacks:
         raise _no_callback("last")
     known = [str(getattr(callback, "last_model_path", "")) for callback in trainer.checkpoint_callbacks]
-    files = [path for path in known if path] or [str(path) for path in _newest_first(trainer) if path.name.startswith("last")]
+    files = [path for path in known if path] or [
+        str(path) for path in _newest_first(trainer) if path.name.startswith("last")
+    ]
     if not files:
         raise MisconfigurationException(
-            f"ckpt_path='last': no last checkpoint was found in {_places(trainer)}. Use ModelCheckpoint(save_last=True), or "
+            f"ckpt_path='last': no last checkpoint was found in {_places(trainer)}. Use "
+            "ModelCheckpoint(save_last=True), or "
             "ckpt_path='auto' to begin afresh where there is none."
         )
     return files[0]

@@ -19,7 +19,8 @@ __all__ = ["load", "save"]
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """Write `obj` with ``torch.save`` so that `path` holds either all of it or what it held before.
 
-    The folder is made when missing. The bytes go to a temporary file beside the target, which is flushed to the disk and
+    The folder is made when missing. The bytes go to a temporary file beside the target, which is flushed to the disk
+    and
     renamed; the folder is flushed too, so that the name survives a power cut.
 
     Raises:
@@ -53,7 +54,9 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
     """
     source = Path(path)
     if source.is_dir():
-        raise MisconfigurationException(f"ckpt_path={str(path)!r} is a folder; expected a checkpoint file. Name the file inside it.")
+        raise MisconfigurationException(
+            f"ckpt_path={str(path)!r} is a folder; expected a checkpoint file. Name the file inside it."
+        )
     if not source.exists():
         near = sorted(str(file) for file in source.parent.glob("*.ckpt"))[:5] if source.parent.is_dir() else []
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
@@ -62,10 +65,11 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
         with torch.serialization.safe_globals([*SAFE_TYPES, *_numpy_types()]):
             return torch.load(source, map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
-        if not weights_only or "Unsupported" not in str(error) and "weights_only" not in str(error):
+        if not weights_only or ("Unsupported" not in str(error) and "weights_only" not in str(error)):
             raise _unreadable(path, error) from error
         raise MisconfigurationException(
-            f"{str(path)!r} holds objects that a safe load refuses ({_first_line(error)}). Loading it would run code the file brings: "
+            f"{str(path)!r} holds objects that a safe load refuses ({_first_line(error)}). Loading it would run code "
+            "the file brings: "
             "only when you trust its author, pass weights_only=False."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -76,7 +80,7 @@ def _numpy_types() -> list[Any]:
     """What NumPy arrays and scalars are rebuilt with; they are read only where NumPy is installed."""
     try:
         import numpy
-        from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]  # where pickles of arrays point
+        from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
     except ImportError:
         return []
     dtypes = [getattr(numpy.dtypes, name) for name in numpy.dtypes.__all__]
@@ -85,7 +89,8 @@ def _numpy_types() -> list[Any]:
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> MisconfigurationException:
     return MisconfigurationException(
-        f"{str(path)!r} is no whole checkpoint ({type(error).__name__}: {_first_line(error)}). It may be cut short or of another kind; "
+        f"{str(path)!r} is no whole checkpoint ({type(error).__name__}: {_first_line(error)}). It may be cut short or "
+        "of another kind; "
         "use an earlier checkpoint."
     )
 
