@@ -1,0 +1,36 @@
+"""Callbacks that watch a run of leyden: progress bars and learning rates.
+
+Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
+every `Trainer` calls costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
+    from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
+    from leyden_monitoring.tqdm_progress import TQDMProgressBar
+
+__all__ = ["LearningRateMonitor", "ProgressBar", "ProgressBarBase", "TQDMProgressBar"]
+
+_MODULE = {
+    "LearningRateMonitor": "learning_rate_monitor",
+    "ProgressBar": "progress_base",
+    "ProgressBarBase": "progress_base",
+    "TQDMProgressBar": "tqdm_progress",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,97 @@
+"""Draws with tqdm. Imported when there is something to draw, for tqdm takes its time to import."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm import tqdm
+
+from leyden_monitoring.display import Stage, running_in_notebook
+
+if TYPE_CHECKING:
+    from leyden_monitoring.tqdm_progress import TQDMProgressBar
+
+__all__ = ["TQDMDisplay", "new_bar"]
+
+
+class _TerminalBar(tqdm):  # type: ignore[type-arg]
+    # tqdm would start a thread that redraws bars which stall; ours are redrawn by the hooks.
+    monitor_interval = 0
+
+
+def new_bar(text: str, *, position: int, leave: bool, disable: bool, bar_format: str) -> tqdm[Any]:
+    """Return a bar of tqdm on standard output, or a widget in a notebook."""
+    bar_class: Any = _TerminalBar
+    if running_in_notebook():
+        from tqdm.notebook import tqdm as bar_class
+    bar: tqdm[Any] = bar_class(
+        desc=text,
+        position=position,
+        leave=leave,
+        disable=disable,
+        bar_format=bar_format,
+        dynamic_ncols=True,
+        file=sys.stdout,
+        smoothing=0,
+    )
+    return bar
+
+
+class TQDMDisplay:
+    """The bars of a `TQDMProgressBar`, by stage; a `Display`."""
+
+    interval_s = 0.1
+
+    def __init__(self, owner: TQDMProgressBar) -> None:
+        self._owner = owner
+        self.bars: dict[Stage, tqdm[Any]] = {}
+
+    def begin(self, stage: Stage, text: str, total: int | float, *, nested: bool) -> None:
+        if stage == "train" and self._owner.leave and stage in self.bars:
+            self.bars.pop(stage).close()
+        made, default_text = self._makers()[stage]
+        if stage not in self.bars:
+            self.bars[stage] = made()
+        bar = self.bars[stage]
+        bar.reset()
+        bar.initial = 0
+        bar.total = None if math.isinf(total) else total
+        # A text that an override of `init_*_tqdm` put there stays.
+        if stage == "train" or bar.desc.removesuffix(": ") == default_text:
+            bar.set_description(text, refresh=False)
+        bar.refresh()
+
+    def rebase(self, stage: Stage, done: int) -> None:
+        self.bars[stage].initial = done
+
+    def show(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
+        bar = self.bars[stage]
+        bar.n = done
+        bar.set_postfix_str(", ".join(f"{name}={value}" for name, value in metrics.items()), refresh=False)
+        bar.refresh()
+
+    def end(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
+        self.show(stage, done, metrics)
+        if stage != "train":  # that one goes on in the next epoch
+            self.bars.pop(stage).close()
+
+    def close(self) -> None:
+        while self.bars:
+            self.bars.popitem()[1].close()
+
+    def write(self, text: str, file: TextIO) -> None:
+        with tqdm.external_write_mode(file=file):
+            file.write(text)
+
+    def _makers(self) -> dict[Stage, tuple[Any, str]]:
+        owner = self._owner
+        return {
+            "train": (owner.init_train_tqdm, owner.train_description),
+            "sanity": (owner.init_sanity_tqdm, owner.sanity_check_description),
+            "validate": (owner.init_validation_tqdm, owner.validation_description),
+            "test": (owner.init_test_tqdm, owner.test_description),
+            "predict": (owner.init_predict_tqdm, owner.predict_description),
+        }
