@@ -1,0 +1,323 @@
+"""ModelCheckpoint: keeps the best checkpoints of a run, the newest, or all of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from leyden.callback import Checkpoint
+from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden_checkpoint import files
+from leyden_checkpoint.naming import checkpoint_name, folder_of
+from leyden_checkpoint.ranking import Mode, as_yaml, is_in_top_k
+from leyden_checkpoint.saving import Turn, decide, free_path
+from leyden_checkpoint.schedule import Schedule
+from leyden_checkpoint.scores import MissingMetric, Moment, ScoreWatch, missing_metric, saves_at_epoch_end
+from leyden_checkpoint.settings import check_settings
+from leyden_checkpoint.standing import KEPT, after_restart
+from leyden_checkpoint.writing import adopt, carry_out
+
+if TYPE_CHECKING:
+    from leyden import LightningModule, Trainer
+
+__all__ = ["ModelCheckpoint"]
+
+
+class ModelCheckpoint(Checkpoint):
+    """Saves a checkpoint when one is due and keeps the best `save_top_k` by `monitor`, or the newest without it.
+
+    Due is every `every_n_train_steps` optimizer steps, every `every_n_epochs` epochs (1 unless another rhythm is given)
+    or every `train_time_interval`. The score belongs to the weights it is saved with: a save that is due before the
+    metric of this step is there waits for the next validation, or the end of the epoch, that brings it. NaN is the
+    worst score. Only files written by this object in this process are ever deleted.
+
+    Files of an earlier run stay, also when it is resumed and its best are taken over and overtaken.
+
+    Arguments that types don't explain:
+        dirpath: folder; None: ``checkpoints`` in the folder of the first logger's version, or in `default_root_dir`.
+        filename: template without extension, ``{epoch}-{step}`` unless given; any metric may be named, with a format:
+            ``{epoch:02d}-{val_loss:.2f}``. A metric that is missing reads ``nan``.
+        monitor: metric to rank by; also ``"step"`` and ``"epoch"``, which need not be logged.
+        save_top_k: checkpoints to keep; -1 keeps all, 0 none (then `save_last` alone writes).
+        save_last: keep the newest as ``last.ckpt`` too, whether it is among the best or not. ``"link"`` makes it a link
+            where the newest is among the best, and a file where it is not.
+        save_on_train_epoch_end: True saves at the end of the training epoch, False after validation. None chooses: the
+            end of the epoch where a validation ends each epoch or there is none, else after each validation.
+        enable_version_counter: a name that is taken gets ``-v1``; False overwrites.
+
+    Raises:
+        MisconfigurationException: at once, with every argument that cannot work; at the first save after which
+            `monitor` should be there and is not, with the metrics there are.
+
+    Example:
+        >>> import os
+        >>> from leyden import Trainer
+        >>> from leyden.testing import BoringModule
+        >>> newest = ModelCheckpoint(dirpath="kept", filename="{epoch}")
+        >>> trainer = Trainer(max_epochs=2, logger=False, callbacks=[newest], discover_callbacks=False)
+        >>> trainer.fit(BoringModule())
+        >>> os.listdir("kept")
+        ['epoch=1.ckpt']
+    """
+
+    CHECKPOINT_JOIN_CHAR = "-"
+    CHECKPOINT_EQUALS_CHAR = "="
+    CHECKPOINT_NAME_LAST = "last"
+    FILE_EXTENSION = ".ckpt"
+    STARTING_VERSION = 1
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | Literal["link"] | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = False,
+        save_weights_only: bool = False,
+        mode: Mode = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self" and not name.startswith("__")}
+        super().__init__()
+        check_settings(type(self).__name__, given, self.CHECKPOINT_NAME_LAST)
+        self.dirpath = None if dirpath is None else files.absolute(dirpath)
+        self.filename = filename
+        self.monitor = monitor
+        self.verbose = verbose
+        self.save_last = save_last
+        self.save_top_k = save_top_k
+        self.save_on_exception = save_on_exception
+        self.save_weights_only = save_weights_only
+        self.mode = mode
+        self.auto_insert_metric_name = auto_insert_metric_name
+        no_rhythm = every_n_train_steps is None and every_n_epochs is None and train_time_interval is None
+        self.every_n_train_steps = every_n_train_steps or 0
+        self.every_n_epochs = 1 if no_rhythm else every_n_epochs or 0
+        self.train_time_interval = train_time_interval
+        self.save_on_train_epoch_end = save_on_train_epoch_end
+        self.enable_version_counter = enable_version_counter
+
+        self.best_k_models: dict[str, Tensor] = {}
+        self.best_model_path = ""
+        self.best_model_score: Tensor | None = None
+        self.kth_best_model_path = ""
+        self.kth_value = self.worst_score
+        self.current_score: Tensor | None = None
+        self.last_model_path = ""
+        self.saved_at: tuple[int, int] | None = None
+        self.waits_for_score = False
+        self.written: set[str] = set()
+
+        self._finds_dirpath = dirpath is None
+        self._is_training = False
+        self._schedule = Schedule()
+        self._watch = None if monitor is None else ScoreWatch(monitor)
+
+    @staticmethod
+    def clock() -> float:
+        """Return seconds since some moment, for `train_time_interval`; a subclass may have another clock."""
+        return time.monotonic()
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of these apart by what and when they save."""
+        return self._generate_state_key(
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self.every_n_train_steps,
+            every_n_epochs=self.every_n_epochs,
+            train_time_interval=self.train_time_interval,
+        )
+
+    # -- when -------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder."""
+        if stage == "fit" and self._finds_dirpath:
+            self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting steps and seconds; look which checkpoints of a resumed run are still there."""
+        step = trainer.global_step
+        self._is_training = not trainer.fast_dev_run
+        self._schedule = Schedule(self.every_n_train_steps, self.every_n_epochs, self.train_time_interval)
+        self._schedule.start(step, self.clock())
+        if self._watch is not None:
+            self._watch.start(step)
+        standing, gone = trainer.strategy.broadcast(after_restart(self))
+        adopt(self, standing)
+        if gone:
+            names = ", ".join(gone)
+            rank_zero_warn(f"{type(self).__name__}: checkpoints of the earlier run are gone and forgotten: {names}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when so many optimizer steps or seconds have passed."""
+        schedule, watch = self._schedule, self._watch
+        if watch is not None:
+            watch.batch_ended(trainer.global_step)
+        if not (schedule.follows_steps and self._is_training):
+            return
+        step = trainer.global_step
+        if schedule.stepped(step):
+            is_due = schedule.is_due_at_step(step, self.clock())
+            if schedule.interval_s is not None:  # the clocks of several processes differ: the first one's counts
+                is_due = trainer.strategy.broadcast(is_due)
+            if is_due or (self.waits_for_score and watch is not None and watch.may_come_any_batch):
+                self._save(trainer, "batch", due=True, ends=is_due)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what waited for this validation, and what is due after each."""
+        if not self._is_training or trainer.sanity_checking:
+            return
+        if self._watch is not None:
+            self._watch.validation_ended(trainer)
+        self._end(trainer, "validation", ends=not self._saves_at_epoch_end(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what waited for the epoch's metrics, and what is due after each epoch."""
+        if self._is_training:
+            self._end(trainer, "epoch", ends=self._saves_at_epoch_end(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where a checkpoint still waits for its score: nothing will bring it now."""
+        if self._is_training and self.waits_for_score:
+            rank_zero_info(
+                f"{type(self).__name__}(monitor={self.monitor!r}): a checkpoint was due, but {self.monitor!r} was not "
+                "logged again before training ended, and an older score is not that of these weights. "
+                "Validate at the end, or use save_last=True."
+            )
+        self._is_training = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what there is when training is cut short, if `save_on_exception` asks for it."""
+        if not (self.save_on_exception and self._is_training) or self._saved_now(trainer):
+            return
+        metrics = self._metrics(trainer)
+        turn = decide(self, metrics, None, ranked=False, last=True)
+        turn.path = turn.path or free_path(self, metrics)
+        carry_out(self, trainer, trainer.strategy.broadcast(turn))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save no more until the next training."""
+        self._is_training = False
+
+    def _saves_at_epoch_end(self, trainer: Trainer) -> bool:
+        return saves_at_epoch_end(trainer) if self.save_on_train_epoch_end is None else self.save_on_train_epoch_end
+
+    def _end(self, trainer: Trainer, moment: Moment, *, ends: bool) -> None:
+        """A validation or an epoch ended; `ends` says whether this is where the callback saves."""
+        due = self.waits_for_score or (ends and self._schedule.is_due_after_epoch(trainer.current_epoch))
+        if due or (ends and self.save_last):
+            self._save(trainer, moment, due=due, ends=ends)
+
+    # -- what -------------------------------------------------------------------------------------------------------
+
+    def _save(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> None:
+        if self._saved_now(trainer) and not self.waits_for_score:
+            return
+        turn = trainer.strategy.broadcast(self._decide(trainer, moment, due=due, ends=ends))
+        if turn.error:
+            raise MisconfigurationException(turn.error)
+        carry_out(self, trainer, turn)
+
+    def _decide(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> Turn | None:
+        if not trainer.is_global_zero:
+            return None
+        metrics, score = self._metrics(trainer), None
+        if due and self._watch is not None and self.save_top_k != 0:
+            try:
+                score = self._watch.look(trainer, metrics, moment)
+            except MissingMetric:
+                return Turn(error=missing_metric(self.monitor, trainer, type(self).__name__))
+        waits = due and self._watch is not None and self.save_top_k != 0 and score is None
+        last = ends and not self._saved_now(trainer)
+        turn = decide(self, metrics, score, ranked=due, last=last)
+        turn.standing["waits_for_score"] = waits
+        return turn
+
+    def _saved_now(self, trainer: Trainer) -> bool:
+        return self.saved_at == (trainer.current_epoch, trainer.global_step)
+
+    # -- what is left to ask ----------------------------------------------------------------------------------------
+
+    @property
+    def worst_score(self) -> Tensor:
+        """The score that every number beats."""
+        return torch.tensor(math.inf if self.mode == "min" else -math.inf)
+
+    def format_checkpoint_name(
+        self, metrics: Mapping[str, Any], filename: str | None = None, ver: int | None = None, prefix: str | None = None
+    ) -> str:
+        """Return the path of a checkpoint with these metrics, ``epoch`` and ``step`` among them.
+
+        `filename` is a template to use in place of the callback's own, `ver` a version put behind the name.
+
+        Example:
+            >>> ModelCheckpoint().format_checkpoint_name({"epoch": 1, "step": 20}, ver=2)
+            'epoch=1-step=20-v2.ckpt'
+        """
+        name = checkpoint_name(
+            filename or self.filename,
+            metrics,
+            insert_names=self.auto_insert_metric_name,
+            join=self.CHECKPOINT_JOIN_CHAR,
+            equals=self.CHECKPOINT_EQUALS_CHAR,
+            prefix=prefix,
+        )
+        if ver is not None:
+            name = f"{name}{self.CHECKPOINT_JOIN_CHAR}v{ver}"
+        name += self.FILE_EXTENSION
+        return os.path.join(self.dirpath, name) if self.dirpath else name
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a checkpoint with the score `current` would be kept; the first process decides."""
+        kept = current is not None and is_in_top_k(current, self.best_k_models, self.save_top_k, self.mode)
+        return bool(trainer.strategy.broadcast(kept))
+
+    def file_exists(self, filepath: str | os.PathLike[str], trainer: Trainer) -> bool:
+        """Whether the first process sees this file."""
+        return bool(trainer.strategy.broadcast(files.exists(os.fspath(filepath))))
+
+    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
+        """Write the ranking as YAML, path to score; without `filepath` to ``best_k_models.yaml`` in `dirpath`."""
+        target = os.path.join(self.dirpath or "", "best_k_models.yaml") if filepath is None else filepath
+        files.write_text(os.fspath(target), as_yaml(self.best_k_models))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the ranking, the newest path and what is pending."""
+        return {"monitor": self.monitor, "mode": self.mode, "dirpath": self.dirpath} | {
+            name: getattr(self, name) for name in KEPT
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an earlier run: its checkpoints count, and its files stay."""
+        same_ranking = state_dict.get("monitor") == self.monitor and state_dict.get("mode", self.mode) == self.mode
+        if not same_ranking:
+            rank_zero_warn(
+                f"{type(self).__name__}(monitor={self.monitor!r}, mode={self.mode!r}) starts a ranking of its own: the "
+                f"checkpoint's was by monitor={state_dict.get('monitor')!r}, mode={state_dict.get('mode')!r}."
+            )
+        names = KEPT if same_ranking else ("last_model_path",)
+        adopt(self, {name: state_dict[name] for name in names if name in state_dict})
+
+    def _metrics(self, trainer: Trainer) -> dict[str, Tensor]:
+        """All metrics there are, and the counters, which no metric of the same name replaces in a file's name."""
+        counters = {"epoch": torch.tensor(trainer.current_epoch), "step": torch.tensor(trainer.global_step)}
+        return {**trainer.callback_metrics, **counters}

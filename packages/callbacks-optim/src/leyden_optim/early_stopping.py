@@ -1,0 +1,220 @@
+"""EarlyStopping: ends a training whose metric no longer improves."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from leyden.callback import Callback
+from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden_optim.verdict import Criteria, EarlyStoppingReason
+
+if TYPE_CHECKING:
+    from leyden import LightningModule, Trainer
+
+__all__ = ["EarlyStopping", "EarlyStoppingReason"]
+
+
+class EarlyStopping(Callback):
+    """Stops when `monitor` has not improved by more than `min_delta` for `patience` checks, or is beyond a threshold.
+
+    A check is made when there is a new score: at the end of the training epoch, or after validation. A score that was
+    looked at already, because validation did not run since, counts no second time. In several processes the first one's
+    score decides, so that all agree. Each ``fit`` starts afresh unless it resumes a checkpoint.
+
+    Arguments that types don't explain:
+        strict: a metric that is missing is an error; else there is a warning, once, and no check.
+        check_finite: stop when the score is NaN or infinite.
+        stopping_threshold: stop at once when the score is better than this.
+        divergence_threshold: stop at once when the score is worse than this.
+        check_on_train_epoch_end: True checks at the end of the training epoch, False after validation. None chooses:
+            the end of the epoch where a validation ends each epoch or there is none, else after each validation.
+        log_rank_zero_only: with `verbose`, only the first process reports, without its rank.
+
+    Attributes:
+        best_score: the best score so far, 0-d; infinite before the first check.
+        wait_count: checks since it improved.
+        stopped_epoch: the epoch in which it asked to stop, 0 where it did not.
+        stopping_reason, stopping_reason_message: why it asked to stop.
+
+    Raises:
+        MisconfigurationException: at once, with every argument that cannot work; at the first check when `monitor` is
+            missing, with the metrics there are.
+
+    Example:
+        >>> from leyden import Trainer
+        >>> from leyden.testing import BoringModule
+        >>> stopping = EarlyStopping("train_loss", patience=1, min_delta=1e6)
+        >>> trainer = Trainer(max_epochs=9, logger=False, callbacks=[stopping], discover_callbacks=False)
+        >>> trainer.fit(BoringModule())
+        >>> stopping.stopped_epoch, str(stopping.stopping_reason)
+        (1, 'patience_exhausted')
+    """
+
+    position = "monitor"
+    role: ClassVar[str | None] = "early_stopping"
+
+    def __init__(
+        self,
+        monitor: str,
+        min_delta: float = 0.0,
+        patience: int = 3,
+        verbose: bool = False,
+        mode: Literal["min", "max"] = "min",
+        strict: bool = True,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_on_train_epoch_end: bool | None = None,
+        log_rank_zero_only: bool = False,
+    ) -> None:
+        super().__init__()
+        flags = {"verbose": verbose, "strict": strict, "log_rank_zero_only": log_rank_zero_only}
+        self._criteria = Criteria(
+            monitor, min_delta, patience, mode, check_finite, stopping_threshold, divergence_threshold
+        )
+        self._criteria.check(type(self).__name__, flags, check_on_train_epoch_end)
+        self.verbose = verbose
+        self.strict = strict
+        self.check_on_train_epoch_end = check_on_train_epoch_end
+        self.log_rank_zero_only = log_rank_zero_only
+        self._warned = False
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self.best_score = torch.tensor(self._criteria.worst)
+        self.wait_count = 0
+        self.stopped_epoch = 0
+        self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+        self.stopping_reason_message: str | None = None
+        self._checked_at: int | None = None  # global step of the newest score that was looked at
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of these apart by what they watch."""
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    @property
+    def monitor(self) -> str:
+        """The metric that is watched."""
+        return self._criteria.monitor
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Which direction is better."""
+        return self._criteria.mode
+
+    @property
+    def patience(self) -> int:
+        """Checks without improvement after which to stop."""
+        return self._criteria.patience
+
+    @property
+    def min_delta(self) -> float:
+        """By how much a score must be better to count as an improvement; not negative."""
+        return self._criteria.min_delta
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A new fit starts afresh; one that resumes gets its state after this."""
+        if stage == "fit":
+            self._start_afresh()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check here where this is the place for it."""
+        if self._checks_at_epoch_end(trainer):
+            self._check(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check here where this is the place for it, in validations that belong to a fit."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not self._checks_at_epoch_end(trainer):
+            self._check(trainer)
+
+    def _checks_at_epoch_end(self, trainer: Trainer) -> bool:
+        if self.check_on_train_epoch_end is not None:
+            return self.check_on_train_epoch_end
+        if not sum(trainer.num_val_batches):
+            return True
+        return trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval in (None, 1.0)
+
+    def _check(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:
+            return
+        score, logged_at = trainer.strategy.broadcast(self._look(trainer))
+        if logged_at is None:
+            self._complain(trainer)
+        elif logged_at == self._checked_at and trainer.global_step > logged_at:
+            return  # trained on since, and not measured again: nothing new to judge
+        else:
+            self._checked_at = logged_at
+            self._judge(trainer, score)
+
+    def _look(self, trainer: Trainer) -> tuple[float, int | None]:
+        """Return the score and the step it was logged at, None where there is none."""
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            return 0.0, None
+        return float(metrics[self.monitor]), metrics.step_of(self.monitor)
+
+    def _judge(self, trainer: Trainer, score: float) -> None:
+        best = float(self.best_score)
+        reason = self._criteria.reason(score, best, self.wait_count)
+        if self._criteria.improves(score, best) and reason is not EarlyStoppingReason.NON_FINITE_METRIC:
+            self.best_score = torch.tensor(score)
+            self.wait_count = 0
+            message = f"{self.monitor} improved to {score:.5g}"
+            if best != self._criteria.worst:
+                message += f" from {best:.5g}"
+        else:
+            self.wait_count += 1
+            message = f"{self.monitor} = {score:.5g} did not improve on {best:.5g} ({self.wait_count}/{self.patience})"
+        if reason is not EarlyStoppingReason.NOT_STOPPED:
+            self.stopped_epoch = trainer.current_epoch
+            self.stopping_reason = reason
+            message = self._criteria.explain(reason, score, best, self.wait_count)
+            self.stopping_reason_message = message
+            trainer.should_stop = True
+        if self.verbose:
+            self._report(trainer, message)
+
+    def _complain(self, trainer: Trainer) -> None:
+        names = sorted(trainer.callback_metrics)
+        message = (
+            f"{type(self).__name__}(monitor={self.monitor!r}): no {self.monitor!r} was logged. There are: "
+            f"{', '.join(names) or 'no metrics at all'}.{did_you_mean(self.monitor, names)} Log it with "
+            f"self.log({self.monitor!r}, ...), monitor one that is there, or check when it is: "
+            f"check_on_train_epoch_end={not self._checks_at_epoch_end(trainer)}."
+        )
+        if self.strict:
+            raise MisconfigurationException(message)
+        if not self._warned:
+            self._warned = True
+            rank_zero_warn(f"{message} With strict=False training goes on without it.")
+
+    def _report(self, trainer: Trainer, message: str) -> None:
+        if self.log_rank_zero_only or trainer.world_size == 1:
+            rank_zero_info(message)
+        else:
+            logging.getLogger("leyden").info("[rank %d] %s", trainer.global_rank, message)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score and how long it has not improved; thresholds and patience are the constructor's."""
+        return {
+            "best_score": self.best_score,
+            "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+            "stopping_reason": str(self.stopping_reason),
+            "stopping_reason_message": self.stopping_reason_message,
+            "checked_at": self._checked_at,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on waiting where the checkpoint's run left off."""
+        self.best_score = torch.as_tensor(state_dict["best_score"])
+        self.wait_count = state_dict["wait_count"]
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", "not_stopped"))
+        self.stopping_reason_message = state_dict.get("stopping_reason_message")
+        self._checked_at = state_dict.get("checked_at")

@@ -1,0 +1,191 @@
+"""Timer: measures the stages of a run and ends the training when its time is up."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from leyden.callback import Callback
+from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.rank_zero import rank_zero_info
+from leyden_optim.duration import Duration, seconds_of
+from leyden_optim.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from leyden import LightningModule, Trainer
+
+__all__ = ["Timer"]
+
+_STAGES = ("train", "sanity_check", "validate", "test", "predict")
+_OF_ENTRY_POINT = {"fit": ("train", "sanity_check", "validate")}
+
+
+class Timer(Callback):
+    """Measures how long each stage takes and asks the trainer to stop when training has taken `duration`.
+
+    Training is timed from its first batch to its end, validation within it included. The time goes on where a resumed
+    checkpoint left off. Each entry point starts the stages it has afresh: ``fit`` training and validation, ``test`` the
+    test. In several processes the first one's clock decides. ``Trainer(max_time=...)`` is this callback.
+
+    Arguments that types don't explain:
+        duration: ``"DD:HH:MM:SS"``, a timedelta, or its keywords as a dict; None measures only.
+        interval: look at the clock after each training batch (``"step"``), or each epoch (``"epoch"``).
+        verbose: say so when time is up.
+
+    Raises:
+        MisconfigurationException: at once, with every argument that cannot work.
+
+    Example:
+        >>> from leyden import Trainer
+        >>> from leyden.testing import BoringModule
+        >>> timer = Timer("00:00:05:00")
+        >>> trainer = Trainer(max_epochs=1, logger=False, callbacks=[timer], discover_callbacks=False)
+        >>> trainer.fit(BoringModule())
+        >>> 0 < timer.time_elapsed("train") < 300, timer.time_remaining() < 300
+        (True, True)
+    """
+
+    role: ClassVar[str | None] = "timer"
+
+    def __init__(
+        self,
+        duration: Duration | None = None,
+        interval: Literal["step", "epoch"] = "step",
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        problems = []
+        self._duration_s: float | None = None
+        if duration is not None:
+            try:
+                self._duration_s = seconds_of(duration)
+            except ValueError as error:
+                problems.append(f"duration={duration!r}: {error}")
+        if interval not in ("step", "epoch"):
+            nearest = did_you_mean(str(interval), ("step", "epoch"))
+            problems.append(f"interval={interval!r}: expected 'step' or 'epoch'.{nearest}")
+        if not isinstance(verbose, bool):
+            problems.append(f"verbose={verbose!r}: expected True or False")
+        if problems:
+            raise MisconfigurationException("\n  - ".join([f"{type(self).__name__}(...) cannot work:", *problems]))
+        self.interval = interval
+        self.verbose = verbose
+        self._watches = {stage: Stopwatch() for stage in _STAGES}
+
+    @staticmethod
+    def clock() -> float:
+        """Return seconds since some moment; a subclass may have another clock."""
+        return time.monotonic()
+
+    # -- what it measured -------------------------------------------------------------------------------------------
+
+    def start_time(self, stage: str = "train") -> float | None:
+        """Return the clock's reading when `stage` last began; None before."""
+        return self._watch(stage).started
+
+    def end_time(self, stage: str = "train") -> float | None:
+        """Return the clock's reading when `stage` last ended; None before, and while it runs."""
+        return self._watch(stage).ended
+
+    def time_elapsed(self, stage: str = "train") -> float:
+        """Return the seconds spent in `stage`, over all its runs and those of the run that was resumed."""
+        return self._watch(stage).elapsed(self.clock())
+
+    def time_remaining(self, stage: str = "train") -> float | None:
+        """Return the seconds left of `duration`, never less than 0; None without a duration."""
+        return None if self._duration_s is None else max(0.0, self._duration_s - self.time_elapsed(stage))
+
+    def _watch(self, stage: str) -> Stopwatch:
+        watch = self._watches.get(str(stage))
+        if watch is None:
+            raise MisconfigurationException(
+                f"{type(self).__name__} knows no stage {stage!r}; expected one of {', '.join(_STAGES)}."
+                f"{did_you_mean(str(stage), _STAGES)}"
+            )
+        return watch
+
+    # -- when it looks ----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start the stages of this entry point afresh; a resumed run gets its times after this."""
+        for name in _OF_ENTRY_POINT.get(stage, (stage,)):
+            if name in self._watches:
+                self._watches[name] = Stopwatch()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that used up its time before it was interrupted does not train on."""
+        self._check(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time training."""
+        self._watches["train"].start(self.clock())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training ended."""
+        self._watches["train"].stop(self.clock())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time validation, and the sanity check apart from it."""
+        self._watches["sanity_check" if trainer.sanity_checking else "validate"].start(self.clock())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation ended."""
+        self._watches["sanity_check" if trainer.sanity_checking else "validate"].stop(self.clock())
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time the test."""
+        self._watches["test"].start(self.clock())
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The test ended."""
+        self._watches["test"].stop(self.clock())
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time prediction."""
+        self._watches["predict"].start(self.clock())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prediction ended."""
+        self._watches["predict"].stop(self.clock())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock, with ``interval="step"``."""
+        if self._duration_s is not None and self.interval == "step":
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock, with ``interval="epoch"``."""
+        if self.interval == "epoch":
+            self._check(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Nothing runs any more."""
+        now = self.clock()
+        for watch in self._watches.values():
+            watch.stop(now)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self._duration_s is None:
+            return
+        elapsed = trainer.strategy.broadcast(self.time_elapsed())
+        if elapsed < self._duration_s or trainer.should_stop:
+            return
+        trainer.should_stop = True
+        if self.verbose:
+            spent, given = (timedelta(seconds=int(seconds)) for seconds in (elapsed, self._duration_s))
+            rank_zero_info(f"{type(self).__name__}: the time is up ({spent} of {given}); training stops.")
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds spent in each stage."""
+        return {"time_elapsed": {stage: self.time_elapsed(stage) for stage in _STAGES}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the seconds spent before."""
+        for stage, elapsed in state_dict.get("time_elapsed", {}).items():
+            if stage in self._watches:
+                self._watches[stage] = Stopwatch(elapsed)
