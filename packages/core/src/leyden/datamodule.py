@@ -26,7 +26,8 @@ __all__ = ["LightningDataModule"]
 class LightningDataModule(DataHooks, HyperparametersMixin):
     """Data as one object: what is downloaded, split and loaded, apart from the model.
 
-    A trainer calls `prepare_data` (one process), `setup(stage)` (every process), the loaders it needs, and `teardown(stage)`.
+    A trainer calls `prepare_data` (one process), `setup(stage)` (every process), the loaders it needs, and
+    `teardown(stage)`.
 
     Attributes:
         prepare_data_per_node: whether `prepare_data` runs once on every node or once in all.
@@ -76,7 +77,7 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
         num_workers: int = 0,
         **datamodule_kwargs: Any,
     ) -> Self:
-        """Return a datamodule that loads these datasets; each may be one, or a list or dict of them (one loader for each).
+        """Return a datamodule that loads these datasets; each may be one, or a list or dict of them.
 
         Training data is shuffled unless it is an ``IterableDataset``.
 
@@ -134,7 +135,8 @@ def _loaders(dataset: Any, *, shuffle: bool, batch_size: int, num_workers: int) 
         return [make(member) for member in dataset]
     if not hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
         raise MisconfigurationException(
-            f"from_datasets got {dataset!r} ({type(dataset).__name__}); expected a torch.utils.data.Dataset, or a list or dict of them."
+            f"from_datasets got {dataset!r} ({type(dataset).__name__}); expected a "
+            "torch.utils.data.Dataset, or a list or dict of them."
         )
     shuffled = shuffle and not isinstance(dataset, IterableDataset)
     return DataLoader(

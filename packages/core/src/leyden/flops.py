@@ -15,8 +15,8 @@ def measure_flops(
 ) -> int:
     """Return the floating point operations of a forward, and of a backward when there is a loss.
 
-    Counted by ``torch.utils.flop_counter``: matrix products, convolutions and attention, a multiply-add as two. On the "meta"
-    device nothing is computed.
+    Counted by ``torch.utils.flop_counter``: matrix products, convolutions and attention, a multiply-add as two. On the
+    "meta" device nothing is computed.
 
     Args:
         model: whose operations they are.

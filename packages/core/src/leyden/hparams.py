@@ -89,14 +89,14 @@ class HyperparametersMixin:
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """Save the arguments of ``__init__`` to `hparams`, to the checkpoints and, when training starts, to the loggers.
+        """Save the arguments of ``__init__`` to `hparams`, to checkpoints and, when training starts, to the loggers.
 
-        To be called in ``__init__``, a dataclass's ``__post_init__``, or in what they call. Where classes along the inheritance
-        are being initialised, the arguments of all of them count, the outermost class's value winning.
+        To be called in ``__init__``, a dataclass's ``__post_init__``, or in what they call. Where several classes of
+        an inheritance are being initialised, the arguments of all count, and the outermost class's value wins.
 
         Args:
-            args: what to save: names of arguments, or the arguments themselves, or one dict or Namespace whose entries become
-                the hyperparameters. Nothing: all arguments.
+            args: what to save: names of arguments, or the arguments themselves, or one dict or Namespace whose entries
+                become the hyperparameters. Nothing: all arguments.
             ignore: names that are not saved, also where a parent class saved them.
             frame: the frame whose arguments to take instead of the caller's, for code that wraps this method.
             logger: whether loggers get them.
@@ -116,8 +116,8 @@ class HyperparametersMixin:
             values = dict(vars(given) if isinstance(given, Namespace) else given)
         elif arguments is None:
             raise MisconfigurationException(
-                f"{owner}.save_hyperparameters was called where no __init__ of {owner} is running, so there are no arguments to "
-                f"take. Call it in {owner}.__init__, or give the values: self.save_hyperparameters({{'lr': 0.1}})."
+                f"{owner}.save_hyperparameters was called where no __init__ of {owner} is running, so there are no "
+                f"arguments to take. Call it in {owner}.__init__, or give the values: self.save_hyperparameters({{'lr': 0.1}})."
             )
         else:
             self._hparams_name, self._hparams_type = "kwargs", None
@@ -137,13 +137,14 @@ class HyperparametersMixin:
 
     def _warn_of_left_out(self) -> None:
         """Name, once each, the hyperparameters that checkpoints leave out, when there is still time to change them."""
+        owner = type(self).__qualname__
         for name, reason in encode(type(self), self.hparams)[1].items():
             if name not in self._hparams_left_out:
                 self._hparams_left_out = self._hparams_left_out | {name}
                 rank_zero_warn(
-                    f"the hyperparameter {name!r} of {type(self).__qualname__} stays out of checkpoints: {reason} "
-                    f"load_from_checkpoint will ask for it: {type(self).__qualname__}.load_from_checkpoint(path, {name}=...). "
-                    f"Say so with self.save_hyperparameters(ignore=[{name!r}])."
+                    f"the hyperparameter {name!r} of {owner} stays out of checkpoints: {reason} "
+                    f"To load one, give it: {owner}.load_from_checkpoint(path, {name}=...). Say that this is meant "
+                    f" with self.save_hyperparameters(ignore=[{name!r}])."
                 )
 
 
@@ -171,8 +172,8 @@ def _names(given: Sequence[Any], arguments: Mapping[str, Any], owner: str) -> li
 def _collect_arguments(instance: object, frame: FrameType | None, explicit: bool) -> dict[str, Any] | None:
     """Return the arguments of every running ``__init__`` of `instance` from `frame` outwards; None when none runs.
 
-    An outer frame belongs to a class further down the inheritance, the one that will be built again from these values, so its
-    arguments come last and win. Frames in between (decorators, ``__post_init__``, helper methods) are passed over.
+    An outer frame belongs to a class further down the inheritance, the one that will be built again from these values, so
+    its arguments come last and win. Frames between them (decorators, ``__post_init__``) are passed over.
     """
     collected: dict[str, Any] | None = None
     while frame is not None:
@@ -186,9 +187,9 @@ def _collect_arguments(instance: object, frame: FrameType | None, explicit: bool
 
 
 def _arguments_of(frame: FrameType, instance: object, skip: int, innermost: bool) -> dict[str, Any]:
-    """Return what the function in `frame` was called with; ``**kwargs`` by their names, ``*args`` as a tuple by its own.
+    """Return what the function in `frame` was called with: ``**kwargs`` by their names, ``*args`` as a tuple by its own.
 
-    A class that takes both hands them on to a parent: where that parent's frame was seen, its names for them are known.
+    A class that takes both hands them on to a parent; where that parent's frame was seen, its names for them are known.
     """
     names, varargs, keywords, values = inspect.getargvalues(frame)
     arguments = {name: _actual(values[name], instance, name) for name in names[skip:] if name in values}
@@ -200,7 +201,7 @@ def _arguments_of(frame: FrameType, instance: object, skip: int, innermost: bool
 
 
 def _actual(value: Any, instance: object, name: str) -> Any:
-    # A dataclass's __init__ gets a marker in place of a field's default factory; the field itself holds what came of it.
+    # A dataclass's __init__ gets a marker in place of a field's default factory; the field holds what came of it.
     return getattr(instance, name, None) if type(value).__name__ == "_HAS_DEFAULT_FACTORY_CLASS" else value
 
 

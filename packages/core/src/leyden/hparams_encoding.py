@@ -47,7 +47,7 @@ def decode(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _declared(cls: type, name: str) -> Any:
-    """Return the type that the nearest ``__init__`` with an argument `name` declares for it; None where it cannot be known."""
+    """Return the type that the nearest ``__init__`` with an argument `name` declares for it; None where unknown."""
     for base in cls.__mro__:
         init = base.__dict__.get("__init__")
         if inspect.isfunction(init) and name in init.__annotations__:
@@ -63,7 +63,7 @@ def _hints(obj: Any) -> dict[str, Any]:
 
 
 def _rebuildable(hint: Any) -> type | None:
-    """Return the dataclass or enum that `hint` stands for, alone or beside None; a union of more could not be told apart."""
+    """Return the dataclass or enum that `hint` names, alone or beside None; larger unions could not be told apart."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(hint) if member is not type(None)]
         hint = members[0] if len(members) == 1 else None

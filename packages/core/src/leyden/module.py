@@ -12,9 +12,7 @@ from torch.utils._pytree import tree_map
 
 from leyden.errors import MisconfigurationException
 from leyden.hparams import HyperparametersMixin
-from leyden.module_attachment import AttachedModule
 from leyden.module_export import ModuleExport
-from leyden.module_hooks import ModuleHooks
 from leyden.module_loading import LoadableModule
 from leyden.module_optimization import OptimizationSteps
 from leyden.rank_zero import rank_zero_warn
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LightningModule"]
 
 
-class LightningModule(
-    ModuleHooks, OptimizationSteps, ModuleExport, LoadableModule, HyperparametersMixin, AttachedModule
-):
+class LightningModule(OptimizationSteps, ModuleExport, LoadableModule, HyperparametersMixin):
     """An ``nn.Module`` that says how it is trained; a ``Trainer`` does it.
 
     Override `training_step` and `configure_optimizers`, and of the rest what is wanted. It stays a plain ``nn.Module``:
@@ -37,8 +33,8 @@ class LightningModule(
     Attributes:
         automatic_optimization: False for steps that call `manual_backward` and the optimizers themselves.
         strict_loading: whether weights of a checkpoint must fit the module's exactly.
-        example_input_array: an input of `forward`, for exports and summaries; a tuple holds positional arguments and a dict
-            keyword arguments.
+        example_input_array: an input of `forward`, for exports and summaries; a tuple holds positional arguments and a
+            dict keyword arguments.
 
     Example:
         >>> class Regression(LightningModule):
@@ -59,19 +55,16 @@ class LightningModule(
         0.5
     """
 
-    example_input_array = None  # type: Any
-    strict_loading = True
-
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Compute the loss of a batch; arguments are ``batch, batch_idx`` (and ``dataloader_iter`` is not supported).
+        """Compute the loss of a batch; arguments are ``batch, batch_idx``.
 
         Returns:
-            The loss, a dict that holds it under ``loss``, or None to skip the batch. Under manual optimisation anything.
+            The loss, a dict that holds it under ``loss``, or None to skip the batch. Manual optimisation needs none.
         """
         raise _missing(self, "training_step", "fit")
 
     def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Evaluate a batch while fitting or validating; arguments are ``batch, batch_idx`` and, with several loaders, ``dataloader_idx``."""
+        """Validate with a batch; arguments are ``batch, batch_idx`` and, with several loaders, ``dataloader_idx``."""
         raise _missing(self, "validation_step", "validate")
 
     def test_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -144,7 +137,7 @@ class LightningModule(
         batch_size: int | None = None,
         rank_zero_only: bool = False,
     ) -> None:
-        """Log each value of a mapping, or each metric of a torchmetrics ``MetricCollection``; arguments are those of `log`."""
+        """Log each value of a mapping, or each metric of a torchmetrics ``MetricCollection``, as `log` does."""
         trainer = self._trainer
         if trainer is None:
             self._warn_of_lost_log()
@@ -191,8 +184,8 @@ class LightningModule(
         if "_warned_of_lost_log" not in self.__dict__:
             self.__dict__["_warned_of_lost_log"] = True
             rank_zero_warn(
-                f"{type(self).__qualname__} logs while it is not attached to a Trainer: its values are ignored. They are kept when "
-                "a Trainer runs the step."
+                f"{type(self).__qualname__} logs while it is not attached to a Trainer: its values are ignored. They "
+                "are kept when a Trainer runs the step."
             )
 
 
@@ -203,7 +196,8 @@ def _entries(dictionary: Any) -> Any:
         return dictionary.items(keep_base=False, copy_state=False)
     if not isinstance(dictionary, Mapping):
         raise MisconfigurationException(
-            f"log_dict got {dictionary!r} ({type(dictionary).__name__}); expected a mapping of names to values or a MetricCollection. "
+            f"log_dict got {dictionary!r} ({type(dictionary).__name__}); expected a mapping of names to values "
+            "or a MetricCollection. "
             "For a single value use self.log(name, value)."
         )
     return dictionary.items()

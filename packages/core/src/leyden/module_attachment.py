@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AttachedModule"]
 
-# Names nn.Module looks up on itself while it registers a layer or a parameter; before nn.Module.__init__ they are missing.
+# Names nn.Module looks up on itself while it registers a layer or a parameter.
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
 
@@ -73,8 +73,8 @@ class AttachedModule(nn.Module):
         trainer = self._trainer
         if trainer is None:
             raise RuntimeError(
-                f"{type(self).__qualname__} is not attached to a Trainer. It is from the moment trainer.fit, validate, test or "
-                "predict gets it; use self.trainer in hooks and steps, not in __init__."
+                f"{type(self).__qualname__} is not attached to a Trainer. It is from the moment trainer.fit, validate, "
+                "test or predict gets it; use self.trainer in hooks and steps, not in __init__."
             )
         return trainer
 

@@ -19,6 +19,8 @@ __all__ = ["ModuleExport"]
 class ModuleExport(AttachedModule):
     """Exports of the module's `forward`; the module is left as it was."""
 
+    example_input_array = None  # type: Any
+
     def to_torchscript(
         self,
         file_path: str | os.PathLike[str] | None = None,
@@ -42,7 +44,7 @@ class ModuleExport(AttachedModule):
             else:
                 args, keywords = self._example(example_inputs, "to_torchscript(method='trace')", "example_inputs")
                 inputs = {"example_kwarg_inputs": keywords} if keywords else {"example_inputs": args}
-                scripted = torch.jit.trace(self, **inputs, **kwargs)
+                scripted = torch.jit.trace(self, **inputs, **kwargs)  # type: ignore[no-untyped-call]
         if file_path is not None:
             torch.jit.save(scripted, os.fspath(file_path))
         return scripted
@@ -68,10 +70,11 @@ class ModuleExport(AttachedModule):
         """Return the positional and keyword arguments to export with, on the module's device."""
         from leyden.data.transfer import move_to_device
 
-        example = self.example_input_array if given is None else given  # type: ignore[has-type]
+        example = self.example_input_array if given is None else given
         if example is None:
             raise MisconfigurationException(
-                f"{type(self).__qualname__}.{caller} needs an input to run with. Give {argument}, or set self.example_input_array."
+                f"{type(self).__qualname__}.{caller} needs an input to run with. Give {argument}, or set "
+                "self.example_input_array."
             )
         example = move_to_device(example, self.device)
         if isinstance(example, dict):
@@ -82,16 +85,16 @@ class ModuleExport(AttachedModule):
     def _ready_for_export(self) -> Iterator[None]:
         """Evaluation mode without gradients or trainer, and afterwards all as before, each layer in its own mode."""
         modes = {module: module.training for module in self.modules()}
-        attached = {module: module._trainer for module in modes if isinstance(module, AttachedModule)}
+        attached = {layer: layer._trainer for layer in modes if isinstance(layer, AttachedModule)}
         try:
             # An exporter looks at every attribute; the trainer is none of the model.
-            for module in attached:
-                module.__dict__.pop("_trainer", None)
+            for layer in attached:
+                layer.__dict__.pop("_trainer", None)
             with torch.no_grad():
                 self.eval()
                 yield
         finally:
             for module, training in modes.items():
                 module.training = training
-            for owner, trainer in attached.items():
-                owner.__dict__["_trainer"] = trainer
+            for layer, trainer in attached.items():
+                layer.__dict__["_trainer"] = trainer

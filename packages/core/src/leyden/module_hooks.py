@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
+from leyden.module_attachment import AttachedModule
 from leyden.types import STEP_OUTPUT
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class DataHooks:
         return batch
 
 
-class ModuleHooks(DataHooks, nn.Module):
+class ModuleHooks(DataHooks, AttachedModule):
     """Hooks of a run, in the order in which a run calls them. Callbacks have those of the same name, called first."""
 
     def configure_model(self) -> None:
@@ -93,7 +94,7 @@ class ModuleHooks(DataHooks, nn.Module):
         return None
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
-        """Called after a training step; `outputs` is its dict with the detached ``loss``, or ``{}`` when it returned None."""
+        """Called after a training step; `outputs` is its dict with a detached ``loss``, ``{}`` where it gave None."""
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Called before gradients are zeroed."""

@@ -6,7 +6,8 @@ import inspect
 import json
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.hparams import AttributeDict
 from leyden.hparams_encoding import decode
-from leyden.module_attachment import AttachedModule
+from leyden.module_hooks import ModuleHooks
 from leyden.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ __all__ = ["LoadableModule", "build_from_checkpoint", "class_only", "read_checkp
 T = TypeVar("T")
 
 
-class LoadableModule(AttachedModule):
+class LoadableModule(ModuleHooks):
     """A module with `load_from_checkpoint`."""
+
+    strict_loading = True
 
     @class_only
     def load_from_checkpoint(
@@ -55,7 +58,8 @@ class LoadableModule(AttachedModule):
 
         Args:
             checkpoint_path: path, or an open binary file.
-            map_location: where tensors go, as in ``torch.load``; by default where they were, or the CPU where that device is missing.
+            map_location: where tensors go, as in ``torch.load``; by default where they were, or the CPU where there is
+                no such device.
             hparams_file: YAML or JSON file whose hyperparameters replace the checkpoint's.
             strict: whether weights must fit exactly; by default the module's `strict_loading`.
             weights_only: False also loads what only pickle can, and runs code that the file brings: for trusted files.
@@ -69,14 +73,15 @@ class LoadableModule(AttachedModule):
         weights = checkpoint.get("state_dict")
         if not isinstance(weights, Mapping):
             raise MisconfigurationException(
-                f"{checkpoint_path!r} has no 'state_dict' (it holds: {', '.join(sorted(map(str, checkpoint))[:8]) or 'nothing'}), so it is "
-                f"no checkpoint of a training. For bare weights use {cls.__qualname__}(...).load_state_dict(torch.load(path))."
+                f"{checkpoint_path!r} has no 'state_dict', so it is no checkpoint of a training (it holds: "
+                f"{', '.join(sorted(map(str, checkpoint))[:8]) or 'nothing'}). For bare weights use "
+                f"{cls.__qualname__}(...).load_state_dict(torch.load(path))."
             )
         module = build_from_checkpoint(cls, checkpoint, "hyper_parameters", "hparams_name", hparams_file, kwargs)
-        module.configure_model()  # type: ignore[attr-defined]
-        module.on_load_checkpoint(checkpoint)  # type: ignore[attr-defined]
+        module.configure_model()
+        module.on_load_checkpoint(checkpoint)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
-        strict = module.strict_loading if strict is None else strict  # type: ignore[attr-defined]
+        strict = module.strict_loading if strict is None else strict
         try:
             unfit = module.load_state_dict(checkpoint["state_dict"], strict=strict)
         except RuntimeError as error:
@@ -119,7 +124,7 @@ def build_from_checkpoint(
 ) -> T:
     """Return ``cls`` called with the hyperparameters in `checkpoint`, or in `hparams_file`, and `overrides`."""
     stored = checkpoint.get(key) or {} if hparams_file is None else _read_hparams(Path(hparams_file))
-    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    parameters = inspect.signature(cls.__init__).parameters
     named = {name: parameter for name, parameter in list(parameters.items())[1:] if parameter.kind not in _COLLECTING}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     given = dict(overrides)
@@ -135,8 +140,8 @@ def build_from_checkpoint(
         unknown = [] if takes_any else [name for name in given if name not in named]
         if unknown:
             raise MisconfigurationException(
-                f"{cls.__qualname__}.load_from_checkpoint got {unknown[0]!r}, which {cls.__qualname__}.__init__ does not take; it takes: "
-                f"{', '.join(named) or 'nothing'}.{did_you_mean(unknown[0], named)}"
+                f"{cls.__qualname__}.load_from_checkpoint got {unknown[0]!r}, which {cls.__qualname__}.__init__ does "
+                f"not take; it takes: {', '.join(named) or 'nothing'}.{did_you_mean(unknown[0], named)}"
             )
     values |= given
     _require(cls, named, values)
@@ -151,8 +156,8 @@ def _require(cls: type, named: Mapping[str, inspect.Parameter], values: Mapping[
     missing = [name for name, parameter in named.items() if parameter.default is parameter.empty and name not in values]
     if missing:
         raise MisconfigurationException(
-            f"{cls.__qualname__}.__init__ needs {', '.join(missing)}, which the checkpoint's hyperparameters do not have "
-            f"({', '.join(map(str, values)) or 'there are none'}). Give {'it' if len(missing) == 1 else 'them'}: "
+            f"{cls.__qualname__}.__init__ needs {', '.join(missing)}, which the checkpoint's hyperparameters do not "
+            f"have ({', '.join(map(str, values)) or 'there are none'}). Give {'it' if len(missing) == 1 else 'them'}: "
             f"{cls.__qualname__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in missing)}). With "
             "self.save_hyperparameters() in __init__ they are in the next checkpoint."
         )
@@ -161,7 +166,7 @@ def _require(cls: type, named: Mapping[str, inspect.Parameter], values: Mapping[
 def _split(
     parameters: Mapping[str, inspect.Parameter], values: dict[str, Any], takes_any: bool
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return `values` as positional and keyword arguments: by keyword where possible, and only what the signature takes."""
+    """Return `values` as positional and keyword arguments: by keyword if possible, only what the signature takes."""
     extra = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_POSITIONAL), None)
     extra = extra if extra in values else None
     positional: list[Any] = []
@@ -194,7 +199,7 @@ def _read_hparams(path: Path) -> dict[str, Any]:
 
 def _read_yaml(text: str, path: Path) -> Any:
     try:
-        import yaml
+        yaml = import_module("yaml")
     except ImportError as error:
         raise ImportError(
             f"hparams_file={str(path)!r} is YAML: `pip install pyyaml` to read it, or give it as JSON."

@@ -13,7 +13,7 @@ from leyden.errors import MisconfigurationException
 from leyden.module_attachment import AttachedModule
 
 if TYPE_CHECKING:
-    from leyden.optimizers import LightningOptimizer
+    from leyden.runtime.engine import LightningOptimizer
 
 __all__ = ["OptimizationSteps"]
 
@@ -28,14 +28,14 @@ class OptimizationSteps(AttachedModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizers, with their schedulers when there are any.
 
-        Forms: an optimizer; a list of them; a pair of lists (optimizers, schedulers); a dict with ``optimizer`` and, if wanted,
-        ``lr_scheduler`` (a scheduler, or a dict with ``scheduler``, ``interval`` "epoch" | "step", ``frequency``, ``monitor``,
-        ``strict``, ``name``); a list of such dicts; None to train without an optimizer.
+        Forms: an optimizer; a list of them; a pair of lists (optimizers, schedulers); a dict with ``optimizer`` and, if
+        wanted, ``lr_scheduler`` (a scheduler, or a dict with ``scheduler``, ``interval`` "epoch" | "step", ``frequency``,
+        ``monitor``, ``strict``, ``name``); a list of such dicts; None to train without an optimizer.
         """
         name = type(self).__qualname__
         raise MisconfigurationException(
-            f"{name} has no configure_optimizers, which trainer.fit needs. Define {name}.configure_optimizers and return an "
-            "optimizer, or return None there to train without one."
+            f"{name} has no configure_optimizers, which trainer.fit needs. Define {name}.configure_optimizers and "
+            "return an optimizer, or return None there to train without one."
         )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ class OptimizationSteps(AttachedModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Take an optimizer step. The closure runs the training step and backward: it must be called once, by `optimizer` or here."""
+        """Take an optimizer step; the closure runs the training step and backward, and must be called by it or here."""
         optimizer.step(closure=optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
@@ -86,15 +86,16 @@ class OptimizationSteps(AttachedModule):
         if self.automatic_optimization:
             name = type(self).__qualname__
             raise MisconfigurationException(
-                f"{name}.manual_backward was called while {name}.automatic_optimization is True, so that the trainer would go "
-                f"backward a second time. Set self.automatic_optimization = False in {name}.__init__, or return the loss instead."
+                f"{name}.manual_backward was called while {name}.automatic_optimization is True, so that the trainer "
+                f"would go backward a second time. Set self.automatic_optimization = False in {name}.__init__, or return "
+                "the loss instead."
             )
         self.trainer.engine.backward(loss, *args, **kwargs)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return the optimizer, or the list of them when there are several or none.
 
-        They step with the precision's scaling and count in ``global_step``; plain ones with `use_pl_optimizer` False do not.
+        They step with the precision's scaling and count in ``global_step``; with `use_pl_optimizer` False they do not.
         """
         trainer = self.trainer
         optimizers: list[LightningOptimizer] | list[Optimizer]
