@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from functools import partial
+from itertools import islice
 from math import inf
 from typing import Any, Literal, get_args
 
@@ -140,8 +141,9 @@ class CombinedLoader(Iterable[tuple[Any, int, int]]):
         rebuild: Callable[[Any], Any] = _flat_rebuild(self._iterables, len(self._members)) or self._rebuild
         if self._mode == "max_size_cycle":
             return cursor, map(rebuild, _cycling(self._starters(), cursor, self._members))
-        iterators = [start() for start in self._starters()]
-        return cursor, map(rebuild, zip(*iterators) if self._mode == "min_size" else zip_longest(*iterators))  # noqa: B905
+        if self._mode == "max_size":
+            return cursor, map(rebuild, _padded(self._starters(), cursor))
+        return cursor, map(rebuild, zip(*[start() for start in self._starters()], strict=False))
 
     def _limit(self, index: int) -> int | float | None:
         return None if self._limits is None else self._limits[index]
@@ -188,9 +190,10 @@ class _Cursor:
 
 
 def _starter(loader: Any, limit: int | float | None) -> Callable[[], Iterator[Any]]:
+    start = loader.batches if isinstance(loader, CombinedLoader) else partial(iter, loader)
     if limit is None or limit == inf:
-        return lambda: iter(loader)
-    return lambda: islice(loader, int(limit))
+        return start
+    return lambda: islice(start(), int(limit))
 
 
 def _flat_rebuild(iterables: Any, members: int) -> Callable[[Any], Any] | None:
@@ -214,6 +217,17 @@ def _one_after_the_other(starters: list[Callable[[], Iterator[Any]]], cursor: _C
 
 
 _ENDED = object()
+
+
+def _padded(starters: list[Callable[[], Iterator[Any]]], cursor: _Cursor) -> Iterator[list[Any]]:
+    exhausted = cursor.exhausted  # kept in the state: a loader that had ended might begin anew when it is resumed
+    iterators = [iter(()) if ended else start() for start, ended in zip(starters, exhausted, strict=True)]
+    while True:
+        batches = [next(iterator, _ENDED) for iterator in iterators]
+        exhausted[:] = [batch is _ENDED for batch in batches]
+        if all(exhausted):
+            return
+        yield [None if batch is _ENDED else batch for batch in batches]
 
 
 def _cycling(starters: list[Callable[[], Iterator[Any]]], cursor: _Cursor, members: list[Any]) -> Iterator[list[Any]]:

@@ -29,12 +29,14 @@ __all__ = [
 def is_collection(value: object) -> bool:
     """Whether `value` is a container of loaders and not a loader itself.
 
-    A dict always is one. A list or tuple is one when a loader is in it, at any depth; a list of ready batches
-    (tensors, pairs of tensors, …) is a loader.
+    A dict is one. A list or tuple is one when a loader is in it, at any depth; a list of ready batches (tensors, pairs
+    or dicts of them, …) is a loader.
     """
-    if not _is_container(value):
-        return False
-    return isinstance(value, dict) or any(_is_loader(child) or is_collection(child) for child in _children(value))
+    return _is_container(value) and (isinstance(value, dict) or _holds_a_loader(value))
+
+
+def _holds_a_loader(container: Any) -> bool:
+    return any(_holds_a_loader(child) if _is_container(child) else _is_loader(child) for child in _children(container))
 
 
 def _is_container(value: object) -> bool:
@@ -51,7 +53,7 @@ def _children(container: Any) -> Iterable[Any]:
 def _is_loader(value: object) -> bool:
     """Whether a member of a list says that the list holds loaders: it can be read and does not look like a batch."""
     kind = type(value)
-    return not hasattr(kind, "to") and not _is_container(value) and _why_unreadable(value) is None
+    return not hasattr(kind, "to") and _why_unreadable(value) is None
 
 
 def _why_unreadable(value: object) -> str | None:
@@ -176,9 +178,10 @@ def limit_batches(limit: int | float | None, length: int | float | None, name: s
     # A product such as 100 * 0.29 = 28.999999999999996 means 29 batches.
     batches = math.floor(known * limit + 1e-9)
     if batches == 0:
+        decimals = 10 ** (len(str(known)) + 1)
         raise MisconfigurationException(
             f"Trainer({name}={limit!r}) of a loader with {known} batches comes to less than one batch. "
-            f"Use {name}={1 / known:.2g} or more, or a number of batches (an int)."
+            f"Use {name}={math.ceil(decimals / known) / decimals} or more, or a number of batches (an int)."
         )
     return batches
 

@@ -121,29 +121,27 @@ class EvalSource:
     ) -> None:
         short = _SHORT_STAGE[stage]
         name = f"{short}_dataloader"
-        own_limits: list[int | float | None] | None = None
-        if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
-            own_limits = loaders.limits
-            loaders = loaders.flattened
-        found = self._members(loaders, name)
+        found, own_limits = self._members(loaders, name)
         self.loaders = [_prepared(loader, name, overfit, prepare) for loader in found]
         self._single = [single for loader in self.loaders for single in _single_loaders(loader)]
         self.several = len(self.loaders) > 1
         argument = _limit_argument(limit, overfit, f"limit_{short}_batches")
         self.num_batches: list[int | float] = []
         for index, loader in enumerate(self.loaders):
-            length: int | float | None = loader_length(loader)
-            own_limit = own_limits[index] if own_limits is not None else None
+            length = loader_length(loader)
             batches = limit_batches(_effective(limit, overfit), length, argument)
             if length == 0 and limit != 0:
                 self._complain_of_empty(loader, name, index)
+            own_limit = own_limits[index] if own_limits is not None else None
             self.num_batches.append(batches if own_limit is None else min(batches, own_limit))
 
-    def _members(self, loaders: object, name: str) -> list[Any]:
+    def _members(self, loaders: object, name: str) -> tuple[list[Any], list[int | float | None] | None]:
         if isinstance(loaders, (list, tuple)) and not loaders:
-            return []  # what a hook returns that has nothing to evaluate on
+            return [], None  # what a hook returns that has nothing to evaluate on
         check_loader(loaders, name)
-        return flatten_loaders(loaders)[0] if is_collection(loaders) else [loaders]
+        if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
+            return loaders.flattened, loaders.limits
+        return flatten_loaders(loaders)[0] if is_collection(loaders) else [loaders], None
 
     def _complain_of_empty(self, loader: Any, name: str, index: int) -> None:
         where = f"{name}[{index}]" if self.several else name

@@ -37,7 +37,7 @@ def move_to_device(batch: Any, device: torch.device | str) -> Any:
 
 
 def map_tensors(batch: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """Return `batch` with `fn` applied to every tensor in it; objects other than tensors that have `.to` stay as they are.
+    """Return `batch` with `fn` applied to every tensor in it; other objects that have `.to` stay as they are.
 
     Example:
         >>> map_tensors([torch.tensor(1.0), "name"], torch.neg)
