@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 
 os.environ["LEYDEN_CALLBACKS"] = "off"
@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 project = "Leyden"
 copyright = "The Leyden authors. Apache-2.0"
 try:
-    release = version("leyden")
-except PackageNotFoundError:  # run from a checkout that is on the path but not installed
+    release = metadata.version("leyden")
+except metadata.PackageNotFoundError:  # run from a checkout that is on the path but not installed
     release = "0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "leyden_site"]

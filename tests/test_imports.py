@@ -18,14 +18,27 @@ FAMILIES = sorted(path for path in PACKAGES.glob("callbacks-*/src/*") if path.is
 
 LAYERS = [
     {"errors", "rank_zero", "seed", "types"},
-    {"module", "datamodule", "hparams", "callback", "tables"},
-    {"hooks", "logging", "loggers", "state", "data", "runtime", "profilers", "discovery"},
+    {"hooks.contract", "state.plain", "state.storage"},
+    {"callback", "datamodule", "flops", "gradients", "hparams", "hparams_encoding", "module", "module_attachment"}
+    | {"module_export", "module_hooks", "module_loading", "module_optimization", "overrides", "tables"},
+    {"callbacks", "data", "discovery", "hooks", "loggers", "logging", "optimizers", "profilers", "run_state", "runtime"}
+    | {"settings", "state"},
     {"loops"},
-    {"trainer"},
-    {"__init__", "callbacks", "testing"},
+    {"lifecycle", "trainer", "trainer_properties", "verification"},
+    {"testing"},
 ]
-"""Lowest first. A module imports from its own layer and those before it; only what users import imports the last."""
-LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+"""Lowest first. A module imports from its own layer and those before it; `leyden` itself may import from every one.
+
+A name stands for a module and what is below it, unless that has a layer of its own.
+"""
+LAYER_OF = {f"leyden.{name}": number for number, layer in enumerate(LAYERS) for name in layer} | {"leyden": len(LAYERS)}
+
+UPWARD = {
+    "leyden.module_hooks imports leyden.data.transfer",  # the default of transfer_batch_to_device
+    "leyden.module_export imports leyden.data.transfer",  # example inputs go where the module is
+    "leyden.state.checkpoint imports leyden",  # a checkpoint says which version wrote it
+}
+"""What is imported upward, within a function."""
 
 
 class Import(NamedTuple):
@@ -75,24 +88,30 @@ def target(found: Import, modules: dict[str, Path]) -> str:
     return longer if longer in modules else found.module
 
 
-def room(module: str) -> str:
-    """Return the part of the core a module is in: `hooks` for `leyden.hooks.plan`."""
-    return module.split(".")[1] if "." in module else "__init__"
+def layer(module: str) -> int:
+    """Return the number of the layer a module is in: that of the longest name in `LAYERS` that covers it."""
+    name = module
+    while name not in LAYER_OF or (name == "leyden" and module != "leyden"):
+        assert name != "leyden", f"{module} has no layer: name it in LAYERS"
+        name = name.rpartition(".")[0]
+    return LAYER_OF[name]
 
 
-def test_every_module_of_the_core_has_a_layer() -> None:
-    assert {room(module) for module in core_modules()} == set(LAYER_OF), "name new modules in LAYERS, drop old ones"
+def test_every_module_has_a_layer_and_every_layer_its_modules() -> None:
+    modules = core_modules()
+    assert [module for module in modules if layer(module) < 0] == []
+    assert [name for name in LAYER_OF if name not in modules] == []
 
 
 def test_the_core_imports_in_one_direction() -> None:
     modules = core_modules()
-    upward = [
-        f"{module} imports {target(found, modules)}"
+    upward = {
+        (f"{module} imports {reached}", found.at_top)
         for module, path in modules.items()
         for found in imports(path)
-        if found.module.split(".")[0] == "leyden" and LAYER_OF[room(target(found, modules))] > LAYER_OF[room(module)]
-    ]
-    assert upward == []
+        if found.module.split(".")[0] == "leyden" and layer(reached := target(found, modules)) > layer(module)
+    }
+    assert upward == {(sentence, False) for sentence in UPWARD}
 
 
 def test_no_module_of_the_core_imports_itself_in_a_circle() -> None:
@@ -104,11 +123,12 @@ def test_no_module_of_the_core_imports_itself_in_a_circle() -> None:
         - {module}
         for module, path in modules.items()
     }
+    circle = ""
     try:
-        order = list(TopologicalSorter(graph).static_order())
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(" imports ".join(reversed(error.args[1])))
-    assert order[-1] == "leyden" or "leyden" in order
+        circle = " imports ".join(reversed(error.args[1]))
+    assert circle == ""
 
 
 def test_the_core_imports_torch_and_the_standard_library_alone() -> None:
