@@ -50,6 +50,8 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
     allow_zero_length_dataloader_with_multiple_devices: bool = False
     trainer: Trainer | None = None
 
+    _hparams_keys = ("datamodule_hyper_parameters", "datamodule_hparams_name", "datamodule_hparams_type")
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint should hold of this object; an empty dict is not stored."""
         return {}
@@ -114,8 +116,7 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
         Arguments and errors are those of ``LightningModule.load_from_checkpoint``.
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
-        keys = ("datamodule_hyper_parameters", "datamodule_hparams_name")
-        datamodule = build_from_checkpoint(cls, checkpoint, *keys, hparams_file, kwargs)
+        datamodule = build_from_checkpoint(cls, checkpoint, hparams_file, kwargs)
         state = checkpoint.get(cls.__qualname__)
         if state:
             datamodule.load_state_dict(state)

@@ -69,6 +69,7 @@ class HyperparametersMixin:
     _hparams_type = None  # type: str | None
     _hparams_left_out = frozenset()  # type: frozenset[str]
     _log_hyperparams = False
+    _hparams_keys = ("hyper_parameters", "hparams_name", "hparams_type")
 
     @property
     def hparams(self) -> AttributeDict:
@@ -117,7 +118,8 @@ class HyperparametersMixin:
         elif arguments is None:
             raise MisconfigurationException(
                 f"{owner}.save_hyperparameters was called where no __init__ of {owner} is running, so there are no "
-                f"arguments to take. Call it in {owner}.__init__, or give the values: self.save_hyperparameters({{'lr': 0.1}})."
+                f"arguments to take. Call it in {owner}.__init__, or give the values: "
+                "self.save_hyperparameters({'lr': 0.1})."
             )
         else:
             self._hparams_name, self._hparams_type = "kwargs", None
@@ -130,10 +132,15 @@ class HyperparametersMixin:
         self._hparams_initial = _snapshot(hparams)
         self._warn_of_left_out()
 
-    def _hparams_for_checkpoint(self) -> dict[str, Any]:
-        """Return the hyperparameters as a checkpoint holds them: plain data, without what a safe load would refuse."""
+    def _checkpoint_hparams(self) -> dict[str, Any]:
+        """Return what a checkpoint gets: the hyperparameters as plain data, and how ``__init__`` takes them."""
+        if not self.hparams:
+            return {}
         self._warn_of_left_out()
-        return encode(type(self), self.hparams)[0]
+        key, name_key, type_key = self._hparams_keys
+        values = encode(type(self), self.hparams)[0]
+        entries = {key: values, name_key: self._hparams_name, type_key: self._hparams_type}
+        return {key: value for key, value in entries.items() if value is not None}
 
     def _warn_of_left_out(self) -> None:
         """Name, once each, the hyperparameters that checkpoints leave out, when there is still time to change them."""
@@ -172,7 +179,7 @@ def _names(given: Sequence[Any], arguments: Mapping[str, Any], owner: str) -> li
 def _collect_arguments(instance: object, frame: FrameType | None, explicit: bool) -> dict[str, Any] | None:
     """Return the arguments of every running ``__init__`` of `instance` from `frame` outwards; None when none runs.
 
-    An outer frame belongs to a class further down the inheritance, the one that will be built again from these values, so
+    An outer frame belongs to a class further down the inheritance, the one to be built again from these values, so
     its arguments come last and win. Frames between them (decorators, ``__post_init__``) are passed over.
     """
     collected: dict[str, Any] | None = None
@@ -187,7 +194,7 @@ def _collect_arguments(instance: object, frame: FrameType | None, explicit: bool
 
 
 def _arguments_of(frame: FrameType, instance: object, skip: int, innermost: bool) -> dict[str, Any]:
-    """Return what the function in `frame` was called with: ``**kwargs`` by their names, ``*args`` as a tuple by its own.
+    """Return what the function in `frame` was called with: ``**kwargs`` by their names, ``*args`` as one tuple.
 
     A class that takes both hands them on to a parent; where that parent's frame was seen, its names for them are known.
     """

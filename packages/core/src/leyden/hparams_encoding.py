@@ -77,11 +77,8 @@ def _to_plain(value: Any, hint: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     hints = _hints(target)
-    return {
-        field.name: _to_plain(getattr(value, field.name), hints.get(field.name))
-        for field in fields(value)
-        if field.init
-    }
+    names = [field.name for field in fields(target) if field.init]
+    return {name: _to_plain(getattr(value, name), hints.get(name)) for name in names}
 
 
 def _from_plain(value: Any, hint: Any) -> Any:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from leyden.errors import MisconfigurationException
-from leyden.hparams import HyperparametersMixin
 from leyden.module_export import ModuleExport
 from leyden.module_loading import LoadableModule
 from leyden.module_optimization import OptimizationSteps
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LightningModule"]
 
 
-class LightningModule(OptimizationSteps, ModuleExport, LoadableModule, HyperparametersMixin):
+class LightningModule(OptimizationSteps, ModuleExport, LoadableModule):
     """An ``nn.Module`` that says how it is trained; a ``Trainer`` does it.
 
     Override `training_step` and `configure_optimizers`, and of the rest what is wanted. It stays a plain ``nn.Module``:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +54,7 @@ class AttachedModule(nn.Module):
     """
 
     _trainer = None  # type: Trainer | None
+    _exporting = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         new = super().__new__
@@ -72,6 +72,8 @@ class AttachedModule(nn.Module):
         """
         trainer = self._trainer
         if trainer is None:
+            if AttachedModule._exporting:
+                raise AttributeError  # TorchScript reads every attribute and passes over missing ones only
             raise RuntimeError(
                 f"{type(self).__qualname__} is not attached to a Trainer. It is from the moment trainer.fit, validate, "
                 "test or predict gets it; use self.trainer in hooks and steps, not in __init__."
@@ -123,30 +125,38 @@ class AttachedModule(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the first parameter or buffer; without any, the trainer's, else the CPU."""
-        for tensor in self._tensors():
+        tensor = _first(self, "_parameters")
+        if tensor is None:
+            tensor = _first(self, "_buffers")
+        if tensor is not None:
             return tensor.device
         return torch.device("cpu") if self._trainer is None else self._trainer.strategy.root_device
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the first floating point parameter or buffer; without any, torch's default dtype."""
-        for tensor in self._tensors():
-            if tensor.is_floating_point():
-                return tensor.dtype
-        return torch.get_default_dtype()
+        tensor = _first(self, "_parameters", floating=True)
+        if tensor is None:
+            tensor = _first(self, "_buffers", floating=True)
+        return torch.get_default_dtype() if tensor is None else tensor.dtype
 
     @property
     def on_gpu(self) -> bool:
         """Whether the weights are on a CUDA device."""
         return self.device.type == "cuda"
 
-    def _tensors(self) -> Iterator[Tensor]:
-        # Not self.parameters(): its bookkeeping against duplicates triples the cost of asking for the device in a step.
-        for registry in ("_parameters", "_buffers"):
-            pending: list[nn.Module] = [self]
-            while pending:
-                module = pending.pop()
-                for tensor in module.__dict__[registry].values():
-                    if tensor is not None:
-                        yield tensor
-                pending.extend(child for child in reversed(module._modules.values()) if child is not None)
+
+def _first(module: nn.Module, registry: str, floating: bool = False) -> Tensor | None:
+    """Return the module's first parameter or buffer.
+
+    Not through ``module.parameters()``: its bookkeeping against duplicates quadruples the cost of asking in a step.
+    """
+    members = module.__dict__
+    for tensor in members[registry].values():
+        if tensor is not None and (not floating or tensor.is_floating_point()):
+            return cast(Tensor, tensor)
+    for child in members["_modules"].values():
+        found = None if child is None else _first(child, registry, floating)
+        if found is not None:
+            return found
+    return None

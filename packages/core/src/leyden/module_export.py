@@ -90,11 +90,14 @@ class ModuleExport(AttachedModule):
             # An exporter looks at every attribute; the trainer is none of the model.
             for layer in attached:
                 layer.__dict__.pop("_trainer", None)
+            AttachedModule._exporting = True
             with torch.no_grad():
                 self.eval()
                 yield
         finally:
+            AttachedModule._exporting = False
             for module, training in modes.items():
                 module.training = training
             for layer, trainer in attached.items():
-                layer.__dict__["_trainer"] = trainer
+                if trainer is not None:
+                    layer.__dict__["_trainer"] = trainer

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leyden.errors import MisconfigurationException, did_you_mean
-from leyden.hparams import AttributeDict
+from leyden.hparams import AttributeDict, HyperparametersMixin
 from leyden.hparams_encoding import decode
 from leyden.module_hooks import ModuleHooks
 from leyden.rank_zero import rank_zero_warn
@@ -36,10 +36,10 @@ else:
 
 __all__ = ["LoadableModule", "build_from_checkpoint", "class_only", "read_checkpoint"]
 
-T = TypeVar("T")
+H = TypeVar("H", bound=HyperparametersMixin)
 
 
-class LoadableModule(ModuleHooks):
+class LoadableModule(ModuleHooks, HyperparametersMixin):
     """A module with `load_from_checkpoint`."""
 
     strict_loading = True
@@ -77,7 +77,7 @@ class LoadableModule(ModuleHooks):
                 f"{', '.join(sorted(map(str, checkpoint))[:8]) or 'nothing'}). For bare weights use "
                 f"{cls.__qualname__}(...).load_state_dict(torch.load(path))."
             )
-        module = build_from_checkpoint(cls, checkpoint, "hyper_parameters", "hparams_name", hparams_file, kwargs)
+        module = build_from_checkpoint(cls, checkpoint, hparams_file, kwargs)
         module.configure_model()
         module.on_load_checkpoint(checkpoint)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
@@ -115,14 +115,13 @@ def read_checkpoint(path: Any, map_location: Any, weights_only: bool | None) -> 
 
 
 def build_from_checkpoint(
-    cls: type[T],
+    cls: type[H],
     checkpoint: Mapping[str, Any],
-    key: str,
-    name_key: str,
     hparams_file: str | os.PathLike[str] | None,
     overrides: Mapping[str, Any],
-) -> T:
+) -> H:
     """Return ``cls`` called with the hyperparameters in `checkpoint`, or in `hparams_file`, and `overrides`."""
+    key, name_key, type_key = cls._hparams_keys
     stored = checkpoint.get(key) or {} if hparams_file is None else _read_hparams(Path(hparams_file))
     parameters = inspect.signature(cls.__init__).parameters
     named = {name: parameter for name, parameter in list(parameters.items())[1:] if parameter.kind not in _COLLECTING}
@@ -132,9 +131,7 @@ def build_from_checkpoint(
     if isinstance(holder, str) and holder in named:
         entries = AttributeDict(stored)
         entries.update((name, given.pop(name)) for name in list(given) if name not in named)
-        values: dict[str, Any] = {
-            holder: Namespace(**entries) if checkpoint.get("hparams_type") == "Namespace" else entries
-        }
+        values: dict[str, Any] = {holder: Namespace(**entries) if checkpoint.get(type_key) == "Namespace" else entries}
     else:
         values = decode(cls, stored)
         unknown = [] if takes_any else [name for name in given if name not in named]

@@ -29,8 +29,8 @@ class OptimizationSteps(AttachedModule):
         """Return the optimizers, with their schedulers when there are any.
 
         Forms: an optimizer; a list of them; a pair of lists (optimizers, schedulers); a dict with ``optimizer`` and, if
-        wanted, ``lr_scheduler`` (a scheduler, or a dict with ``scheduler``, ``interval`` "epoch" | "step", ``frequency``,
-        ``monitor``, ``strict``, ``name``); a list of such dicts; None to train without an optimizer.
+        wanted, ``lr_scheduler`` (a scheduler, or a dict with ``scheduler``, ``interval`` "epoch" | "step",
+        ``frequency``, ``monitor``, ``strict``, ``name``); a list of such dicts; None to train without an optimizer.
         """
         name = type(self).__qualname__
         raise MisconfigurationException(
@@ -87,8 +87,8 @@ class OptimizationSteps(AttachedModule):
             name = type(self).__qualname__
             raise MisconfigurationException(
                 f"{name}.manual_backward was called while {name}.automatic_optimization is True, so that the trainer "
-                f"would go backward a second time. Set self.automatic_optimization = False in {name}.__init__, or return "
-                "the loss instead."
+                f"would go backward a second time. Set self.automatic_optimization = False in {name}.__init__, or "
+                "return the loss instead."
             )
         self.trainer.engine.backward(loss, *args, **kwargs)
 
