@@ -113,8 +113,8 @@ _END: Any = object()
 class SimpleProfiler(Profiler):
     """Seconds per hook or action, and per callback; costs half a microsecond per measured call.
 
-    A hook counts its own time, an action (``training_step``, ``backward``, ``optimizer_step``, ``next(train_dataloader)``)
-    that of the hooks called within it too.
+    A hook counts its own time, an action (``training_step``, ``backward``, ``optimizer_step``,
+    ``next(train_dataloader)``) that of the hooks called within it too.
 
     Example:
         >>> profiler = SimpleProfiler()
@@ -266,13 +266,13 @@ class AdvancedProfiler(Profiler):
 class PyTorchProfiler(Profiler):
     """Time and memory per operator and kernel, by `torch.profiler`, with hooks and actions as named ranges.
 
-    By default one step is left out, one warms up and three are recorded, per run; pass ``schedule=None`` to record all.
+    By default one step is left out, one warms up and three are recorded per run; ``schedule=None`` records all.
 
     Args:
         export_to_chrome: write a trace for chrome://tracing or Perfetto to `dirpath`, where there is one.
         row_limit: lines of the table; -1 for all.
         sort_by_key: column to sort by, such as "cpu_time_total".
-        profiler_kwargs: for ``torch.profiler.profile``: activities, schedule, record_shapes, profile_memory, with_stack ...
+        profiler_kwargs: for ``torch.profiler.profile``: activities, schedule, profile_memory, with_stack ...
 
     Example:
         >>> PyTorchProfiler(row_limit=5, profile_memory=True).row_limit
@@ -304,7 +304,7 @@ class PyTorchProfiler(Profiler):
         if self._profile is None:
             self._profile = self._make()
             self._profile.start()
-        entered = record_function(action_name)
+        entered: Any = record_function(action_name)
         entered.__enter__()
         self._ranges.setdefault(action_name, []).append(entered)
 
@@ -318,11 +318,8 @@ class PyTorchProfiler(Profiler):
     def _make(self) -> TorchProfile:
         import torch.profiler as tp
 
-        kwargs = {
-            "schedule": tp.schedule(wait=1, warmup=1, active=3, repeat=1),
-            "acc_events": True,
-            **self.profiler_kwargs,
-        }
+        schedule = tp.schedule(wait=1, warmup=1, active=3, repeat=1)
+        kwargs = {"schedule": schedule, "acc_events": True, **self.profiler_kwargs}
         return tp.profile(**kwargs)
 
     def summary(self) -> str:
@@ -339,7 +336,7 @@ class PyTorchProfiler(Profiler):
         return str(averages.table(sort_by=self.sort_by_key, row_limit=self.row_limit))
 
 
-def make_profiler(profiler: Profiler | str | None) -> Profiler | None:
+def make_profiler(profiler: object) -> Profiler | None:
     """Return what ``Trainer(profiler=...)`` means: a name, a profiler, or ``None`` for none.
 
     Example:

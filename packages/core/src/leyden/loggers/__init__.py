@@ -20,6 +20,6 @@ def __getattr__(name: str) -> Any:
         from leyden_monitoring import TensorBoardLogger
     except ImportError as error:
         raise ImportError(
-            "TensorBoardLogger is in the distribution leyden-callbacks-monitoring: pip install leyden-callbacks-monitoring"
+            "TensorBoardLogger is in a distribution of its own. To install it: pip install leyden-callbacks-monitoring"
         ) from error
     return TensorBoardLogger

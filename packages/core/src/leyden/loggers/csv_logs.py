@@ -19,8 +19,8 @@ class CSVLogger(Logger):
     """Writes ``metrics.csv`` and ``hparams.yaml`` to ``save_dir/name/version_N``.
 
     A row per call of `log_metrics`; columns are added when a metric first appears. Rows are held back for
-    `flush_logs_every_n_steps` steps, at most to the end of the epoch. A file that is there already, because `version` was
-    given or the run was resumed, is continued.
+    `flush_logs_every_n_steps` steps, at most to the end of the epoch. A file that is there already, because `version`
+    was given or the run was resumed, is continued.
 
     Args:
         save_dir: folder for all experiments.

@@ -73,24 +73,26 @@ class Logger(ABC):
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Write the run's hyperparameters."""
 
-    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
+    # What follows may be left as it is: not every logger has graphs, files or a state.
+
+    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:  # noqa: B027
         """Write the model's graph, where the logger can show one."""
 
-    def save(self) -> None:
+    def save(self) -> None:  # noqa: B027
         """Write out what is held back."""
 
     def finalize(self, status: str) -> None:
         """End the run: `status` is "success" or "failed"."""
         self.save()
 
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:  # noqa: B027
         """Learn that `checkpoint_callback` has written a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs; an empty dict is not stored."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027
         """Take over what `state_dict` returned."""
 
 

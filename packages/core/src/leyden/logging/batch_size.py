@@ -17,8 +17,9 @@ __all__ = ["batch_size_of", "sizes_in"]
 def batch_size_of(batch: object, *, check: bool = False) -> tuple[int, tuple[int, ...]]:
     """Return the batch's size, and the other sizes found where `check` is on and its parts disagree.
 
-    The first tensor's ``size(0)`` counts, also when it is nested in lists, dicts or dataclasses. A batch without tensors is
-    as long as its first list; one that is neither can't be measured, which is an error naming ``batch_size=``.
+    The first tensor's ``size(0)`` counts, also when it is nested in lists, dicts or dataclasses. A batch without
+    tensors is as long as its first list; one that is neither can't be measured, which is an error that names
+    ``batch_size=``.
     """
     if isinstance(batch, Tensor):  # most batches are a tensor or a pair of them
         return (batch.size(0) if batch.ndim else 1), ()
@@ -53,6 +54,6 @@ def _length(batch: Any) -> int:
     if isinstance(batch, (list, tuple)) and batch:
         return 1 if all(isinstance(part, Tensor) for part in batch) else len(batch)
     raise MisconfigurationException(
-        f"The size of a batch of type {type(batch).__name__} can't be told, and self.log needs it to weight the epoch's mean. "
-        "Pass it: self.log(..., batch_size=n)."
+        f"The size of a batch of type {type(batch).__name__} can't be told, and self.log needs it to weight the "
+        "epoch's mean. Pass it: self.log(..., batch_size=n)."
     )

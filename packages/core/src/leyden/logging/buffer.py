@@ -12,7 +12,7 @@ __all__ = ["FOLD_EVERY_VALUES", "DeviceBuffer", "Reduction"]
 Reduction = Literal["mean", "sum", "max", "min"]
 
 FOLD_EVERY_VALUES = 64
-"""How many copies are held before they are folded into one number: some 10 kernels are launched per fold, not per value."""
+"""How many copies are held before they are folded into one number: kernels are launched per fold, not per value."""
 
 
 class DeviceBuffer:
@@ -83,7 +83,7 @@ class DeviceBuffer:
         return {
             "folded": self._folded,
             "values": torch.stack(self._values).to(self.dtype) if self._values else None,
-            "sizes": list(self._sizes),
+            "sizes": [int(size) for size in self._sizes],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from leyden.errors import MisconfigurationException
 from leyden.logging.batch_size import batch_size_of
+from leyden.logging.board import Board
 from leyden.logging.metrics import MetricsDict, to_floats
 from leyden.logging.records import Key, Record
 from leyden.logging.registry import Registry
@@ -46,6 +45,7 @@ class Journal:
         has_step_values: whether the running evaluation logs values for steps.
 
     Example:
+        >>> import torch
         >>> from types import SimpleNamespace
         >>> run = SimpleNamespace(
         ...     global_step=7, loggers=[], state=SimpleNamespace(fn="fit"), world_size=1, is_global_zero=True
@@ -64,11 +64,9 @@ class Journal:
     """
 
     __slots__ = (
-        "_bar",
         "_batches",
-        "_callback",
+        "_board",
         "_checked_sizes",
-        "_logged",
         "_records",
         "_registry",
         "_restored",
@@ -83,7 +81,7 @@ class Journal:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._registry = Registry(trainer)
-        self._callback, self._logged, self._bar = MetricsDict(), MetricsDict(), MetricsDict()
+        self._board = Board()
         self._stage: Stage = "train"
         self._records: dict[Key, Record] = self._registry.of("train")
         self._batches: dict[int | None, int] = {}
@@ -121,8 +119,7 @@ class Journal:
 
     def _forget(self) -> None:
         self._registry.forget()
-        for metrics in (self._callback, self._logged, self._bar):
-            metrics.clear()
+        self._board.clear()
         self._batches = {}
         self._checked_sizes = False
 
@@ -147,13 +144,13 @@ class Journal:
     ) -> None:
         """Take one value; the arguments are those of ``LightningModule.log``.
 
-        Errors: `MisconfigurationException` for a hook in which nothing can be reduced, levels the hook has not, or other
-        arguments than before; `ValueError` for a value that is not a number.
+        Raises `MisconfigurationException` for a hook in which nothing can be reduced, levels the hook has not, or
+        other arguments than before, `ValueError` for a value that is not a number.
         """
         record = self._records.get((self.hook, name, self.dataloader_idx))
         options = (
-            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group, add_dataloader_idx,
-            metric_attribute, rank_zero_only,
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
+            add_dataloader_idx, metric_attribute, rank_zero_only,
         )  # fmt: skip
         if record is None or record.options != options:
             if is_collection(value):
@@ -193,8 +190,8 @@ class Journal:
         """Values that are not a plain tensor or number: metrics, parameters, numpy scalars, those with a graph."""
         if (record.kind == "metric") is not is_metric(value):
             raise MisconfigurationException(
-                f"self.log({name!r}, ...) in `{record.key[0]}` got a {type(value).__name__} after values of another kind "
-                f"(a metric object and plain values can't be reduced together). Use two names."
+                f"self.log({name!r}, ...) in `{record.key[0]}` got a {type(value).__name__} after values of another "
+                "kind: a metric object and plain values can't be reduced together. Use two names."
             )
         if record.kind == "metric":
             return value
@@ -211,8 +208,8 @@ class Journal:
         self._checked_sizes = True
         if others:
             rank_zero_warn(
-                f"The batch's size, which weights the epoch's mean of what is logged, is ambiguous: its tensors have first "
-                f"dimensions {(size, *others)}. {size} is taken; say what is right with self.log(..., batch_size=n)."
+                f"The batch's size, which weights the epoch's mean of what is logged, is ambiguous: its tensors have "
+                f"the first dimensions {(size, *others)}. {size} is taken; self.log(..., batch_size=n) says it better."
             )
         self.batch = _Size(size)
         return size
@@ -223,45 +220,35 @@ class Journal:
     def callback_metrics(self) -> MetricsDict:
         """All metrics, under their own names and, logged for steps and epochs, ``name_step`` and ``name_epoch`` too."""
         self._refresh()
-        return self._callback
+        return self._board.callback
 
     @property
     def logged_metrics(self) -> MetricsDict:
         """The metrics that go to the loggers."""
         self._refresh()
-        return self._logged
+        return self._board.logged
 
     @property
     def progress_bar_metrics(self) -> MetricsDict:
         """The metrics logged with ``prog_bar=True``."""
         self._refresh()
-        return self._bar
+        return self._board.progress_bar
 
     def _refresh(self) -> None:
         """Bring the three dicts up to date."""
-        records = self._records.values()
-        for record in records:
-            if record.traits.on_step and record.latest is not None:
-                self._publish(record, record.traits.step_name, record.latest_tensor(), record.step)
+        for record in self._records.values():
+            self._board.put_latest(record)
         if self.hook in _EPOCH_ENDS:
-            self._publish_epoch(records)
+            self._reduce()
 
-    def _publish_epoch(self, records: Iterable[Record]) -> dict[Key, Tensor]:
+    def _reduce(self) -> dict[Key, Tensor]:
+        """Publish and return the epoch's values as they stand now."""
         values: dict[Key, Tensor] = {}
-        for record in records:
+        for key, record in self._records.items():
             if record.traits.on_epoch and record.count and self._registry.can_reduce(record):
-                value = values[record.key] = record.compute()
-                self._publish(record, record.traits.epoch_name, value, self._trainer.global_step)
+                values[key] = record.compute()
+                self._board.put_epoch(record, values[key], self._trainer.global_step)
         return values
-
-    def _publish(self, record: Record, name: str, value: Tensor, step: int) -> None:
-        traits = record.traits
-        self._callback.put(traits.bare_name, value, step)
-        self._callback.put(name, value, step)
-        if traits.to_logger:
-            self._logged.put(name, value, step)
-        if traits.prog_bar:
-            self._bar.put(name, value, step)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -274,13 +261,13 @@ class Journal:
         """Reduce the epoch's values, write them at the epoch's last step, and begin anew."""
         step = max(self._trainer.fit_loop.batches_that_stepped - 1, 0)
         self._refresh()
-        values = self._publish_epoch(self._records.values())
+        values = self._reduce()
         self._write(self._for_loggers(values), step, epoch=True)
         self._save()
         self._registry.reset("train")
 
     def eval_batch_end(self) -> None:
-        """Write what this evaluation batch logged for its step, numbered through all runs of the stage and dataloader."""
+        """Write what this evaluation batch logged for its step; batches count on, per dataloader, through a fit."""
         step = self._batches.get(self.dataloader_idx, 0)
         if self._stage != "sanity":
             self._write(self._fresh(), step, epoch=False)
@@ -289,7 +276,7 @@ class Journal:
     def eval_epoch_end(self) -> list[dict[str, float]]:
         """Reduce an evaluation's values, write them, and return them as one dict per dataloader."""
         self._refresh()
-        values = self._publish_epoch(self._records.values())
+        values = self._reduce()
         results = self._results(to_floats(values))
         if self._stage != "sanity":
             step = self._trainer.fit_loop.batches_that_stepped
@@ -347,7 +334,7 @@ class Journal:
         return {
             "stage": self._stage,
             "records": self._registry.state_dict(),
-            "metrics": {name: metrics.state_dict() for name, metrics in self._dicts().items()},
+            "metrics": self._board.state_dict(),
             "batches": [[index, count] for index, count in self._batches.items()],
         }
 
@@ -355,11 +342,7 @@ class Journal:
         """Go on as the run that made `state` would have: reductions cut in mid-epoch end bit-equal."""
         self._forget()
         self._registry.load_state_dict(state["records"])
-        for name, metrics in self._dicts().items():
-            metrics.load_state_dict(state["metrics"][name])
-        self._batches = {index: count for index, count in state["batches"]}
+        self._board.load_state_dict(state["metrics"])
+        self._batches = dict(state["batches"])
         self.resume(state["stage"])
         self._restored = True
-
-    def _dicts(self) -> dict[str, MetricsDict]:
-        return {"callback": self._callback, "logged": self._logged, "progress_bar": self._bar}

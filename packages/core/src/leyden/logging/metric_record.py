@@ -34,7 +34,7 @@ class MetricRecord(Record):
         """Note that the metric was logged; the step's value is what its last ``forward`` returned, if it was called."""
         if value is not self.metric and self.count:
             raise MisconfigurationException(
-                f"self.log({self.key[1]!r}, ...) in `{self.key[0]}` got two different {type(value).__name__} objects in one "
+                f"self.log({self.key[1]!r}, ...) in `{self.key[0]}` got two {type(value).__name__} objects in one "
                 "epoch. Log each metric object under a name of its own."
             )
         self.metric = value
@@ -58,11 +58,11 @@ class MetricRecord(Record):
                 f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             )
             raise MisconfigurationException(
-                f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} in `{self.key[0]}` computes {found}, and a "
-                "logger takes single numbers. Compute it yourself and log its parts with self.log_dict(...)."
+                f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} in `{self.key[0]}` computes "
+                f"{found}, and a logger takes single numbers. Compute it yourself and log its parts: self.log_dict(...)."
             )
-        value = value.detach().reshape(())
-        return value if value.is_floating_point() else value.to(self.dtype)
+        scalar: Tensor = value.detach().reshape(())
+        return scalar if scalar.is_floating_point() else scalar.to(self.dtype)
 
     def description(self) -> dict[str, Any]:
         return {**super().description(), "attribute": self.attribute}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from leyden.logging.metric_record import MetricRecord, attribute_of
-from leyden.logging.records import ExtremeRecord, Key, KeptRecord, MeanRecord, Record, Reduce, SumRecord, Traits
+from leyden.logging.records import Key, Record, Reduce, Traits
+from leyden.logging.reductions import ExtremeRecord, KeptRecord, MeanRecord, SumRecord
 from leyden.logging.rules import Options, check_name, levels_for, raise_changed_options, reduction_of
 from leyden.logging.values import is_metric
 from leyden.rank_zero import rank_zero_warn
@@ -51,7 +52,7 @@ class Registry:
 
     def record(self, records: dict[Key, Record], key: Key, options: Options, value: Any) -> Record:
         """Return the record for a name in a hook, made now unless it is there; raises what is wrong with the call."""
-        hook, name, dataloader_idx = key
+        hook, name, _ = key
         check_name(name, options.add_dataloader_idx)
         on_step, on_epoch, in_step = levels_for(hook, name, options.on_step, options.on_epoch)
         if not in_step:
@@ -81,12 +82,12 @@ class Registry:
         return record
 
     def can_reduce(self, record: Record) -> bool:
-        """Whether the epoch's value of `record` can be had; a function that reduces is known once it was passed to log."""
+        """Whether the epoch's value of `record` can be had: the user's function is known once it was passed to log."""
         known = not isinstance(record, KeptRecord) or record.reducible
         if not known:
             self._warn_once(
-                f"{record.key[1]!r} has values from a checkpoint and was not logged since, so that the function that reduces "
-                "them is not known: it has no value for this epoch. A torchmetrics Metric has no such gap."
+                f"{record.key[1]!r} has values from a checkpoint and was not logged since, so that the function that "
+                "reduces them is not known: it has no value for this epoch. A torchmetrics Metric has no such gap."
             )
         return known
 
@@ -96,7 +97,7 @@ class Registry:
         dtype = _dtype_for(value)
         if is_metric(value):
             self._check_one_dataloader(records, key, value)
-            attribute = options.metric_attribute or attribute_of(value, self._trainer.lightning_module)
+            attribute = options.metric_attribute or attribute_of(value, self._trainer.model)
             return MetricRecord(key, traits, dtype, metric=value, attribute=attribute)
         reduction = reduction_of(key[1], options.reduce_fx)
         if not traits.on_epoch:
@@ -114,8 +115,8 @@ class Registry:
         for other in records.values():
             if isinstance(other, MetricRecord) and other.metric is metric and other.key[2] != key[2] and other.count:
                 self._warn_once(
-                    f"The same {type(metric).__name__} object is logged as {key[1]!r} for several dataloaders, so its value "
-                    "mixes their data. Use one metric object per dataloader."
+                    f"The same {type(metric).__name__} object is logged as {key[1]!r} for several dataloaders, so its "
+                    "value mixes their data. Use one metric object per dataloader."
                 )
 
     def _reduce_over_processes(self, options: Options) -> Reduce | None:
@@ -138,8 +139,8 @@ class Registry:
             record.count, record.latest, record.step = restored.count, restored.latest, restored.step
         else:
             self._warn_once(
-                f"{record.key[1]!r} in `{record.key[0]}` is logged in another way than when the checkpoint was made; the "
-                "checkpoint's values of this epoch are left out."
+                f"{record.key[1]!r} in `{record.key[0]}` is logged in another way than when the checkpoint was made; "
+                "the checkpoint's values of this epoch are left out."
             )
 
     def _warn_once(self, message: str) -> None:
@@ -158,8 +159,8 @@ class Registry:
                     continue
                 if isinstance(record, MetricRecord) and record.attribute is None:
                     self._warn_once(
-                        f"The metric logged as {key[1]!r} in `{key[0]}` is no attribute of the module, so that a checkpoint "
-                        "made in mid-epoch can't hold its values. Make it one: self.metric = ... in __init__."
+                        f"The metric logged as {key[1]!r} in `{key[0]}` is no attribute of the module, so that a "
+                        "checkpoint made in mid-epoch can't hold its values. Make it one: self.name = ... in __init__."
                     )
                     continue
                 states.append({"stage": stage, "key": list(key), **record.description(), "values": record.state_dict()})
@@ -177,7 +178,7 @@ class Registry:
     def _rebuilt(self, key: Key, state: dict[str, Any]) -> Record | None:
         traits, dtype, kind = Traits(**state["traits"]), getattr(torch, state["dtype"]), state["kind"]
         if kind == "metric":
-            module = self._trainer.lightning_module
+            module = self._trainer.model
             path = state["attribute"]
             found = None if module is None else dict(module.named_modules()).get(path)
             if found is None:

@@ -11,7 +11,7 @@ from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.hooks.contract import HOOKS
 from leyden.logging.buffer import Reduction
 
-__all__ = ["Options", "check_name", "raise_changed_options", "levels_for", "reduction_of"]
+__all__ = ["Options", "check_name", "levels_for", "raise_changed_options", "reduction_of"]
 
 _REDUCTIONS: dict[Any, Reduction] = {
     "mean": "mean",
@@ -59,8 +59,8 @@ def levels_for(hook: str, name: str, on_step: bool | None, on_epoch: bool | None
     epoch = rule.on_epoch if on_epoch is None else bool(on_epoch)
     if not rule.step_allowed and (step or not epoch):
         raise MisconfigurationException(
-            f"self.log({name!r}, on_step={on_step}, on_epoch={on_epoch}) was called in `{hook}`, which runs once per epoch: "
-            "there only on_step=False, on_epoch=True is possible, which is the default."
+            f"self.log({name!r}, on_step={on_step}, on_epoch={on_epoch}) was called in `{hook}`, which runs once per "
+            "epoch: there only on_step=False, on_epoch=True is possible, which is the default."
         )
     if not step and not epoch:
         raise MisconfigurationException(
@@ -79,8 +79,8 @@ def reduction_of(name: str, reduce_fx: object) -> Reduction | None:
     if known is None and not callable(reduce_fx):
         guess = did_you_mean(reduce_fx, ["mean", "sum", "max", "min"]) if isinstance(reduce_fx, str) else ""
         raise MisconfigurationException(
-            f"self.log({name!r}, reduce_fx={reduce_fx!r}): reduce_fx is one of 'mean', 'sum', 'max', 'min', or a function "
-            f"that takes the tensor of all logged values.{guess}"
+            f"self.log({name!r}, reduce_fx={reduce_fx!r}): reduce_fx is one of 'mean', 'sum', 'max', 'min', or a "
+            f"function that takes the tensor of all logged values.{guess}"
         )
     return known
 

@@ -36,7 +36,8 @@ def plain_number(name: str, value: Any) -> float:
         hint = f" Log one number of it, such as its mean: self.log({name!r}, value.mean())."
     raise ValueError(
         f"self.log({name!r}, ...) was called with a value of type {type(value).__name__}: {_short(value)}. "
-        f"What can be logged is a number, a tensor with one element, or a torchmetrics Metric or MetricCollection.{hint}"
+        "What can be logged is a number, a tensor with one element, or a torchmetrics Metric or MetricCollection."
+        f"{hint}"
     )
 
 
@@ -49,7 +50,8 @@ def check_tensor(name: str, value: Tensor) -> None:
         )
     if value.is_complex():
         raise ValueError(
-            f"self.log({name!r}, ...) was called with a complex tensor. Log a real number: self.log({name!r}, value.abs())."
+            f"self.log({name!r}, ...) was called with a complex tensor. Log a real number of it: "
+            f"self.log({name!r}, value.abs())."
         )
 
 
