@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,7 @@ def test_workers_are_seeded_where_asked(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LEYDEN_SEED_WORKERS", "1")
     for loader in (asked, kept, without, [1, 2]):
         seed_workers(loader)
-    assert asked.worker_init_fn is worker_init_fn
+    assert isinstance(asked.worker_init_fn, partial)
+    assert (asked.worker_init_fn.func, asked.worker_init_fn.keywords) == (worker_init_fn, {"rank": 0})
     assert kept.worker_init_fn is own
     assert without.worker_init_fn is None

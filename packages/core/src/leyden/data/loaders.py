@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset
 
 from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_only
 from leyden.seed import WORKERS_VARIABLE, worker_init_fn
 
 __all__ = [
@@ -206,14 +208,5 @@ def seed_workers(loader: object, rank: int | None = None) -> None:
     if os.environ.get(WORKERS_VARIABLE) != "1" or not isinstance(loader, DataLoader):
         return
     if loader.num_workers > 0 and loader.worker_init_fn is None:
-        loader.worker_init_fn = worker_init_fn if rank is None else _SeedWorkers(rank)
-
-
-class _SeedWorkers:
-    """`worker_init_fn` with the rank of the process that made the loader; workers do not inherit it when spawned."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-
-    def __call__(self, worker_id: int) -> None:
-        worker_init_fn(worker_id, self.rank)
+        # The rank goes along: a spawned worker does not inherit it.
+        loader.worker_init_fn = partial(worker_init_fn, rank=rank_zero_only.rank if rank is None else rank)
