@@ -10,10 +10,14 @@ __all__ = ["check_arguments", "is_count", "is_positive"]
 
 
 def check_arguments(owner: str, *checks: tuple[str, Any, bool, str]) -> None:
-    """Raise one `MisconfigurationException` that names every argument out of range; `checks` are (name, value, ok, expected).
+    """Raise one `MisconfigurationException` that names every argument out of range.
+
+    Each of `checks` is a name, the value seen, whether it is right, and what was expected.
 
     Example:
-        >>> check_arguments("Finetuning", ("rounding", -1, False, "an int >= 0"), ("verbose", True, True, "True or False"))
+        >>> check_arguments(
+        ...     "Finetuning", ("rounding", -1, False, "an int >= 0"), ("verbose", True, True, "True or False")
+        ... )
         Traceback (most recent call last):
         leyden.errors.MisconfigurationException: Finetuning(rounding=-1): expected an int >= 0.
     """

@@ -27,7 +27,7 @@ def multiplicative(epoch: int) -> float:
 
 
 class BackboneFinetuning(BaseFinetuning):
-    """Freezes ``pl_module.backbone``, and trains it from an epoch on, at a learning rate that grows to that of the head.
+    """Freezes ``pl_module.backbone`` and trains it from an epoch on, at a learning rate that grows to the head's.
 
     The backbone comes into the first optimizer as a group of its own. At each later epoch its learning rate is
     multiplied by ``lambda_func(epoch + 1)``.
@@ -47,9 +47,9 @@ class BackboneFinetuning(BaseFinetuning):
         >>> callback = BackboneFinetuning(unfreeze_backbone_at_epoch=5, backbone_initial_ratio_lr=0.5)
         >>> callback.lambda_func(6)
         2.0
-        >>> BackboneFinetuning(unfreeze_backbone_at_epoch=-1)
+        >>> BackboneFinetuning(rounding=-1)
         Traceback (most recent call last):
-        leyden.errors.MisconfigurationException: BackboneFinetuning(unfreeze_backbone_at_epoch=-1): expected an int >= 0.
+        leyden.errors.MisconfigurationException: BackboneFinetuning(rounding=-1): expected a number of digits >= 0.
     """
 
     def __init__(
@@ -68,7 +68,12 @@ class BackboneFinetuning(BaseFinetuning):
         positive, flag = "a number > 0", "True or False"
         check_arguments(
             type(self).__name__,
-            ("unfreeze_backbone_at_epoch", unfreeze_backbone_at_epoch, is_count(unfreeze_backbone_at_epoch), "an int >= 0"),
+            (
+                "unfreeze_backbone_at_epoch",
+                unfreeze_backbone_at_epoch,
+                is_count(unfreeze_backbone_at_epoch),
+                "an int >= 0",
+            ),
             ("lambda_func", lambda_func, callable(lambda_func), "a function of the epoch that returns a factor"),
             ("backbone_initial_ratio_lr", backbone_initial_ratio_lr, is_positive(backbone_initial_ratio_lr), positive),
             (
@@ -168,8 +173,10 @@ def _group_of_backbone(pl_module: LightningModule, optimizer: Optimizer) -> int 
 
 
 def _no_backbone(callback: BackboneFinetuning, pl_module: LightningModule) -> MisconfigurationException:
-    seen = f"its backbone is {getattr(pl_module, 'backbone', None)!r}" if hasattr(pl_module, "backbone") else "it has none"
+    given = hasattr(pl_module, "backbone")
+    seen = f"its backbone is {pl_module.backbone!r}" if given else "it has none"
     return MisconfigurationException(
-        f"{type(callback).__name__} finetunes `{type(pl_module).__name__}.backbone`, a torch.nn.Module, but {seen}. Assign "
+        f"{type(callback).__name__} finetunes `{type(pl_module).__name__}.backbone`, a torch.nn.Module, but {seen}. "
+        "Assign "
         "what is to be frozen to self.backbone in the module's __init__, or derive a callback from BaseFinetuning."
     )

@@ -74,12 +74,16 @@ class BaseFinetuning(Callback):
     def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
         """Set free what is due in `epoch`; called at the start of each epoch, once for every optimizer."""
         raise MisconfigurationException(
-            f"{type(self).__name__} does not define finetune_function(self, pl_module, epoch, optimizer). Define it; in it, "
+            f"{type(self).__name__} does not define finetune_function(self, pl_module, epoch, optimizer). Define it; "
+            "in it, "
             "call self.unfreeze_and_add_param_group(modules, optimizer) at the epoch you want."
         )
 
     def is_ready_to_freeze(self, pl_module: LightningModule) -> bool:
-        """Whether what is to be frozen exists; if not yet (``configure_model``), freezing waits until the optimizers are made."""
+        """Whether what is to be frozen exists; if not yet, freezing waits until the optimizers are made.
+
+        A module may make its layers in ``setup`` or ``configure_model``, which come later.
+        """
         return True
 
     # -- state -----------------------------------------------------------------------------------------------------
@@ -109,8 +113,10 @@ class BaseFinetuning(Callback):
                 (freeze_norm if name in frozen_norms else release_norm)(one)
         if len(state["groups"]) != len(trainer.optimizers):
             raise MisconfigurationException(
-                f"The checkpoint holds {type(self).__name__}'s parameter groups of {len(state['groups'])} optimizers, but "
-                f"configure_optimizers made {len(trainer.optimizers)}. Resume with as many optimizers as were trained with."
+                f"The checkpoint holds {type(self).__name__}'s parameter groups of {len(state['groups'])} "
+                "optimizers, but "
+                f"configure_optimizers made {len(trainer.optimizers)}. Resume with as many optimizers as were "
+                "trained with."
             )
         for optimizer, described in zip(trainer.optimizers, state["groups"], strict=True):
             rebuild_groups(optimizer, described, module)
@@ -150,7 +156,7 @@ class BaseFinetuning(Callback):
         check_newly_trainable(new, trainer.optimizers, pl_module, type(self).__name__)
 
     def _freeze_late(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze after the optimizers were made, and take what is frozen out of them, as if it had been so from the start."""
+        """Freeze after the optimizers were made, and take what is frozen out of them, as if they were made later."""
         self.freeze_before_training(pl_module)
         self._is_frozen = True
         for optimizer in trainer.optimizers:
@@ -171,7 +177,9 @@ class BaseFinetuning(Callback):
                 signature.bind(*range(count))
             except TypeError:
                 continue
-            return function if count == 4 else lambda module, epoch, optimizer, index: function(module, epoch, optimizer)
+            if count == 4:
+                return function
+            return lambda module, epoch, optimizer, index: function(module, epoch, optimizer)
         raise MisconfigurationException(
             f"{type(self).__name__}.finetune_function{signature} cannot be called with (pl_module, epoch, optimizer). "
             "Give it these arguments."
@@ -225,8 +233,10 @@ class BaseFinetuning(Callback):
         new = [parameter for parameter in given if id(parameter) not in had]
         if len(new) < len(given):
             rank_zero_warn(
-                f"{len(given) - len(new)} of {len(given)} parameters to be added to {type(optimizer).__name__} are in it already; "
-                "they are not added again. If they were frozen before training, build the optimizer of trainable parameters "
+                f"{len(given) - len(new)} of {len(given)} parameters to be added to {type(optimizer).__name__} are "
+                "in it already; "
+                "they are not added again. If they were frozen before training, build the optimizer of trainable "
+                "parameters "
                 "only: Adam([p for p in self.parameters() if p.requires_grad])."
             )
         return new

@@ -11,7 +11,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import Parameter
 
-__all__ = ["Modules", "flatten", "freeze_norm", "is_frozen_norm", "is_norm", "own_parameters", "release_norm", "set_trainable"]
+__all__ = [
+    "Modules",
+    "flatten",
+    "freeze_norm",
+    "is_frozen_norm",
+    "is_norm",
+    "own_parameters",
+    "release_norm",
+    "set_trainable",
+]
 
 Modules: TypeAlias = nn.Module | Iterable["Modules"]
 """A module, or modules in lists within lists."""
@@ -30,11 +39,11 @@ def flatten(modules: Modules) -> list[nn.Module]:
 def _walk(modules: Modules) -> Iterator[nn.Module]:
     if isinstance(modules, nn.Module):
         yield from modules.modules()
-    elif isinstance(modules, Iterable) and not isinstance(modules, str):
+    elif isinstance(modules, str) or not hasattr(modules, "__iter__"):
+        raise TypeError(f"expected a torch.nn.Module or a list of them, got {modules!r} ({type(modules).__name__})")
+    else:
         for one in modules:
             yield from _walk(one)
-    else:
-        raise TypeError(f"expected a torch.nn.Module or a list of them, got {modules!r} ({type(modules).__name__})")
 
 
 def own_parameters(module: nn.Module) -> Iterator[Parameter]:

@@ -73,10 +73,13 @@ def check_newly_trainable(names: Sequence[str], optimizers: Sequence[Optimizer],
             continue
         if count == 0:
             raise MisconfigurationException(
-                f"{owner}.finetune_function made {name!r} trainable, but no optimizer has it, so that it would never be "
-                "trained. Call self.unfreeze_and_add_param_group(modules, optimizer) instead of self.make_trainable(modules)."
+                f"{owner}.finetune_function made {name!r} trainable, but no optimizer has it, so that it would never "
+                "be "
+                "trained. Call self.unfreeze_and_add_param_group(modules, optimizer) instead of "
+                "self.make_trainable(modules)."
             )
         raise MisconfigurationException(
-            f"{owner}.finetune_function made {name!r} trainable, and {count} parameter groups have it, so that each step "
+            f"{owner}.finetune_function made {name!r} trainable, and {count} parameter groups have it, so that each "
+            "step "
             "would change it several times. Add it to one optimizer only: finetune_function is called once for each."
         )

@@ -10,7 +10,9 @@ __all__ = ["check_arguments", "is_count"]
 
 
 def check_arguments(owner: str, *checks: tuple[str, Any, bool, str]) -> None:
-    """Raise one `MisconfigurationException` that names every argument out of range; `checks` are (name, value, ok, expected).
+    """Raise one `MisconfigurationException` that names every argument out of range.
+
+    Each of `checks` is a name, the value seen, whether it is right, and what was expected.
 
     Example:
         >>> check_arguments("Bar", ("refresh_rate", -1, False, "an int >= 0"), ("leave", True, True, "True or False"))

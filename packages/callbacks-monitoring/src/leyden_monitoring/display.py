@@ -121,6 +121,5 @@ class _Running:
         of_total = "" if math.isinf(self.total) else f"/{self.total}"
         rate = (done - self.initial) / elapsed_s if elapsed_s > 0 else 0.0
         speed = f"{rate:.2f} it/s" if rate >= 1 or rate == 0 else f"{1 / rate:.2f} s/it"
-        return ", ".join(
-            [f"{self.text}: {done}{of_total} batches in {elapsed_s:.1f} s", speed, *(f"{k}={v}" for k, v in metrics.items())]
-        )
+        shown = [f"{name}={value}" for name, value in metrics.items()]
+        return ", ".join([f"{self.text}: {done}{of_total} batches in {elapsed_s:.1f} s", speed, *shown])

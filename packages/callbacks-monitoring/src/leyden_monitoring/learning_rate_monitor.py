@@ -47,9 +47,9 @@ class LearningRateMonitor(Callback):
     Example:
         >>> LearningRateMonitor(logging_interval="epoch").lrs
         {}
-        >>> LearningRateMonitor(logging_interval="batch")
+        >>> LearningRateMonitor(log_momentum="yes")
         Traceback (most recent call last):
-        leyden.errors.MisconfigurationException: LearningRateMonitor(logging_interval='batch'): expected 'step', 'epoch' or None.
+        leyden.errors.MisconfigurationException: LearningRateMonitor(log_momentum='yes'): expected True or False.
     """
 
     def __init__(
@@ -61,7 +61,12 @@ class LearningRateMonitor(Callback):
         super().__init__()
         check_arguments(
             type(self).__name__,
-            ("logging_interval", logging_interval, logging_interval in (None, "step", "epoch"), "'step', 'epoch' or None"),
+            (
+                "logging_interval",
+                logging_interval,
+                logging_interval in (None, "step", "epoch"),
+                "'step', 'epoch' or None",
+            ),
             ("log_momentum", log_momentum, isinstance(log_momentum, bool), "True or False"),
             ("log_weight_decay", log_weight_decay, isinstance(log_weight_decay, bool), "True or False"),
         )
@@ -85,7 +90,8 @@ class LearningRateMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not trainer.loggers and not trainer.fast_dev_run:
             raise MisconfigurationException(
-                f"{type(self).__name__} has nowhere to log to: the Trainer has no logger. Leave out Trainer(logger=False) or "
+                f"{type(self).__name__} has nowhere to log to: the Trainer has no logger. Leave out "
+                "Trainer(logger=False) or "
                 "give a logger, for example Trainer(logger=CSVLogger('logs')), or take this callback out."
             )
 
@@ -156,7 +162,8 @@ def _named_groups(watched: _Watched) -> Iterator[tuple[str, dict[str, Any]]]:
     names = [group.get("name", f"pg{number}") for number, group in enumerate(groups, start=1)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise MisconfigurationException(
-            f"{watched.name} has several parameter groups named {twice[0]!r}, which LearningRateMonitor cannot tell apart. "
+            f"{watched.name} has several parameter groups named {twice[0]!r}, which LearningRateMonitor cannot tell "
+            "apart. "
             "Give each group a 'name' of its own, or none."
         )
     for name, group in zip(names, groups, strict=True):

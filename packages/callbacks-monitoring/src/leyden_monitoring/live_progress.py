@@ -84,7 +84,7 @@ class LiveProgressBar(ProgressBar):
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[arg-type]
+        state: dict[str, Any] = vars(self).copy()
         state.pop("_display", None)  # holds the output
         return state
 
@@ -109,10 +109,11 @@ class LiveProgressBar(ProgressBar):
         file: TextIO | None = None,
         flush: bool = False,
         nolock: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """Print as the built-in does, above the bars where they are drawn; `nolock` of the older generation has no effect."""
+        """Print as the built-in does, above the bars where there are any; `nolock`, of 1.x, has no effect."""
         if self._display is None:
-            builtins.print(*args, sep=sep, end=end, file=file, flush=flush)
+            builtins.print(*args, sep=sep, end=end, file=file, flush=flush, **kwargs)
             return
         stream = sys.stdout if file is None else file
         self._display.write(sep.join(map(str, args)) + end, stream)
@@ -162,7 +163,8 @@ class LiveProgressBar(ProgressBar):
         if stage != "train":  # an evaluation's metrics are known when it is over, and then in the training's bar
             return {}
         trainer = self.trainer
-        return {name: format_metric(value) for name, value in self.get_metrics(trainer, trainer.lightning_module).items()}
+        metrics = self.get_metrics(trainer, trainer.lightning_module)
+        return {name: format_metric(value) for name, value in metrics.items()}
 
     def _draw(self, action: Callable[[Display], None]) -> None:
         if self._display is None:

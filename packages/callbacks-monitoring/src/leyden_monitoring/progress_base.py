@@ -61,7 +61,8 @@ class ProgressBar(Callback):
         trainer: Trainer | None = self._trainer
         if trainer is None:
             raise TypeError(
-                f"{type(self).__name__}.trainer is not set yet: give the bar to Trainer(callbacks=[...]) and start a run."
+                f"{type(self).__name__}.trainer is not set yet: give the bar to Trainer(callbacks=[...]) and start a "
+                "run."
             )
         return trainer
 
@@ -88,7 +89,7 @@ class ProgressBar(Callback):
         builtins.print(*args, sep=sep, end=end, **kwargs)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Metrics:
-        """Return what is shown beside the bar: the logger's version as ``v_num``, and what was logged with ``prog_bar=True``.
+        """Return what is shown beside the bar: the logger's version as ``v_num`` and what was logged for the bar.
 
         Called only when something is drawn, for it brings values from the device. Override it to show more or less.
         """
@@ -100,7 +101,8 @@ class ProgressBar(Callback):
         logged = trainer.progress_bar_metrics
         if twice := sorted(metrics.keys() & logged.keys()):
             rank_zero_warn(
-                f"{twice[0]!r} was logged with prog_bar=True, but the progress bar shows the logger's version under this "
+                f"{twice[0]!r} was logged with prog_bar=True, but the progress bar shows the logger's version under "
+                "this "
                 "name; what was logged is shown. Log it under another name to see both."
             )
         return metrics | {name: value.item() for name, value in logged.items()}
@@ -159,7 +161,8 @@ class ProgressBar(Callback):
     def total_val_batches_current_dataloader(self) -> int | float:
         """Batches of the validation loader at hand."""
         trainer = self.trainer
-        return self._of_current_loader(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches)
+        sanity = trainer.sanity_checking
+        return self._of_current_loader(trainer.num_sanity_val_batches if sanity else trainer.num_val_batches)
 
     @property
     def total_test_batches_current_dataloader(self) -> int | float:

@@ -6,7 +6,6 @@ A script of the older generation writes ``ProgressBar(refresh_rate=20)``, or der
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ __all__ = ["drawing_class"]
 
 
 def drawing_class(cls: type[ProgressBar], base: type[ProgressBar]) -> type[ProgressBar]:
-    """Return the class to make an instance of: `cls`, or where `cls` expects the older `base`, one that draws with tqdm."""
+    """Return the class to make an instance of: `cls`, or where it expects the older `base`, one that draws by tqdm."""
     if cls.draws or (cls is not base and not _is_of_older_generation(cls, base)):
         return cls
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
@@ -30,12 +29,15 @@ def _is_of_older_generation(cls: type, base: type) -> bool:
     return makes_tqdm_bars or not any(name.startswith("on_") for name in names)
 
 
-@functools.cache
+_made: dict[type, type] = {}
+
+
 def _joined(cls: type[ProgressBar], drawing: type[ProgressBar]) -> type[ProgressBar]:
     """`cls` with `drawing` behind it: what `cls` overrides wins, and its ``super()`` reaches the drawing."""
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    joined: type[ProgressBar] = type(cls.__name__, (cls, drawing), names | {"__reduce__": _reduce})
-    return joined
+    if cls not in _made:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        _made[cls] = type(cls.__name__, (cls, drawing), names | {"__reduce__": _reduce})
+    return _made[cls]
 
 
 def _reduce(bar: ProgressBar) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ class TQDMProgressBar(LiveProgressBar):
     """Shows each epoch's batches, rate, remaining time and metrics by tqdm; validations in a bar below.
 
     It redraws at most ten times a second. Where the output is no terminal (a pipe, a file, a job's log) it writes one
-    plain line an epoch. To change a bar, override `init_train_tqdm` and its likes; to change the metrics, `get_metrics`.
+    plain line an epoch. To change a bar, override `init_train_tqdm` and its likes; to change metrics, `get_metrics`.
 
     Args:
         refresh_rate: Draw at most every this many batches; 0 switches the bar off.
@@ -36,9 +36,7 @@ class TQDMProgressBar(LiveProgressBar):
         TQDMProgressBar(leave='yes'): expected True or False.
     """
 
-    BAR_FORMAT: ClassVar[str] = (
-        "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-    )
+    BAR_FORMAT: ClassVar[str] = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
     _process_position = 0
     _leave = False
@@ -124,7 +122,8 @@ class TQDMProgressBar(LiveProgressBar):
         display: TQDMDisplay | None = self._display if hasattr(self._display, "bars") else None  # type: ignore[assignment]
         if display is None or stage not in display.bars:
             raise TypeError(
-                f"{type(self).__name__} has no bar of this stage now: there is one only while the stage runs, the bar is "
+                f"{type(self).__name__} has no bar of this stage now: there is one only while the stage runs, the "
+                "bar is "
                 "enabled and the output is a terminal or notebook."
             )
         return display.bars[stage]
