@@ -17,7 +17,7 @@ try:
 except metadata.PackageNotFoundError:  # run from a checkout that is on the path but not installed
     release = "0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "leyden_site"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "leyden_site"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 
@@ -29,3 +29,4 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 default_role = "code"
+napoleon_use_ivar = True  # attributes that a docstring explains are no entries of their own

@@ -102,10 +102,22 @@ class Changes(SphinxDirective):
         return self.parse_text_to_nodes(f"{text}\n\n{released}", allow_section_headings=True)
 
 
+def _rename_sections(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Let napoleon, which runs next, read a heading that it does not know as the list of arguments that it is."""
+    lines[:] = ["Args:" if line == "Arguments that types don't explain:" else line for line in lines]
+
+
+def _skip_torchs_own(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out what a module inherits from torch: torch documents it."""
+    return True if (getattr(obj, "__module__", None) or "").startswith("torch.") else None
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Add the directives."""
     app.add_directive("hook-order", HookOrder)
     app.add_directive("changes", Changes)
+    app.connect("autodoc-process-docstring", _rename_sections, priority=400)
+    app.connect("autodoc-skip-member", _skip_torchs_own)
     return {"version": "1", "parallel_read_safe": True}
 
 
