@@ -17,6 +17,7 @@ from leyden.hooks.spelling import near_miss
 __all__ = ["check_callbacks", "check_module", "misfit_message", "overrides"]
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+_MISSING = object()
 _warned_classes: WeakSet[type] = WeakSet()
 
 
@@ -55,8 +56,8 @@ def check_module(module: object) -> None:
 
 def overrides(owner: object, name: str) -> bool:
     """Tell whether `owner`, a callback or a module, has its own `name`, by its classes or on the instance."""
-    own = getattr(type(owner), name, None)
-    if own is not None and own is not getattr(_base(owner), name, None):
+    own = getattr(type(owner), name, _MISSING)
+    if own is not _MISSING and own is not getattr(_base(owner), name, _MISSING):
         return True
     return name in getattr(owner, "__dict__", ())
 
@@ -174,7 +175,7 @@ def _has_state(callback: Callback) -> bool:
 
 def _warn(category: type[Warning], message: str) -> None:
     """Warn at the line of the user's that led here, since Python shows deprecations of the user's own code alone."""
-    level, frame = 1, sys._getframe(1)
+    level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "leyden":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

@@ -119,7 +119,7 @@ class Plan:
             if hook.callbacks and not hook.stands_at:
                 calls = self._calls.get(hook.name, [])
                 if hook.name == "on_train_batch_start" and calls and not isinstance(calls[-1][0], Callback):
-                    self.module_on_train_batch_start = calls[-1][1]
+                    self.module_on_train_batch_start = partial(_call_one, self._journal, hook.name, *calls[-1])
                     calls = calls[:-1]
                 setattr(self, hook.name, _runner(self._journal, hook.name, calls))
         for hook in HOOKS.values():
@@ -160,9 +160,9 @@ class _Binder:
         return sources
 
     def _index_of_optimizer(self, args: tuple[Any, ...]) -> int:
-        given = getattr(args[0], "optimizer", args[0])  # the wrapper of manual optimisation stands for what it wraps
+        given = (args[0], getattr(args[0], "optimizer", None))  # manual optimisation hands out wrappers
         optimizers: Sequence[object] = self._trainer.optimizers  # type: ignore[attr-defined]  # any trainer has them
-        return next((i for i, optimizer in enumerate(optimizers) if optimizer is given), 0)
+        return next((i for i, optimizer in enumerate(optimizers) if any(optimizer is one for one in given)), 0)
 
 
 def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object) -> None:

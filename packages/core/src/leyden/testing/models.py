@@ -36,7 +36,7 @@ class BoringModule(LightningModule):
     """A linear layer that learns to give small numbers, with data of its own for every stage.
 
     `batches` says how many batches of 2 rows each stage has. `training_step` logs and returns the loss under
-    ``train_loss``; validation and test log ``val_loss`` and ``test_loss`` and return nothing; predict returns the output.
+    ``train_loss``; validation and test log ``val_loss`` and ``test_loss`` and return nothing; predict returns outputs.
 
     Example:
         >>> module = BoringModule()

@@ -41,7 +41,7 @@ class HookRecorder:
     def callback(self, who: str, base: type[AnyCallback] = Callback, **arguments: Any) -> AnyCallback:  # type: ignore[assignment]
         """Return an instance of `base` that records every hook of callbacks under the name `who`."""
         hooks = [hook for hook in HOOKS.values() if hook.callbacks and hook.generation is None]
-        made = self._recording(who, base, hooks, skip=2)(**arguments)
+        made: AnyCallback = self._recording(who, base, hooks, skip=2)(**arguments)
         made.name = who
         return made
 
@@ -55,10 +55,11 @@ class HookRecorder:
     ) -> AnyModule:
         """Return an instance of `base` that records the hooks it shares with callbacks, and those named in `also`."""
         shared = [hook for hook in HOOKS.values() if hook.callbacks and hook.module and hook.generation is None]
-        return self._recording(who, base, [*shared, *(HOOKS[name] for name in also)], skip=0)(**arguments)
+        made: AnyModule = self._recording(who, base, [*shared, *(HOOKS[name] for name in also)], skip=0)(**arguments)
+        return made
 
     def ended(self, trainer: Trainer, run: Callable[[], object]) -> None:
-        """Run `run` and record how it ended: ``returned`` or what it raised, then ``end`` with the trainer's progress."""
+        """Run `run` and record how it ended: ``returned`` or what it raised, then ``end`` with the progress made."""
         try:
             run()
         except BaseException as error:
