@@ -50,7 +50,8 @@ class LRSchedulerConfig:
             raise _nonsense(f"the scheduler {_seen(scheduler)} has no step, state_dict and load_state_dict")
         if self.interval not in ("epoch", "step"):
             raise _nonsense(f"the scheduler's interval is {self.interval!r}; expected 'epoch' or 'step'")
-        if not isinstance(self.frequency, int) or isinstance(self.frequency, bool) or self.frequency < 1:
+        frequency: Any = self.frequency
+        if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
             raise _nonsense(f"the scheduler's frequency is {self.frequency!r}; expected an int >= 1")
         if self.reduce_on_plateau and self.monitor is None:
             raise _nonsense(

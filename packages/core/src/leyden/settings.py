@@ -138,7 +138,7 @@ class Settings:
                 "so val_check_interval must be an int; give a number of batches or set check_val_every_n_epoch=1."
             )
         clip = self.gradient_clip_val
-        if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not clip >= 0):
+        if clip is not None and (not _is_number(clip) or not clip >= 0):
             raise _out_of_range("gradient_clip_val", clip, "a number >= 0 or None")
 
     def _check_choices(self) -> None:
@@ -191,9 +191,7 @@ class Settings:
         self.num_sanity_val_steps = 2 if self.num_sanity_val_steps is None else self.num_sanity_val_steps
         self.log_every_n_steps = 50 if self.log_every_n_steps is None else self.log_every_n_steps
         if self.overfit_batches:
-            for name in ("limit_train_batches", "limit_val_batches"):
-                if getattr(self, name) is None:
-                    setattr(self, name, self.overfit_batches)
+            self.limit_train_batches = self.limit_val_batches = self.overfit_batches
         self.gradient_clip_val = self.gradient_clip_val or None
 
     def _shorten_for_development(self) -> None:
@@ -215,6 +213,10 @@ class Settings:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_fraction(value: Any) -> bool:

@@ -168,7 +168,7 @@ class Trainer(TrainerProperties):
         if settings.max_time is not None:
             from leyden.callbacks import Timer
 
-            given.append(Timer(duration=settings.max_time))  # type: ignore[arg-type]  # it checks its argument
+            given.append(Timer(duration=settings.max_time))
         attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan)
         call_init_hooks(given, "on_init_start", self)
         self._attached = attached
@@ -320,7 +320,8 @@ class Trainer(TrainerProperties):
             model, ckpt_path = self._model_of_last_run(fn, ckpt_path)
         _check_model(model, fn)
         self.lightning_module_or_none = model
-        self.datamodule = datamodule if datamodule is not None else None if any(loaders.values()) else self.datamodule
+        if datamodule is not None or any(given is not None for given in loaders.values()):
+            self.datamodule = datamodule  # loaders that are given replace an earlier call's datamodule
         if self.datamodule is not None:
             self.datamodule.trainer = self
         self.given_loaders = loaders

@@ -135,7 +135,7 @@ class EvaluationLoop(GradientFreeLoop):
             return []
         within_fit = trainer.state.fn == "fit"
         modes = self.enter_eval_mode()
-        journal.start("sanity" if sanity_batches is not None else self.stage)
+        journal.start("sanity" if sanity_batches is not None else "validate" if self.stage == "validate" else "test")
         with self.gradient_free():
             self.call("start")
             self.call("epoch_start")

@@ -149,6 +149,8 @@ class FitLoop:
         if not resumed:
             self.setup_data()
             trainer.journal.start_train_epoch()
+            assert self._optimization is not None
+            self._optimization.window_open = False  # a window that a skipped epoch left open is given up
             plan.train_outputs[:] = [[]]
         assert self.source is not None
         self.source.set_epoch(self.epoch)
@@ -160,8 +162,8 @@ class FitLoop:
             if plan.on_train_epoch_end is not None:
                 plan.on_train_epoch_end()
             trainer.journal.train_epoch_end()
-        if trainer.lr_scheduler_configs and self.is_last_batch and trainer.lightning_module.automatic_optimization:
-            step_schedulers(trainer, "epoch", self.epoch + 1, plateau=True)
+        if self.is_last_batch:
+            self._step_schedulers("epoch", self.epoch + 1, plateau=True)
         self.epoch += 1
         self.batches_done = 0
         self.epoch_ended = False
@@ -181,7 +183,6 @@ class FitLoop:
         ):  # the run was cut before this batch's validation was done
             self.validate()
         run_batch, transfer = optimization.run, trainer.batch_transfer
-        automatic = isinstance(optimization, AutomaticOptimization)
         settings, engine, num_batches, epoch = trainer.settings, trainer.engine, source.num_batches, self.epoch
         log_every, max_steps = settings.log_every_n_steps or 0, settings.max_steps
         batches, ahead = self._open(source)
@@ -195,31 +196,31 @@ class FitLoop:
             journal.batch = batch
             if plan.on_train_batch_start is not None:
                 plan.on_train_batch_start(batch, batch_idx)
-            if (
-                plan.module_on_train_batch_start is not None
-                and plan.module_on_train_batch_start(batch, batch_idx) == -1
-            ):
+            module_start = plan.module_on_train_batch_start
+            if module_start is not None and module_start(batch, batch_idx) == -1:
+                self._step_schedulers("epoch", epoch + 1)
                 break
             accumulate = trainer.accumulate_grad_batches
             self.window_ends = window_ends = last or accumulate == 1 or (batch_idx + 1) % accumulate == 0
             run_batch(batch, batch_idx, window_ends=window_ends)
-            if automatic and window_ends and trainer.lr_scheduler_configs:
-                step_schedulers(trainer, "step", self.batches_that_stepped + 1, plateau=False)
+            if window_ends and trainer.lr_scheduler_configs:
+                self._step_schedulers("step", self.batches_that_stepped + 1)
                 if last:
-                    step_schedulers(trainer, "epoch", epoch + 1, plateau=False)
+                    self._step_schedulers("epoch", epoch + 1)
             self.batches_done = batch_idx + 1
             self.batches_seen += 1
             if plan.on_train_batch_end is not None:
                 plan.on_train_batch_end(optimization.outputs, batch, batch_idx)
             if plan.wants_train_outputs:
                 plan.train_outputs[0].append(optimization.outputs)
-            if window_ends and log_every and (self.batches_that_stepped + 1) % log_every == 0:
+            due = log_every and (self.batches_that_stepped + 1) % log_every == 0
+            if window_ends and (due or (trainer.attention_wanted and log_every and trainer.should_stop)):
                 journal.train_batch_end()
             if validates and self._validation_due():
                 self.validate()
             if window_ends:
-                if automatic and trainer.lr_scheduler_configs:
-                    step_schedulers(trainer, "step", self.batches_that_stepped + 1, plateau=True)
+                if trainer.lr_scheduler_configs:
+                    self._step_schedulers("step", self.batches_that_stepped + 1, plateau=True)
                 self.batches_that_stepped += 1
                 self.window_ends = False
             if trainer.attention_wanted and self._stops_here():
@@ -249,6 +250,11 @@ class FitLoop:
         self.val_loop.run()
         self.validated_at = self.batches_seen
         trainer.state.stage = RunningStage.TRAINING
+
+    def _step_schedulers(self, interval: str, count: int, *, plateau: bool = False) -> None:
+        """Step the schedulers that are due; under manual optimisation that is the module's to do."""
+        if self._trainer.lr_scheduler_configs and isinstance(self._optimization, AutomaticOptimization):
+            step_schedulers(self._trainer, interval, count, plateau=plateau)
 
     def _stops_here(self) -> bool:
         trainer = self._trainer

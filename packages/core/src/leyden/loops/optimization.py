@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
 from leyden.loops.steps import step_arguments, under_context
-from leyden.runtime.engine import LightningOptimizer, needs_closure
+from leyden.runtime.engine import Engine, LightningOptimizer, needs_closure
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -36,11 +36,19 @@ class AutomaticOptimization:
     def __init__(self, trainer: Trainer) -> None:
         module = trainer.lightning_module
         self._trainer, self._module, self._plan = trainer, module, trainer.plan
-        self._journal, self._engine = trainer.journal, trainer.engine
+        self._journal = trainer.journal
+        self._engine: Engine | _ProfiledEngine = trainer.engine
         self._step = _training_step(trainer)
         self._optimizer, self._wrapped = _only_optimizer(trainer)
         overridden = trainer.module_overrides
         closure_needed = self._optimizer is not None and needs_closure(self._optimizer)
+        if closure_needed and trainer.accumulate_grad_batches > 1:
+            raise MisconfigurationException(
+                f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}): {type(self._optimizer).__name__} "
+                "evaluates the loss several "
+                "times a step, each time for the whole window, whose earlier batches are gone; use larger batches "
+                "instead."
+            )
         # With a closure the optimizer calls us back, which costs 6 us a step: only where somebody asks for it.
         self._module_step = module.optimizer_step if overridden("optimizer_step") or closure_needed else None
         self._module_zero_grad = module.optimizer_zero_grad if overridden("optimizer_zero_grad") else None

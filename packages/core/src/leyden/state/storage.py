@@ -80,7 +80,7 @@ def _numpy_types() -> list[Any]:
     """What NumPy arrays and scalars are rebuilt with; they are read only where NumPy is installed."""
     try:
         import numpy
-        from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
+        from numpy._core.multiarray import _reconstruct, scalar
     except ImportError:
         return []
     dtypes = [getattr(numpy.dtypes, name) for name in numpy.dtypes.__all__]
