@@ -7,6 +7,7 @@ writes them.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def trace(name: str) -> list[str]:
     return events
 
 
-def trainer_with(callbacks: list[Callback], **arguments: Any) -> Trainer:
+def trainer_with(callbacks: Sequence[Callback], **arguments: Any) -> Trainer:
     return Trainer(
         callbacks=callbacks,
         accelerator="cpu",

@@ -121,7 +121,8 @@ def test_a_cycle_is_named() -> None:
     with pytest.raises(MisconfigurationException) as raised:
         order(made(A, runs_before="B"), made(B, runs_before="C"), made(C, runs_before="A"), First())
     assert str(raised.value) == (
-        "The callbacks cannot be ordered: A -> B -> C -> A is a cycle (A runs before B; B runs before C; C runs before A). "
+        "The callbacks cannot be ordered: A -> B -> C -> A is a cycle "
+        "(A runs before B; B runs before C; C runs before A). "
         "Remove one of these declarations from runs_before / runs_after."
     )
 

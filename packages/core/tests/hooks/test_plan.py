@@ -101,7 +101,7 @@ def test_trainer_and_module_come_first() -> None:
 def test_the_module_may_skip_the_epoch_and_stands_apart_for_it() -> None:
     events: list[Any] = []
     net = type("Net", (LightningModule,), {"on_train_batch_start": lambda self, batch, batch_idx: -1})()
-    plan, journal = compiled([lambdas(events, "a", "on_train_batch_start")], net)
+    plan, _ = compiled([lambdas(events, "a", "on_train_batch_start")], net)
     run(plan.on_train_batch_start, "batch", 7)
     assert events == [("a", "on_train_batch_start", ("batch", 7))]
     assert plan.module_on_train_batch_start is not None
@@ -160,6 +160,7 @@ def test_owners_are_the_callbacks_in_order_and_the_module() -> None:
 
 def test_the_journal_knows_the_hook_while_it_runs_and_the_one_around_it_afterwards() -> None:
     seen: list[str] = []
+    journal: Journal
     callback = LambdaCallback(
         on_after_backward=lambda trainer, pl_module: seen.append(journal.hook),
         teardown=lambda trainer, pl_module, stage: seen.append(journal.hook),

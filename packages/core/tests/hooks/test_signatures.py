@@ -14,6 +14,8 @@ from leyden.hooks.signatures import Fit, fit, takes
 
 T_M = ("trainer", "pl_module")
 BATCH_END = (*T_M, "outputs", "batch", "batch_idx")
+BATCH_END_1_0 = (*BATCH_END, "dataloader_idx")
+BATCH_START_1_0 = (*T_M, "batch", "batch_idx", "dataloader_idx")
 
 
 def fitted(name: str, method: Callable[..., Any], *, module: bool = False) -> Fit:
@@ -24,7 +26,8 @@ def fitted(name: str, method: Callable[..., Any], *, module: bool = False) -> Fi
 
 def how(name: str, method: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...], str | None, bool]:
     found = fitted(name, method)
-    return found.positional, found.keywords, found.older and found.older.generation, found.direct
+    generation = None if found.older is None else found.older.generation
+    return found.positional, found.keywords, generation, found.direct
 
 
 @pytest.mark.parametrize(
@@ -56,10 +59,10 @@ def how(name: str, method: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[s
         ("on_fit_start", lambda t, **kwargs: 0, (("trainer",), ("pl_module",), None, False)),
         ("on_train_batch_end", lambda batch, **rest: 0, (("batch",), (*T_M, "outputs", "batch_idx"), None, False)),
         # Older generations.
-        ("on_train_batch_end", lambda t, m, o, b, i, unused: 0, ((*BATCH_END, "dataloader_idx"), (), "1.0-1.6", False)),
-        ("on_train_batch_end", lambda t, m, o, b, i, d, *args: 0, ((*BATCH_END, "dataloader_idx"), (), "1.0-1.6", False)),
+        ("on_train_batch_end", lambda t, m, o, b, i, unused: 0, (BATCH_END_1_0, (), "1.0-1.6", False)),
+        ("on_train_batch_end", lambda t, m, o, b, i, d, *args: 0, (BATCH_END_1_0, (), "1.0-1.6", False)),
         ("on_train_batch_end", lambda t, m, o, b, i, unused=0: 0, (BATCH_END, (), None, True)),
-        ("on_train_batch_start", lambda t, m, b, i, d: 0, ((*T_M, "batch", "batch_idx", "dataloader_idx"), (), "1.0-1.6", False)),
+        ("on_train_batch_start", lambda t, m, b, i, d: 0, (BATCH_START_1_0, (), "1.0-1.6", False)),
         ("on_train_epoch_end", lambda t, m, outputs: 0, ((*T_M, "outputs"), (), "1.0-1.2", False)),
         ("on_train_epoch_end", lambda t, m, outputs=None: 0, (T_M, (), None, True)),
         ("on_train_epoch_end", lambda outputs: 0, (("outputs",), (), "1.0-1.2", False)),
@@ -74,7 +77,8 @@ def how(name: str, method: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[s
         ("on_load_checkpoint", lambda t, m, callback_states: 0, ((*T_M, "callback_state"), (), "1.3-1.7", False)),
         ("on_load_checkpoint", lambda t, m, checkpoint: 0, ((*T_M, "checkpoint"), (), None, True)),
         ("on_load_checkpoint", lambda t, m, whatever: 0, ((*T_M, "checkpoint"), (), None, True)),
-        ("on_load_checkpoint", lambda trainer, callback_state: 0, (("trainer", "callback_state"), (), "1.3-1.7", False)),
+        ("on_load_checkpoint", lambda callback_state, trainer: 0,
+         (("callback_state", "trainer"), (), "1.3-1.7", False)),
         # Hooks that do not get trainer and module.
         ("state_dict", lambda: 0, ((), (), None, True)),
         ("load_state_dict", lambda s: 0, (("state_dict",), (), None, True)),

@@ -71,7 +71,7 @@ def test_a_callback_is_of_its_base_and_passes_its_arguments_on() -> None:
 
 
 def test_it_overrides_every_hook_of_today() -> None:
-    cls = type(HookRecorder().callback("a"))
+    cls: type = type(HookRecorder().callback("a", Callback))
     assert {name for name in hooks_of_callbacks() if name in vars(cls)} == set(hooks_of_callbacks())
     assert "on_epoch_end" not in vars(cls)
 
