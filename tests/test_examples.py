@@ -12,7 +12,7 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits.py"
 
 
 def run(*arguments: str) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", DIGITS, *arguments],
         env=environment,
