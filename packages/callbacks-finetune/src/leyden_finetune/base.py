@@ -147,9 +147,13 @@ class BaseFinetuning(Callback):
         if epoch == skipped:  # resumed within this epoch, whose work was done before
             return
         before = {name for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
+        held = [one for one in pl_module.modules() if is_frozen_norm(one)]
         finetune = self._finetune_function()
         for index, optimizer in enumerate(trainer.optimizers):
             finetune(pl_module, epoch, optimizer, index)
+        for one in held:
+            if not is_frozen_norm(one):
+                one.train(pl_module.training)  # what it noted down last may be a validation's mode
         self._adopt_new_groups(trainer)
         self._epoch_done = epoch
         new = [name for name, one in pl_module.named_parameters() if one.requires_grad and name not in before]

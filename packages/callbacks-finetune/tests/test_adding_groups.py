@@ -1,0 +1,179 @@
+"""Adding what is set free to an optimizer, and keeping schedulers in step with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer, lr_scheduler
+
+from leyden_finetune import BaseFinetuning
+from leyden_finetune.groups import describe_groups, rebuild_groups
+from leyden_finetune.schedulers import adopt_new_groups, set_learning_rate
+
+
+def parts() -> tuple[nn.Sequential, nn.Linear]:
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 1)
+
+
+def test_new_group_takes_a_fraction_of_the_first_groups_rate() -> None:
+    backbone, head = parts()
+    BaseFinetuning.freeze(backbone, train_bn=False)
+    optimizer = SGD(head.parameters(), lr=0.5, momentum=0.9)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]
+    assert optimizer.param_groups[1]["params"] == list(backbone.parameters())
+    assert optimizer.param_groups[1]["momentum"] == 0.9
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_given_rate_is_taken_as_it_is() -> None:
+    backbone, head = parts()
+    optimizer = SGD(head.parameters(), lr=0.5)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer, lr=0.2, initial_denom_lr=100.0)
+    assert optimizer.param_groups[1]["lr"] == 0.2
+
+
+def test_without_train_bn_the_norm_is_frozen_and_not_added() -> None:
+    backbone, head = parts()
+    optimizer = SGD(head.parameters(), lr=0.5)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer, train_bn=False)
+    assert optimizer.param_groups[1]["params"] == list(backbone[0].parameters())
+    assert not any(parameter.requires_grad for parameter in backbone[1].parameters())
+
+
+def test_norm_that_was_trained_from_the_start_stays_in_its_group_without_a_warning() -> None:
+    backbone, head = parts()
+    BaseFinetuning.freeze(backbone)
+    optimizer = SGD([*backbone[1].parameters(), *head.parameters()], lr=0.5)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4, 2]
+
+
+def test_what_the_optimizer_has_is_not_added_again() -> None:
+    backbone, head = parts()
+    optimizer = SGD([*backbone.parameters(), *head.parameters()], lr=0.5)
+    with pytest.warns(UserWarning, match=r"2 of 2 parameters to be added to SGD are in it already"):
+        BaseFinetuning.unfreeze_and_add_param_group(backbone[0], optimizer)
+    assert len(optimizer.param_groups) == 1
+    with pytest.warns(UserWarning, match="1 of 2"):
+        given = [*head.parameters()][:1] + [nn.Parameter(torch.ones(1))]
+        assert BaseFinetuning.filter_on_optimizer(optimizer, given) == given[1:]
+
+
+def test_optimizer_with_named_parameters() -> None:
+    module = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    named = [(f"head.{name}", parameter) for name, parameter in module["head"].named_parameters()]
+    optimizer = SGD(named, lr=0.5)
+    BaseFinetuning.unfreeze_and_add_param_group(module["backbone"], optimizer)
+    assert optimizer.param_groups[1]["param_names"] == ["group1.0", "group1.1"]
+
+    fresh = SGD(named, lr=0.1)
+    rebuild_groups(fresh, describe_groups(optimizer, module), module)
+    assert fresh.param_groups[1]["param_names"] == ["backbone.weight", "backbone.bias"]
+    fresh.load_state_dict(optimizer.state_dict())
+    assert [group["lr"] for group in fresh.param_groups] == [0.5, 0.05]
+
+
+def test_parameters_that_the_module_does_not_hold_are_found_by_their_order() -> None:
+    module, stranger = nn.Linear(2, 2), nn.Parameter(torch.ones(1))
+    optimizer = Adam([{"params": [module.weight, stranger], "name": "first"}], lr=0.1)
+    optimizer.add_param_group({"params": [module.bias], "name": "second", "lr": torch.tensor(0.3)})
+    described = describe_groups(optimizer, module)
+    assert [group["params"] for group in described] == [["weight", None], ["bias"]]
+
+    fresh = Adam([{"params": [stranger, module.weight], "name": "first"}], lr=0.1)
+    rebuild_groups(fresh, described, module)
+    assert [group["name"] for group in fresh.param_groups] == ["first", "second"]
+    assert fresh.param_groups[0]["params"][1] is stranger
+    assert fresh.param_groups[1]["lr"] == torch.tensor(0.3)
+    described[1]["lr"].fill_(9.0)
+    assert fresh.param_groups[1]["lr"] == torch.tensor(0.3)
+
+
+SCHEDULERS: dict[str, Any] = {
+    "step": lambda o: lr_scheduler.StepLR(o, 2, gamma=0.5),
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
+    "multiplicative": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.9),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=20),
+    "warm_restarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
+    "polynomial": lambda o: lr_scheduler.PolynomialLR(o, 20),
+    "linear": lambda o: lr_scheduler.LinearLR(o, 0.5, 1.0, 10),
+    "one_cycle": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.4, total_steps=20),
+    "cyclic": lambda o: lr_scheduler.CyclicLR(o, base_lr=0.1, max_lr=0.4, step_size_up=3),
+    "sequential": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0.5, 3), lr_scheduler.ExponentialLR(o, 0.9)], [4]
+    ),
+    "chained": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o, 0.5, 3), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+}
+
+
+def stepped(optimizer: Optimizer, scheduler: Any, times: int) -> None:
+    for _ in range(times):
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps_before", [0, 5])
+def test_added_group_follows_the_first_in_proportion(name: str, steps_before: int) -> None:
+    backbone, head = parts()
+    optimizer = SGD(head.parameters(), lr=0.1, momentum=0.9)
+    scheduler = SCHEDULERS[name](optimizer)
+    stepped(optimizer, scheduler, steps_before)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer, initial_denom_lr=4.0)
+    adopt_new_groups([scheduler], optimizer)
+    adopt_new_groups([scheduler], optimizer)  # what is known already is left alone
+    for _ in range(8):
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert second == pytest.approx(first / 4, rel=1e-3)  # OneCycle's lowest rates are not in proportion
+        stepped(optimizer, scheduler, 1)
+    assert len(scheduler.get_last_lr()) == 2
+
+
+def test_rate_that_was_set_is_where_the_schedule_goes_on() -> None:
+    backbone, head = parts()
+    optimizer = SGD(head.parameters(), lr=torch.tensor(0.1))
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer, lr=0.01)
+    adopt_new_groups([scheduler], optimizer)
+    set_learning_rate([scheduler], optimizer, 1, 0.04)
+    stepped(optimizer, scheduler, 1)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.05, 0.02])
+    set_learning_rate([scheduler], optimizer, 0, 0.5)
+    assert optimizer.param_groups[0]["lr"].shape == ()
+    assert float(optimizer.param_groups[0]["lr"]) == 0.5
+
+
+def test_group_that_comes_while_the_rate_is_zero() -> None:
+    backbone, head = parts()
+    optimizer = SGD(head.parameters(), lr=0.1)
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer)
+    adopt_new_groups([scheduler], optimizer)
+    set_learning_rate([scheduler], optimizer, 1, 0.0)
+    stepped(optimizer, scheduler, 4)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_plateau_and_schedulers_of_others() -> None:
+    backbone, head = parts()
+    optimizer = SGD(head.parameters(), lr=0.1)
+    plateau = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, min_lr=[0.001])
+    other = lr_scheduler.StepLR(SGD(backbone.parameters(), lr=1.0), 1)
+
+    class Own:
+        optimizer: Any = None
+
+    own = Own()
+    own.optimizer = optimizer
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer)
+    adopt_new_groups([plateau, other, own], optimizer)
+    for loss in (1.0, 2.0):
+        plateau.step(loss)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005])
+    assert len(other.base_lrs) == 1
