@@ -147,8 +147,11 @@ class ModelCheckpoint(Checkpoint):
     # -- when -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder."""
-        if stage == "fit" and self._finds_dirpath:
+        """Find the folder; a fit that resumes is told after this what was pending."""
+        if stage != "fit":
+            return
+        self.saved_at, self.waits_for_score = None, False
+        if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

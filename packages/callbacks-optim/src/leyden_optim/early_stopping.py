@@ -90,6 +90,7 @@ class EarlyStopping(Callback):
         self.stopped_epoch = 0
         self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
+        self._asked_first = False  # nobody else had asked to stop when this one did
         self._checked_at: int | None = None  # global step of the newest score that was looked at
 
     @property
@@ -171,13 +172,27 @@ class EarlyStopping(Callback):
             self.wait_count += 1
             message = f"{self.monitor} = {score:.5g} did not improve on {best:.5g} ({self.wait_count}/{self.patience})"
         if reason is not EarlyStoppingReason.NOT_STOPPED:
-            self.stopped_epoch = trainer.current_epoch
-            self.stopping_reason = reason
             message = self._criteria.explain(reason, score, best, self.wait_count)
-            self.stopping_reason_message = message
-            trainer.should_stop = True
+            self._ask_to_stop(trainer, reason, message)
+        elif self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+            self._withdraw(trainer)
         if self.verbose:
             self._report(trainer, message)
+
+    def _ask_to_stop(self, trainer: Trainer, reason: EarlyStoppingReason, message: str) -> None:
+        self.stopped_epoch = trainer.current_epoch
+        self.stopping_reason, self.stopping_reason_message = reason, message
+        self._asked_first = self._asked_first or not trainer.should_stop
+        trainer.should_stop = True
+
+    def _withdraw(self, trainer: Trainer) -> None:
+        """Training went on, since a minimum of epochs or steps was not reached, and now there is no reason to stop."""
+        self.stopped_epoch = 0
+        self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+        others = (callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping))
+        if self._asked_first and all(other.stopping_reason is EarlyStoppingReason.NOT_STOPPED for other in others):
+            trainer.should_stop = False
+        self._asked_first = False
 
     def _complain(self, trainer: Trainer) -> None:
         names = sorted(trainer.callback_metrics)
