@@ -73,7 +73,7 @@ class LoadableModule(ModuleHooks, HyperparametersMixin):
         weights = checkpoint.get("state_dict")
         if not isinstance(weights, Mapping):
             raise MisconfigurationException(
-                f"{checkpoint_path!r} has no 'state_dict', so it is no checkpoint of a training (it holds: "
+                f"{_shown(checkpoint_path)} has no 'state_dict', so it is no checkpoint of a training (it holds: "
                 f"{', '.join(sorted(map(str, checkpoint))[:8]) or 'nothing'}). For bare weights use "
                 f"{cls.__qualname__}(...).load_state_dict(torch.load(path))."
             )
@@ -81,20 +81,23 @@ class LoadableModule(ModuleHooks, HyperparametersMixin):
         module.configure_model()
         module.on_load_checkpoint(checkpoint)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
+        if device is not None:
+            module.to(device)
         strict = module.strict_loading if strict is None else strict
         try:
             unfit = module.load_state_dict(checkpoint["state_dict"], strict=strict)
         except RuntimeError as error:
             error.add_note(
-                f"The weights are those of {checkpoint_path!r}; strict=False passes over missing and unexpected ones."
+                f"The weights are those of {_shown(checkpoint_path)}; strict=False passes over missing and "
+                "unexpected ones."
             )
             raise
         for keys, what in ((unfit.missing_keys, "lacks"), (unfit.unexpected_keys, "has unknown")):
             if keys:
                 rank_zero_warn(
-                    f"the checkpoint {checkpoint_path!r} {what} weights of {cls.__qualname__}: {', '.join(keys)}."
+                    f"the checkpoint {_shown(checkpoint_path)} {what} weights of {cls.__qualname__}: {', '.join(keys)}."
                 )
-        return module if device is None else module.to(device)
+        return module
 
 
 def read_checkpoint(path: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def read_checkpoint(path: Any, map_location: Any, weights_only: bool | None) -> 
         checkpoint = torch.load(path, map_location=location, weights_only=safe)
     if not isinstance(checkpoint, dict):
         raise MisconfigurationException(
-            f"{path!r} holds a {type(checkpoint).__name__}; expected a checkpoint, which is a dict."
+            f"{_shown(path)} holds a {type(checkpoint).__name__}; expected a checkpoint, which is a dict."
         )
     return checkpoint
 
@@ -183,9 +186,9 @@ def _read_hparams(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     try:
         values = json.loads(text)  # JSON is YAML too, and needs no other package
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
         if path.suffix == ".json":
-            raise
+            raise MisconfigurationException(f"hparams_file={str(path)!r} is no JSON: {error}.") from error
         values = _read_yaml(text, path)
     if not isinstance(values, dict):
         raise MisconfigurationException(
@@ -202,6 +205,10 @@ def _read_yaml(text: str, path: Path) -> Any:
             f"hparams_file={str(path)!r} is YAML: `pip install pyyaml` to read it, or give it as JSON."
         ) from error
     return yaml.safe_load(text) or {}
+
+
+def _shown(path: Any) -> str:
+    return repr(os.fspath(path)) if isinstance(path, str | os.PathLike) else repr(path)
 
 
 def _where_there_is_one(storage: Any, location: str) -> Any:
