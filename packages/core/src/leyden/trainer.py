@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ from leyden.rank_zero import rank_zero_info
 from leyden.run_state import TrainerFn, TrainerState
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
-from leyden.runtime.precision import choose_precision
+from leyden.runtime.module_init import module_init
+from leyden.runtime.precision import Precision, choose_precision
 from leyden.runtime.signals import SigtermListener
 from leyden.runtime.strategy import Strategy, choose_strategy
 from leyden.settings import Settings
@@ -114,6 +116,7 @@ class Trainer(TrainerProperties):
         profiler: Profiler | str | None = None,
         detect_anomaly: bool = False,
         barebones: bool = False,
+        plugins: Precision | Iterable[Precision] | None = None,
         sync_batchnorm: bool = False,
         reload_dataloaders_every_n_epochs: int = 0,
         default_root_dir: str | os.PathLike[str] | None = None,
@@ -124,7 +127,9 @@ class Trainer(TrainerProperties):
         if unknown:
             raise _unknown_argument(next(iter(unknown)))
         self.settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
-        self._choose_runtime(accelerator, devices, num_nodes, precision, strategy)
+        self._choose_runtime(
+            accelerator, devices, num_nodes, precision if plugins is None else _as_list(plugins), strategy
+        )
         self.default_root_dir = os.fspath(default_root_dir) if default_root_dir is not None else os.getcwd()
         self.profiler = make_profiler(profiler)
         self._init_run_state()
@@ -355,6 +360,14 @@ class Trainer(TrainerProperties):
         if self.is_global_zero:
             save(checkpoint, filepath)
         self.strategy.barrier("save_checkpoint")
+
+    def init_module(self, empty_init: bool | None = None) -> AbstractContextManager[None]:
+        """Make the tensors of a module built within on the run's device and in its precision from the start.
+
+        Args:
+            empty_init: True leaves weights as the memory holds them, for a checkpoint that will fill them anyway.
+        """
+        return module_init(self.strategy.root_device, self.precision_plugin, bool(empty_init))
 
     def describe_callbacks(self) -> list[Ordered]:
         """Print and return the callbacks in the order of their calls, each with the reason for its place."""

@@ -45,7 +45,7 @@ class Precision:
             if name == "16-mixed":
                 self.scaler = torch.amp.GradScaler(device_type)
         elif self.dtype is not None:
-            self.forward_context = self._default_dtype
+            self.forward_context = self.default_dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Cast the floating point weights and buffers where the precision is a true one."""
@@ -64,15 +64,15 @@ class Precision:
         return lambda batch: tree_map(cast, batch)
 
     @contextlib.contextmanager
-    def _default_dtype(self) -> Iterator[None]:
-        # Tensors that a step creates must match the weights.
-        before = torch.get_default_dtype()
+    def default_dtype(self) -> Iterator[None]:
+        """Make new floating point tensors in the dtype of the weights: those that a step creates must match."""
+        before = torch.getdefault_dtype()
         assert self.dtype is not None
-        torch.set_default_dtype(self.dtype)
+        torch.setdefault_dtype(self.dtype)
         try:
             yield
         finally:
-            torch.set_default_dtype(before)
+            torch.setdefault_dtype(before)
 
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state; empty without one."""
@@ -85,7 +85,11 @@ class Precision:
 
 
 def choose_precision(precision: object, device_type: str) -> Precision:
-    """Return the precision the Trainer's `precision` names; None is "32-true"."""
+    """Return the precision the Trainer's `precision` names; None is "32-true", an instance is taken as it is."""
+    if isinstance(precision, list) and len(precision) == 1:
+        precision = precision[0]
+    if isinstance(precision, Precision):
+        return precision
     name = "32-true" if precision is None else str(precision)
     name = _ALIASES.get(name, name)
     if isinstance(precision, bool) or name not in _NAMES:

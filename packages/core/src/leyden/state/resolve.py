@@ -17,7 +17,7 @@ __all__ = ["resolve_checkpoint"]
 
 
 def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | None) -> str | None:
-    """Return the file for a path, "best", "last" or "auto" (the newest whole checkpoint, None when there is none).
+    """Return the file for a path, "best", "last", "hpc" or "auto" (the newest whole checkpoint, None when there is none).
 
     Raises:
         MisconfigurationException: there is no such checkpoint; the message says where it was looked for.
@@ -33,6 +33,8 @@ def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | Non
         return _last(trainer)
     if name == "auto":
         return _newest_whole(trainer)
+    if name == "hpc":
+        return _hpc(trainer)
     return name
 
 
@@ -62,6 +64,15 @@ def _last(trainer: Trainer) -> str:
             "ckpt_path='auto' to begin afresh where there is none."
         )
     return files[0]
+
+
+def _hpc(trainer: Trainer) -> str:
+    """The checkpoint that a cluster's requeued job goes on from: ``hpc_ckpt_N.ckpt`` with the highest number."""
+    root = Path(trainer.default_root_dir)
+    numbered = [(int(path.stem[9:]), path) for path in root.glob("hpc_ckpt_*.ckpt") if path.stem[9:].isdigit()]
+    if not numbered:
+        raise MisconfigurationException(f"ckpt_path='hpc': there is no hpc_ckpt_N.ckpt in {root}.")
+    return str(max(numbered)[1])
 
 
 def _newest_whole(trainer: Trainer) -> str | None:
