@@ -86,6 +86,7 @@ def test_attributes_and_private_methods_are_left_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_callbacks([callback_with(on_train_batch_ends=3, _on_fit_strat=nothing, helper=nothing)])
+        check_callbacks([callback_with(training_step=nothing, train_dataloader=nothing)])
         check_module(module_with(on_train_batch_ends=3, _on_fit_strat=nothing, helper=nothing, on_gpu=True))
 
 

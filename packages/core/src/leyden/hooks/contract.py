@@ -186,6 +186,9 @@ def _training() -> Iterable[Hook]:
         "on_train_batch_start", "before each training step; -1 from the module skips the rest of the epoch",
         ("batch", "batch_idx"), log=_TRAIN_STEP, older=_with_loader_index("on_train_batch_start"),
     )  # fmt: skip
+
+
+def _optimization() -> Iterable[Hook]:
     yield _module_only(
         "optimizer_step", "calls the optimizer with the closure that holds the training step",
         "epoch", "batch_idx", "optimizer", "optimizer_closure", log=_TRAIN_STEP,
@@ -263,7 +266,9 @@ def _state() -> Iterable[Hook]:
     )  # fmt: skip
 
 
-HOOKS: dict[str, Hook] = {hook.name: hook for part in (_configuration, _training, _ends, _state) for hook in part()}
+HOOKS: dict[str, Hook] = {
+    hook.name: hook for part in (_configuration, _training, _optimization, _ends, _state) for hook in part()
+}
 """Every hook by its name, in the order of a run."""
 
 REMOVED_MODULE_METHODS: dict[str, str] = {
