@@ -66,13 +66,13 @@ class Precision:
     @contextlib.contextmanager
     def default_dtype(self) -> Iterator[None]:
         """Make new floating point tensors in the dtype of the weights: those that a step creates must match."""
-        before = torch.getdefault_dtype()
+        before = torch.get_default_dtype()
         assert self.dtype is not None
-        torch.setdefault_dtype(self.dtype)
+        torch.set_default_dtype(self.dtype)
         try:
             yield
         finally:
-            torch.setdefault_dtype(before)
+            torch.set_default_dtype(before)
 
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state; empty without one."""

@@ -17,7 +17,7 @@ __all__ = ["resolve_checkpoint"]
 
 
 def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | None) -> str | None:
-    """Return the file for a path, "best", "last", "hpc" or "auto" (the newest whole checkpoint, None when there is none).
+    """Return the file for a path, "best", "last", "hpc" or "auto" (the newest whole one, None if there is none).
 
     Raises:
         MisconfigurationException: there is no such checkpoint; the message says where it was looked for.
