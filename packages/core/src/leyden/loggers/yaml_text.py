@@ -11,7 +11,7 @@ __all__ = ["to_yaml"]
 
 
 def to_yaml(value: Any) -> str:
-    """Return `value` as a YAML document; strings and keys are quoted as JSON does, so that every YAML reader agrees.
+    """Return `value` as a YAML document; strings and unusual keys are quoted, so that every YAML reader agrees.
 
     What is not plain data (a module, a function) is written as the text it prints.
 
@@ -53,7 +53,7 @@ def _item(value: Any) -> list[str]:
 def _key(key: Any) -> str:
     text = str(key)
     plain = text.isidentifier() and text.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
-    return text if plain and text.isascii() else json.dumps(text)
+    return text if plain and text.isascii() else _quoted(text)
 
 
 def _scalar(value: Any) -> str:
@@ -69,4 +69,16 @@ def _scalar(value: Any) -> str:
         return "[]"
     if isinstance(value, Mapping):
         return "{}"
-    return json.dumps(str(value))
+    return _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    """Quote as JSON does, but for what only YAML can't read: surrogate pairs and the unescaped DEL."""
+    escaped = "".join(_escaped(sign) for sign in text)
+    return f'"{escaped}"'
+
+
+def _escaped(sign: str) -> str:
+    if ord(sign) > 0xFFFF:
+        return f"\\U{ord(sign):08x}"
+    return "\\x7f" if sign == "\x7f" else json.dumps(sign)[1:-1]

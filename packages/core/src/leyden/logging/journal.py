@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from leyden.errors import MisconfigurationException
 from leyden.logging.batch_size import batch_size_of
 from leyden.logging.board import Board
 from leyden.logging.metrics import MetricsDict, to_floats
 from leyden.logging.records import Key, Record
 from leyden.logging.registry import Registry
 from leyden.logging.rules import Options
-from leyden.logging.values import check_tensor, is_collection, is_metric, plain_number
+from leyden.logging.values import check_tensor, is_collection, is_metric, plain_number, raise_changed_kind
 from leyden.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -188,13 +187,10 @@ class Journal:
 
     def _unusual(self, name: str, value: Any, record: Record, enable_graph: bool) -> Any:
         """Values that are not a plain tensor or number: metrics, parameters, numpy scalars, those with a graph."""
-        if (record.kind == "metric") is not is_metric(value):
-            raise MisconfigurationException(
-                f"self.log({name!r}, ...) in `{record.key[0]}` got a {type(value).__name__} after values of another "
-                "kind: a metric object and plain values can't be reduced together. Use two names."
-            )
         if record.kind == "metric":
             return value
+        if is_metric(value):
+            raise_changed_kind(record.key[0], name, value)
         if isinstance(value, Tensor):
             check_tensor(name, value)
             if enable_graph:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from leyden.errors import MisconfigurationException
 from leyden.logging.records import Key, Record, Traits
+from leyden.logging.values import is_metric, raise_changed_kind
 
 __all__ = ["MetricRecord", "attribute_of"]
 
@@ -32,16 +33,24 @@ class MetricRecord(Record):
 
     def add(self, value: Any, size: int, step: int) -> None:
         """Note that the metric was logged; the step's value is what its last ``forward`` returned, if it was called."""
-        if value is not self.metric and self.count:
-            raise MisconfigurationException(
-                f"self.log({self.key[1]!r}, ...) in `{self.key[0]}` got two {type(value).__name__} objects in one "
-                "epoch. Log each metric object under a name of its own."
-            )
-        self.metric = value
+        if value is not self.metric:
+            self._change(value)
         self.latest = value._forward_cache if self.traits.on_step else None
         self.step = step
         self.fresh = self.latest is not None
         self.count += 1
+
+    def _change(self, metric: Any) -> None:
+        """Take another metric object, as a module may make one per epoch."""
+        hook, name, _ = self.key
+        if not is_metric(metric):
+            raise_changed_kind(hook, name, metric)
+        if self.count:
+            raise MisconfigurationException(
+                f"self.log({name!r}, ...) in `{hook}` got two {type(metric).__name__} objects in one epoch. "
+                "Log each metric object under a name of its own."
+            )
+        self.metric = metric
 
     def latest_tensor(self) -> Tensor:
         return self._scalar(self.latest)
@@ -59,7 +68,7 @@ class MetricRecord(Record):
             )
             raise MisconfigurationException(
                 f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} in `{self.key[0]}` computes "
-                f"{found}, and a logger takes single numbers. Compute it yourself and log its parts: self.log_dict(...)."
+                f"{found}, and a logger takes single numbers. Compute it yourself and log its parts."
             )
         scalar: Tensor = value.detach().reshape(())
         return scalar if scalar.is_floating_point() else scalar.to(self.dtype)

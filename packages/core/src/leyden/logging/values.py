@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from numbers import Number
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
-__all__ = ["check_tensor", "is_collection", "is_metric", "plain_number"]
+from leyden.errors import MisconfigurationException
+
+__all__ = ["check_tensor", "is_collection", "is_metric", "plain_number", "raise_changed_kind"]
 
 
 def is_metric(value: object) -> bool:
@@ -53,6 +55,14 @@ def check_tensor(name: str, value: Tensor) -> None:
             f"self.log({name!r}, ...) was called with a complex tensor. Log a real number of it: "
             f"self.log({name!r}, value.abs())."
         )
+
+
+def raise_changed_kind(hook: str, name: str, value: object) -> NoReturn:
+    """Raise the error for a name under which both a metric object and plain values were logged."""
+    raise MisconfigurationException(
+        f"self.log({name!r}, ...) in `{hook}` got a {type(value).__name__} after values of another kind: a metric "
+        "object and plain values can't be reduced together. Use two names."
+    )
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,292 @@
+"""What whole runs log: rows, results and the metrics that callbacks read."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from leyden import Callback, Trainer
+from leyden.errors import MisconfigurationException
+from leyden.loggers import CSVLogger
+from leyden.testing import BoringModule
+
+
+class Numbers(BoringModule):
+    """Logs the number of the batch in every way there is."""
+
+    def __init__(self) -> None:
+        super().__init__(batches={"train": 5, "val": 2, "test": 3})
+
+    def on_train_start(self) -> None:
+        self.log("begun", 1.0)
+
+    def on_train_epoch_start(self) -> None:
+        self.log("epoch_begun", float(self.current_epoch))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.log("both", float(batch_idx), on_step=True, on_epoch=True, prog_bar=True)
+        self.log("at_step", float(batch_idx))
+        self.log("hidden", 1.0, on_epoch=True, logger=False)
+        return self.loss(batch)
+
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val", float(batch_idx) + 10 * dataloader_idx)
+        self.log("val_both", float(batch_idx), on_step=True)
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log_dict({"a": batch_idx, "b": torch.tensor(2.0 * batch_idx)})
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_end", 9.0)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("epoch_end", 5.0)
+
+
+def make(tmp_path: Path, **kwargs: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": CSVLogger(tmp_path, name="", version="run"),
+        "discover_callbacks": False,
+        "log_every_n_steps": 2,
+        "max_epochs": 1,
+    }
+    return Trainer(**defaults | kwargs)
+
+
+def loader(data: Any) -> DataLoader[Tensor]:
+    return DataLoader(data, batch_size=2)
+
+
+def rows_of(tmp_path: Path) -> list[dict[str, float]]:
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+
+
+def numbers(metrics: dict[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def test_the_rows_of_a_fit(tmp_path: Path) -> None:
+    make(tmp_path, max_epochs=2).fit(Numbers())
+    first = [
+        {"step": 1, "epoch": 0, "both_step": 1, "at_step": 1},
+        {"step": 3, "epoch": 0, "both_step": 3, "at_step": 3},
+        {"step": 0, "val_both_step": 0},
+        {"step": 1, "val_both_step": 1},
+        {"step": 4, "epoch": 0, "val": 0.5, "val_both_epoch": 0.5, "val_end": 9},
+        {"step": 4, "epoch": 0, "begun": 1, "epoch_begun": 0, "both_epoch": 2, "epoch_end": 5},
+    ]
+    second = [
+        {"step": 5, "epoch": 1, "both_step": 0, "at_step": 0},
+        {"step": 7, "epoch": 1, "both_step": 2, "at_step": 2},
+        {"step": 9, "epoch": 1, "both_step": 4, "at_step": 4},
+        {"step": 2, "val_both_step": 0},
+        {"step": 3, "val_both_step": 1},
+        {"step": 9, "epoch": 1, "val": 0.5, "val_both_epoch": 0.5, "val_end": 9},
+        {"step": 9, "epoch": 1, "epoch_begun": 1, "both_epoch": 2, "epoch_end": 5},
+    ]
+    assert rows_of(tmp_path) == first + second
+
+
+def test_metrics_after_a_fit(tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    trainer.fit(Numbers())
+    logged = {
+        "begun": 1, "epoch_begun": 0, "both_step": 4, "both_epoch": 2, "at_step": 4, "epoch_end": 5,
+        "val": 0.5, "val_both_step": 1, "val_both_epoch": 0.5, "val_end": 9,
+    }  # fmt: skip
+    hidden = {"hidden": 1, "hidden_step": 1, "hidden_epoch": 1}
+    assert numbers(trainer.logged_metrics) == logged
+    assert numbers(trainer.callback_metrics) == {**logged, **hidden, "both": 2, "val_both": 0.5}
+    assert numbers(trainer.progress_bar_metrics) == {"both_step": 4, "both_epoch": 2}
+    metrics = trainer.callback_metrics
+    assert [metrics.step_of(name) for name in ("both_step", "both_epoch", "val")] == [4, 5, 5]
+
+
+def test_accumulation_counts_windows_not_batches(tmp_path: Path) -> None:
+    make(tmp_path, accumulate_grad_batches=2, log_every_n_steps=1, limit_val_batches=0).fit(Numbers())
+    steps = [(row["step"], row["at_step"]) for row in rows_of(tmp_path) if "at_step" in row]
+    assert steps == [(0, 1), (1, 3), (2, 4)]
+
+
+def test_a_sum_over_an_accumulation_window_s_batches(tmp_path: Path) -> None:
+    class Module(Numbers):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.log("sum", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+            return self.loss(batch)
+
+    trainer = make(tmp_path, accumulate_grad_batches=2, limit_val_batches=0)
+    trainer.fit(Module())
+    assert numbers(trainer.callback_metrics)["sum"] == 5
+
+
+def test_validation_in_mid_epoch_does_not_disturb_training_s_mean(tmp_path: Path) -> None:
+    trainer = make(tmp_path, val_check_interval=2)
+    trainer.fit(Numbers())
+    assert numbers(trainer.callback_metrics)["both_epoch"] == 2
+    assert [(row["step"], row["val"]) for row in rows_of(tmp_path) if "val" in row] == [(1, 0.5), (3, 0.5)]
+
+
+def test_results_of_validate_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make(tmp_path)
+    module = Numbers()
+    assert trainer.test(module) == [{"a": 1.0, "b": 2.0}]
+    assert "│ a           │          1.0 │" in capsys.readouterr().out
+    loaders = [loader(torch.zeros(4, 4)), loader(torch.zeros(2, 4))]
+    assert trainer.validate(module, loaders, verbose=False) == [
+        {"val/dataloader_idx_0": 0.5, "val_both_epoch/dataloader_idx_0": 0.5, "val_end": 9.0},
+        {"val/dataloader_idx_1": 10.0, "val_both_epoch/dataloader_idx_1": 0.0, "val_end": 9.0},
+    ]
+    assert capsys.readouterr().out == ""
+    assert "a" not in trainer.callback_metrics
+
+
+def test_the_mean_of_an_epoch_weighs_a_short_last_batch(tmp_path: Path) -> None:
+    class Module(BoringModule):
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("val", batch.mean())
+
+    data = torch.arange(5.0).reshape(5, 1)
+    results = make(tmp_path).validate(Module(), loader(data), verbose=False)
+    assert results == [{"val": 2.0}]
+
+
+class Watch(Callback):
+    """Logs in every hook of training that may, and notes what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, float]]] = []
+
+    def note(self, hook: str, trainer: Trainer) -> None:
+        self.seen.append((hook, numbers(trainer.callback_metrics)))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.log("start", batch_idx)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log_dict({"end": batch_idx, "loss": outputs["loss"] * 0}, on_epoch=True, on_step=False)
+        self.note("on_train_batch_end", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.log("twice", 2.0)
+        self.note("on_train_epoch_end", trainer)
+
+
+def test_callbacks_log_and_see_what_was_logged_before(tmp_path: Path) -> None:
+    watch = Watch()
+
+    class Module(BoringModule):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.log("x", float(batch_idx))
+            return self.loss(batch)
+
+    make(tmp_path, callbacks=watch, limit_val_batches=0).fit(Module())
+    steps = {"start": 0, "x": 0, "lr": pytest.approx(0.1)}
+    epoch = {"end": 0.5, "loss": 0, "twice": 2}
+    assert watch.seen == [
+        ("on_train_batch_end", steps),
+        ("on_train_batch_end", steps | {"start": 1, "x": 1}),
+        ("on_train_epoch_end", steps | {"start": 1, "x": 1} | epoch),
+    ]
+    assert rows_of(tmp_path) == [
+        {"step": 1, "epoch": 0, "start": 1, "x": 1, "lr": 0.1},
+        {"step": 1, "epoch": 0, **epoch},
+    ]
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_end", "on_validation_end", "on_sanity_check_start"])
+def test_a_callback_that_logs_where_it_can_t_is_named(tmp_path: Path, hook: str) -> None:
+    def log(self: Callback, *args: Any) -> None:
+        self.log("x", 1.0)
+
+    trainer = make(tmp_path, callbacks=type("Hasty", (Callback,), {hook: log})())
+    with pytest.raises(MisconfigurationException, match=rf"'x'.*`{hook}`") as caught:
+        trainer.fit(BoringModule())
+    assert any("Hasty" in note and hook in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("hook", ["predict_step", "configure_optimizers", "setup", "train_dataloader"])
+def test_a_module_that_logs_where_it_can_t(tmp_path: Path, hook: str) -> None:
+    class Module(BoringModule):
+        def _log(self, *args: Any, **kwargs: Any) -> Any:
+            self.log("x", 1.0)
+
+    setattr(Module, hook, Module._log)
+    trainer = make(tmp_path)
+    with pytest.raises(MisconfigurationException, match=rf"'x'.*`{hook}`"):
+        trainer.predict(Module()) if hook == "predict_step" else trainer.fit(Module())
+
+
+def test_manual_optimisation_logs_after_its_backward(tmp_path: Path) -> None:
+    class Module(BoringModule):
+        automatic_optimization = False
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("x", 1.0)
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+            self.log("y", float(batch_idx))
+
+    make(tmp_path, log_every_n_steps=1, limit_val_batches=0).fit(Module())
+    assert rows_of(tmp_path) == [
+        {"step": 0, "epoch": 0, "x": 1, "y": 0},
+        {"step": 1, "epoch": 0, "x": 1, "y": 1},
+    ]
+
+
+class Cut(Callback):
+    """Ends the run as a crash would, after writing a checkpoint at a step."""
+
+    def __init__(self, path: Path, at_step: int) -> None:
+        self.path, self.at_step = path, at_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.at_step:
+            trainer.save_checkpoint(self.path)
+            raise RuntimeError("cut")
+
+
+@pytest.mark.parametrize("at_step", [1, 2, 3, 5, 7])
+def test_a_resumed_run_ends_with_the_same_metrics(tmp_path: Path, at_step: int) -> None:
+    class Module(Numbers):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log("loss", loss, on_epoch=True)
+            return loss
+
+    def fit(module: Module, **kwargs: Any) -> Trainer:
+        trainer = make(tmp_path, max_epochs=2, logger=False, callbacks=kwargs.pop("callbacks", None))
+        trainer.fit(module, **kwargs)
+        return trainer
+
+    torch.manual_seed(0)
+    straight = fit(Module())
+    path = tmp_path / "cut.ckpt"
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="cut"):
+        fit(Module(), callbacks=Cut(path, at_step))
+    resumed = fit(Module(), ckpt_path=path)
+    assert numbers(resumed.callback_metrics) == numbers(straight.callback_metrics)
+    steps = [{name: t.callback_metrics.step_of(name) for name in t.callback_metrics} for t in (resumed, straight)]
+    for each in steps:
+        del each["begun"]  # on_train_start is called again when a run goes on
+    assert steps[0] == steps[1]
+
+
+def test_without_a_logger_nothing_is_written(tmp_path: Path) -> None:
+    trainer = make(tmp_path, logger=False)
+    trainer.fit(Numbers())
+    assert not list(tmp_path.rglob("metrics.csv"))
+    assert numbers(trainer.callback_metrics)["both"] == 2
