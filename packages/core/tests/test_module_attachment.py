@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -153,3 +154,14 @@ def test_an_empty_module_is_where_its_trainer_is() -> None:
     module.trainer = Trainer(logger=False, accelerator="cpu", discover_callbacks=False)
     module.trainer.strategy.root_device = torch.device("meta")
     assert module.device == torch.device("meta")
+
+
+def test_layers_in_torchscript_have_a_device_too() -> None:
+    class Model(LightningModule):
+        pass
+
+    module = Model()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch.jit", DeprecationWarning)
+        module.net = torch.jit.script(nn.Linear(2, 2, dtype=torch.float64))
+    assert (module.device, module.dtype) == (torch.device("cpu"), torch.float64)

@@ -50,9 +50,14 @@ def _declared(cls: type, name: str) -> Any:
     """Return the type that the nearest ``__init__`` with an argument `name` declares for it; None where unknown."""
     for base in cls.__mro__:
         init = base.__dict__.get("__init__")
-        if inspect.isfunction(init) and name in init.__annotations__:
+        if inspect.isfunction(init) and name in _argument_names(init):
             return _hints(init).get(name)
     return None
+
+
+def _argument_names(function: types.FunctionType) -> tuple[str, ...]:
+    code = function.__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def _hints(obj: Any) -> dict[str, Any]:

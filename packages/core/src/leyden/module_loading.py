@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -126,7 +127,7 @@ def build_from_checkpoint(
     """Return ``cls`` called with the hyperparameters in `checkpoint`, or in `hparams_file`, and `overrides`."""
     key, name_key, type_key = cls._hparams_keys
     stored = checkpoint.get(key) or {} if hparams_file is None else _read_hparams(Path(hparams_file))
-    parameters = inspect.signature(cls.__init__).parameters
+    parameters = _parameters(cls)
     named = {name: parameter for name, parameter in list(parameters.items())[1:] if parameter.kind not in _COLLECTING}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     given = dict(overrides)
@@ -147,6 +148,18 @@ def build_from_checkpoint(
     _require(cls, named, values)
     positional, keywords = _split(parameters, values, takes_any)
     return cls(*positional, **keywords)
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    init: Callable[..., None] = cls.__init__  # type: ignore[misc]
+    if sys.version_info >= (
+        3,
+        14,
+    ):  # annotations are evaluated when asked for, and may name what only type checkers import
+        from annotationlib import Format
+
+        return inspect.signature(init, annotation_format=Format.FORWARDREF).parameters
+    return inspect.signature(init).parameters
 
 
 _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
