@@ -301,7 +301,7 @@ def test_what_cannot_be_saved_is_named_at_once_and_once() -> None:
     assert "nn.Module" in str(warned[0].message)
     assert "hparams['loss'] is a" in str(warned[1].message)
     assert "ignore=['loss']" in str(warned[1].message)
-    assert model._checkpoint_hparams() == {"hyper_parameters": {"lr": 0.1}, "hparams_name": "kwargs"}
+    assert model.checkpoint_hparams() == {"hyper_parameters": {"lr": 0.1}, "hparams_name": "kwargs"}
 
 
 def test_saving_before_super_init_works() -> None:

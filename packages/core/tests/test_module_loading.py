@@ -42,7 +42,7 @@ class Configured(LightningModule):
 
 
 def written(module: LightningModule, path: Path, **changes: Any) -> Path:
-    checkpoint = {"state_dict": module.state_dict(), **module._checkpoint_hparams(), **changes}
+    checkpoint = {"state_dict": module.state_dict(), **module.checkpoint_hparams(), **changes}
     storage.save({key: value for key, value in checkpoint.items() if value is not ...}, path)
     return path
 

@@ -132,7 +132,7 @@ class HyperparametersMixin:
         self._hparams_initial = _snapshot(hparams)
         self._warn_of_left_out()
 
-    def _checkpoint_hparams(self) -> dict[str, Any]:
+    def checkpoint_hparams(self) -> dict[str, Any]:
         """Return what a checkpoint gets: the hyperparameters as plain data, and how ``__init__`` takes them."""
         if not self.hparams:
             return {}

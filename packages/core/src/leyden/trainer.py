@@ -330,7 +330,7 @@ class Trainer(TrainerProperties):
         if self.datamodule is not None:
             self.datamodule.trainer = self
         self.given_loaders = loaders
-        object.__setattr__(model, "_trainer", self)
+        model.trainer = self
         return ckpt_path
 
     def _model_of_last_run(self, fn: str, ckpt_path: Any) -> tuple[LightningModule, Any]:

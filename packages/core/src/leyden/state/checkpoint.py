@@ -37,9 +37,9 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["precision"] = trainer.precision_plugin.state_dict()
         checkpoint["metrics"] = trainer.journal.state_dict()
         checkpoint["rng"] = collect_rng()
-    _add_hyper_parameters(checkpoint, module, "hyper_parameters", "hparams_name")
+    checkpoint.update(module.checkpoint_hparams())
     if trainer.datamodule is not None:
-        _add_hyper_parameters(checkpoint, trainer.datamodule, "datamodule_hyper_parameters", "datamodule_hparams_name")
+        checkpoint.update(trainer.datamodule.checkpoint_hparams())
         state = trainer.datamodule.state_dict()
         if state and not weights_only:
             checkpoint[type(trainer.datamodule).__qualname__] = state
@@ -163,14 +163,6 @@ def restore_progress(trainer: Trainer, checkpoint: dict[str, Any], path: str) ->
         )
     trainer.engine.steps = int(checkpoint["global_step"])
     trainer.fit_loop.load_state_dict(loops["fit_loop"])
-
-
-def _add_hyper_parameters(checkpoint: dict[str, Any], owner: Any, key: str, name_key: str) -> None:
-    if owner.hparams:
-        checkpoint[key] = dict(owner.hparams)
-        name = getattr(owner, "_hparams_name", None)
-        if name:
-            checkpoint[name_key] = name
 
 
 def _key(owner: object) -> str:
