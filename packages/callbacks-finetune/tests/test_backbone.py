@@ -1,4 +1,4 @@
-"""BackboneFinetuning and BaseFinetuning in real, tiny trainings: what is trained when, at which rate, what is refused."""
+"""BackboneFinetuning and BaseFinetuning in real, tiny trainings: what is trained when, how fast, what is refused."""
 
 from __future__ import annotations
 

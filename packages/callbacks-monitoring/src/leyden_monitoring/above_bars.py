@@ -31,8 +31,10 @@ class AboveBars:
 
     def finish(self) -> None:
         """Write what was begun, when the bars are gone."""
-        self.stream.write(self._begun)
-        self._begun = ""
+        begun, self._begun = self._begun, ""
+        if begun:
+            self.stream.write(begun)
+            self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

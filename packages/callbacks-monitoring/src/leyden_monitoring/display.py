@@ -19,6 +19,9 @@ class Display(Protocol):
     interval_s: float
     """The least time between two calls of `show`."""
 
+    redraws: bool
+    """Whether `show` replaces what was shown, so that it may be called for new metrics alone."""
+
     def begin(self, stage: Stage, text: str, total: int | float, *, nested: bool) -> None:
         """Start at zero: an epoch, or a loader of an evaluation; `nested` inside a training."""
 
@@ -81,6 +84,7 @@ class PlainLines:
     """
 
     interval_s = 60.0
+    redraws = False
 
     def __init__(self) -> None:
         self._running: dict[Stage, _Running] = {}

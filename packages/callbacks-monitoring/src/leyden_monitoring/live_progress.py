@@ -196,8 +196,16 @@ class LiveProgressBar(ProgressBar):
         super().setup(trainer, pl_module, stage)
         self._in_fit, self._pace, self._training = stage == "fit", _Pace(), None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed within an epoch does not start that epoch again.
+        self._begin_epoch(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
+        if self._training is None:
+            self._begin_epoch(trainer)
+
+    def _begin_epoch(self, trainer: Trainer) -> None:
         self._begin("train", f"Epoch {trainer.current_epoch}", self.total_train_batches)
         self._training = self._pace
 
@@ -247,9 +255,8 @@ class LiveProgressBar(ProgressBar):
         self._end(self._val_batch_idx)
         if self._training is not None:
             self._pace = self._training
-            self._pace.show_at = 0  # there are new metrics to show
-            if monotonic() >= self._pace.due:
-                self._advance(self._train_batch_idx)
+            if self._display is not None and self._display.redraws and monotonic() >= self._pace.due:
+                self._advance(self._train_batch_idx)  # there are new metrics to show
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

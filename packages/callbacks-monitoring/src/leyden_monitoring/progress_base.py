@@ -58,7 +58,7 @@ class ProgressBar(Callback):
     @property
     def trainer(self) -> Trainer:
         """The trainer whose progress is shown; a `TypeError` before a trainer has taken the bar."""
-        trainer: Trainer | None = self._trainer
+        trainer = None if self._trainer_ref is None else self._trainer_ref()
         if trainer is None:
             raise TypeError(
                 f"{type(self).__name__}.trainer is not set yet: give the bar to Trainer(callbacks=[...]) and start a "
@@ -175,7 +175,8 @@ class ProgressBar(Callback):
         return self._of_current_loader(self.trainer.num_predict_batches)
 
     def _of_current_loader(self, totals: list[int | float]) -> int | float:
-        return totals[self._current_dataloader_idx or 0]
+        index = self._current_dataloader_idx or 0
+        return totals[index] if index < len(totals) else 0
 
     # -- counters --------------------------------------------------------------------------------------------------
 
@@ -213,7 +214,6 @@ class ProgressBar(Callback):
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._trainer = trainer
         if not trainer.is_global_zero:
             self.disable()
 

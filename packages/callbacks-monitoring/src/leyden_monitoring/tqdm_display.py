@@ -69,6 +69,7 @@ class TQDMDisplay:
     """The bars of a `TQDMProgressBar`, by stage; a `Display`."""
 
     interval_s = 0.1
+    redraws = True
 
     def __init__(self, owner: TQDMProgressBar) -> None:
         self._owner = owner
@@ -86,6 +87,8 @@ class TQDMDisplay:
         bar = self.bars[stage]
         bar.initial = 0
         bar.total = None if math.isinf(total) else total
+        if bar.total is None and isinstance(bar, _TerminalBar):
+            bar.bar_format = (bar.bar_format or "").replace("<{remaining}", "")  # tqdm would say 00:00
         # A text that an override of `init_*_tqdm` put there stays.
         if stage == "train" or bar.desc.removesuffix(": ") == default_text:
             bar.set_description(text, refresh=False)
