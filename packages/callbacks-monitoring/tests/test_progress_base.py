@@ -278,5 +278,6 @@ def test_print_of_a_bar_that_writes_lines(capsys: pytest.CaptureFixture[str]) ->
     assert lines_of(capsys) == ["said", "batch 0", "Epoch 0: 1/1 batches in TIME, a=0.000, c=7.000"]
 
 
-def test_the_family_attaches_a_bar_and_the_learning_rates() -> None:
-    assert [type(callback).__name__ for callback in make_callbacks()][:2] == ["TQDMProgressBar", "LearningRateMonitor"]
+def test_the_family_attaches_a_bar_a_summary_and_the_learning_rates() -> None:
+    names = [type(callback).__name__ for callback in make_callbacks()]
+    assert names == ["TQDMProgressBar", "ModelSummary", "LearningRateMonitor"]

@@ -1,4 +1,4 @@
-"""Callbacks that watch a run of leyden: progress bars and learning rates.
+"""Callbacks that watch a run of leyden: progress bars, model summary, learning rates.
 
 Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
 every `Trainer` calls costs next to nothing.
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
+    from leyden_monitoring.model_summary import ModelSummary
     from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
 
-__all__ = ["LearningRateMonitor", "ProgressBar", "ProgressBarBase", "TQDMProgressBar"]
+__all__ = ["LearningRateMonitor", "ModelSummary", "ProgressBar", "ProgressBarBase", "TQDMProgressBar"]
 
 _MODULE = {
     "LearningRateMonitor": "learning_rate_monitor",
+    "ModelSummary": "model_summary",
     "ProgressBar": "progress_base",
     "ProgressBarBase": "progress_base",
     "TQDMProgressBar": "tqdm_progress",

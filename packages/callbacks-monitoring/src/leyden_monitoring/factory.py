@@ -8,7 +8,7 @@ __all__ = ["make_callbacks"]
 
 
 def make_callbacks() -> list[Callback]:
-    """A progress bar and the learning rates; each says itself (`applies`) whether a trainer has a use for it."""
-    from leyden_monitoring import LearningRateMonitor, TQDMProgressBar
+    """A progress bar, a model summary and the learning rates; each says (`applies`) whether it has something to do."""
+    from leyden_monitoring import LearningRateMonitor, ModelSummary, TQDMProgressBar
 
-    return [TQDMProgressBar(), LearningRateMonitor()]
+    return [TQDMProgressBar(), ModelSummary(), LearningRateMonitor()]

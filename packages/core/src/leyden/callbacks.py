@@ -20,7 +20,7 @@ from leyden.errors import did_you_mean
 if TYPE_CHECKING:
     from leyden_checkpoint import ModelCheckpoint
     from leyden_finetune import BackboneFinetuning, BaseFinetuning
-    from leyden_monitoring import LearningRateMonitor, ProgressBar, ProgressBarBase, TQDMProgressBar
+    from leyden_monitoring import LearningRateMonitor, ModelSummary, ProgressBar, ProgressBarBase, TQDMProgressBar
     from leyden_optim import EarlyStopping, Timer
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",
+    "ModelSummary",
     "ProgressBar",
     "ProgressBarBase",
     "TQDMProgressBar",
@@ -43,6 +44,7 @@ _FAMILY = {
     "BackboneFinetuning": "finetune",
     "BaseFinetuning": "finetune",
     "LearningRateMonitor": "monitoring",
+    "ModelSummary": "monitoring",
     "ProgressBar": "monitoring",
     "ProgressBarBase": "monitoring",
     "TQDMProgressBar": "monitoring",

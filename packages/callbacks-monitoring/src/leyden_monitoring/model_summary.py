@@ -1,0 +1,65 @@
+"""Prints what a module is made of before it is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from leyden.callback import Callback
+from leyden.rank_zero import rank_zero_warn
+from leyden_monitoring.arguments import check_arguments, is_count
+
+if TYPE_CHECKING:
+    from leyden import LightningModule, Trainer
+    from leyden_monitoring.module_table import ModuleTable
+
+__all__ = ["ModelSummary"]
+
+
+class ModelSummary(Callback):
+    """Prints the module's parts with their types, parameters and modes as fit begins, and the totals.
+
+    With ``example_input_array`` on the module also sizes in and out, and the floating point operations of a forward.
+
+    Args:
+        max_depth: Levels of modules within modules to list; -1 for all, 0 for none, which prints nothing.
+
+    Example:
+        >>> from leyden.testing.models import BoringModule
+        >>> print(ModelSummary().describe(BoringModule()))
+        ┌───┬───────┬────────┬────────────┬───────┐
+        │   │ name  │ type   │ parameters │ mode  │
+        ├───┼───────┼────────┼────────────┼───────┤
+        │ 0 │ layer │ Linear │ 10         │ train │
+        └───┴───────┴────────┴────────────┴───────┘
+              10  trainable parameters
+               0  frozen parameters
+              10  parameters in all, 0.000 MB
+               1  modules in train mode, 0 in eval mode
+    """
+
+    role: ClassVar[str | None] = "model_summary"
+
+    def __init__(self, max_depth: int = 1) -> None:
+        super().__init__()
+        check_arguments(
+            type(self).__name__, ("max_depth", max_depth, is_count(max_depth, least=-1), "a number of levels >= -1")
+        )
+        self.max_depth = max_depth
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.max_depth != 0 and trainer.is_global_zero:
+            trainer.print(self.describe(pl_module))
+
+    def describe(self, pl_module: LightningModule) -> ModuleTable:
+        """Return the table that is printed; an example input that does not fit is a warning, and leaves sizes out."""
+        from leyden_monitoring.module_table import describe_module
+
+        example = getattr(pl_module, "example_input_array", None)
+        try:
+            return describe_module(pl_module, self.max_depth, example)
+        except Exception as error:  # the forward of the user's module; training must not depend on it
+            rank_zero_warn(
+                f"The model summary has no sizes: running {type(pl_module).__name__}.example_input_array failed with "
+                f"{type(error).__name__}: {error}. Mend example_input_array, or set it to None."
+            )
+            return describe_module(pl_module, self.max_depth)
