@@ -24,7 +24,7 @@ LAYERS = [
     {"callbacks", "data", "discovery", "hooks", "loggers", "logging", "optimizers", "profilers", "run_state", "runtime"}
     | {"settings", "state"},
     {"loops"},
-    {"lifecycle", "trainer", "trainer_properties", "verification"},
+    {"ending", "inputs", "lifecycle", "trainer", "trainer_properties", "verification"},
     {"testing"},
 ]
 """Lowest first. A module imports from its own layer and those before it; `leyden` itself may import from every one.

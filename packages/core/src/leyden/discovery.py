@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from leyden.trainer import Trainer
 
-__all__ = ["GROUP", "discover", "discovery_is_on", "installed_factories"]
+__all__ = ["GROUP", "discover", "discovery_is_on", "installed_factories", "replaces"]
 
 GROUP = "leyden.callbacks_factory"
 """The entry-point group in which a distribution names its factory of callbacks."""
@@ -71,7 +71,7 @@ def discover(
         if isinstance(callback, Checkpoint) and enable_checkpointing is False:
             return False
         others = [*given, *(one.callback for one in placed), *wanted]
-        if callback.role in switched_off or any(_replaces(other, callback) for other in others):
+        if callback.role in switched_off or any(replaces(other, callback) for other in others):
             return False
         return callback.applies(trainer)
 
@@ -114,7 +114,7 @@ def _takes_settings(factory: Callable[..., Any]) -> bool:
     return True
 
 
-def _replaces(other: Callback, callback: Callback) -> bool:
+def replaces(other: Callback, callback: Callback) -> bool:
     """Whether `other`, which is attached already, makes `callback` superfluous."""
     if isinstance(callback, Checkpoint):
         return isinstance(other, Checkpoint)

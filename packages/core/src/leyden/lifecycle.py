@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.data.transfer import compile_transfer
+from leyden.ending import end_well, note, tear_down, tell_of
 from leyden.hooks.plan import Entry
 from leyden.optimizers import read_optimizers
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.runtime.numerics import numerics
-from leyden.state.checkpoint import restore_callbacks, restore_module, restore_progress, restore_training
+from leyden.state.checkpoint import (
+    check_checkpoint,
+    restore_callbacks,
+    restore_module,
+    restore_progress,
+    restore_training,
+)
 from leyden.state.resolve import resolve_checkpoint
 from leyden.state.storage import load
 from leyden.verification import verify
@@ -24,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 T = TypeVar("T")
-_log = logging.getLogger("leyden")
 
 _STAGES = {
     TrainerFn.FITTING: RunningStage.TRAINING,
@@ -38,56 +42,67 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     """Run `body`, the loop of an entry point, between setup and teardown.
 
     Whatever cuts it short is raised as it was, after `on_exception`, the loggers' end and the teardown of everyone
-    whose
-    setup ran; errors of these are logged and noted on it.
+    whose setup ran; errors of these are logged and noted on it.
     """
     trainer.state = TrainerState(fn, _STAGES[fn], TrainerStatus.RUNNING)
     trainer.should_stop = False
     trainer.received_sigterm = trainer.attention_wanted = False
-    set_up: list[object] = []
+    set_up: list[Entry] = []
+    outer = _attach(trainer)
     trainer.sigterm.start()
     try:
-        with numerics(trainer.settings):
-            _prepare(trainer, ckpt_path, weights_only, set_up)
-            result = body()
-            if fn is TrainerFn.FITTING and trainer.plan.on_fit_end is not None:
-                trainer.plan.on_fit_end()
-    except BaseException as error:
-        trainer.state.status = TrainerStatus.INTERRUPTED
-        _tell_of(trainer, error)
-        for problem in _tear_down(trainer, set_up):
-            _note(error, problem)
-        raise
-    else:
-        problems = _tear_down(trainer, set_up)
-        if problems:
+        try:
+            with numerics(trainer.settings):
+                _prepare(trainer, ckpt_path, weights_only, set_up)
+                result = body()
+                if fn is TrainerFn.FITTING and trainer.plan.on_fit_end is not None:
+                    trainer.plan.on_fit_end()
+        except BaseException as error:
             trainer.state.status = TrainerStatus.INTERRUPTED
-            for problem in problems[1:]:
-                _note(problems[0], problem)
-            raise problems[0]
-        for logger in trainer.loggers:
-            logger.finalize("success")
+            tell_of(trainer, error)
+            for problem, where in tear_down(trainer, set_up):
+                note(error, problem, where)
+            raise
+        end_well(trainer, set_up)
         trainer.state.status = TrainerStatus.FINISHED
-        return result
+    except BaseException:
+        trainer.state.status = TrainerStatus.INTERRUPTED
+        raise
     finally:
         trainer.sigterm.stop()
         trainer.state.stage = None
+        _give_back(trainer, outer)
+    if trainer.profiler is not None:
+        trainer.profiler.describe()
+    return result
 
 
-def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up: list[object]) -> None:
-    module, datamodule, plan, fitting = (
-        trainer.lightning_module,
-        trainer.datamodule,
-        trainer.plan,
-        trainer.state.fn == "fit",
-    )
+def _attach(trainer: Trainer) -> tuple[Trainer | None, Trainer | None]:
+    """Attach module and datamodule to `trainer`; return whose they are when this is called in a hook of that one."""
+    module, datamodule = trainer.lightning_module, trainer.datamodule
+    before = module._trainer, None if datamodule is None else datamodule.trainer
+    module.trainer = trainer
+    if datamodule is not None:
+        datamodule.trainer = trainer
+    of_module, of_data = (one if one is not None and one is not trainer and one.running else None for one in before)
+    return of_module, of_data
+
+
+def _give_back(trainer: Trainer, outer: tuple[Trainer | None, Trainer | None]) -> None:
+    """Give module and datamodule back to the trainers that are still at work with them."""
+    if outer[0] is not None:
+        trainer.lightning_module.trainer = outer[0]
+    if outer[1] is not None and trainer.datamodule is not None:
+        trainer.datamodule.trainer = outer[1]
+
+
+def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up: list[Entry]) -> None:
+    module, datamodule, plan = trainer.lightning_module, trainer.datamodule, trainer.plan
+    fitting = trainer.state.fn is TrainerFn.FITTING
     trainer.journal.hook = "configure_callbacks"
     trainer.attach_module_callbacks(module.configure_callbacks())
     verify(trainer)
-    trainer.ckpt_path = resolve_checkpoint(trainer, ckpt_path)
-    checkpoint = None
-    if trainer.ckpt_path is not None:
-        checkpoint = load(trainer.ckpt_path, map_location="cpu", weights_only=weights_only is not False)
+    checkpoint = _read_checkpoint(trainer, ckpt_path, weights_only is not False)
     if plan.on_before_accelerator_backend_setup is not None:
         plan.on_before_accelerator_backend_setup()
     _prepare_data(trainer)
@@ -97,8 +112,7 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     trainer.precision_plugin.convert_module(module)
     if checkpoint is not None:
         restore_module(trainer, checkpoint, str(trainer.ckpt_path))
-        if fitting:
-            restore_callbacks(trainer, checkpoint)
+        restore_callbacks(trainer, checkpoint)
     if plan.on_configure_sharded_model is not None:
         plan.on_configure_sharded_model()
     trainer.strategy.setup_module(module)
@@ -108,6 +122,16 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     if fitting:
         _prepare_fit(trainer, checkpoint)
     _log_hyper_parameters(trainer)
+
+
+def _read_checkpoint(trainer: Trainer, ckpt_path: Any, weights_only: bool) -> dict[str, Any] | None:
+    """Read the checkpoint to go on from, if any, and refuse what no run can go on from."""
+    trainer.ckpt_path = resolve_checkpoint(trainer, ckpt_path, weights_only)
+    if trainer.ckpt_path is None:
+        return None
+    checkpoint: dict[str, Any] = load(trainer.ckpt_path, map_location="cpu", weights_only=weights_only)
+    check_checkpoint(checkpoint, trainer.ckpt_path, trainer.lightning_module, str(trainer.state.fn))
+    return checkpoint
 
 
 def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
@@ -142,61 +166,25 @@ def _prepare_data(trainer: Trainer) -> None:
     trainer.strategy.barrier("prepare_data")
 
 
-def _call_setup(trainer: Trainer, set_up: list[object]) -> None:
-    """Call `setup` on datamodule, callbacks and module; remember whose has run."""
+def _call_setup(trainer: Trainer, set_up: list[Entry]) -> None:
+    """Call `setup` on datamodule, callbacks and module; keep the `teardown` of everyone whose setup has run.
+
+    A callback that is added in another's setup gets its own.
+    """
     stage = str(trainer.state.fn)
-    calls = {id(entry.owner): entry for entry in trainer.plan.entries("setup")}
-    if trainer.datamodule is not None:
+    datamodule = trainer.datamodule
+    if datamodule is not None:
         trainer.journal.hook = "setup"
-        trainer.datamodule.setup(stage)
-        set_up.append(trainer.datamodule)
-    for owner in trainer.plan.owners():
-        if id(owner) in calls:
-            calls[id(owner)].call(stage)
-        set_up.append(owner)
-
-
-def _tear_down(trainer: Trainer, set_up: list[object]) -> list[BaseException]:
-    """Call `teardown` on everyone whose setup ran; return what it raised."""
-    stage = str(trainer.state.fn)
-    problems: list[BaseException] = []
-    entries = {id(entry.owner): entry for entry in trainer.plan.entries("teardown")}
-    calls = [entries[id(owner)] for owner in set_up if id(owner) in entries]
-    if trainer.datamodule is not None and trainer.datamodule in set_up:
-        calls.append(Entry(trainer.datamodule, trainer.datamodule.teardown))
-    for entry in calls:
-        try:
-            entry.call(stage)
-        except BaseException as problem:
-            _log.exception("teardown of %s failed", type(entry.owner).__name__)
-            problems.append(problem)
-    trainer.strategy.teardown()
-    return problems
-
-
-def _tell_of(trainer: Trainer, error: BaseException) -> None:
-    """Tell callbacks, datamodule and loggers that the run is cut short."""
-    plan = trainer.plan
-    calls: list[tuple[str, Callable[[], Any]]] = []
-    if isinstance(error, KeyboardInterrupt) and plan.on_keyboard_interrupt is not None:
-        calls.append(("on_keyboard_interrupt", plan.on_keyboard_interrupt))
-    for entry in plan.entries("on_exception"):
-        calls.append((f"{type(entry.owner).__name__}.on_exception", partial(entry.call, error)))
-    if trainer.datamodule is not None:
-        datamodule = trainer.datamodule
-        calls.append((f"{type(datamodule).__name__}.on_exception", partial(datamodule.on_exception, error)))
-    for logger in trainer.loggers:
-        calls.append((f"{type(logger).__name__}.finalize", partial(logger.finalize, "failed")))
-    for name, call in calls:
-        try:
-            call()
-        except BaseException as problem:
-            _log.exception("%s failed while the run was ending with %s", name, type(error).__name__)
-            _note(error, problem, name)
-
-
-def _note(error: BaseException, problem: BaseException, where: str = "teardown") -> None:
-    error.add_note(f"While this was handled, {where} raised {type(problem).__name__}: {problem}")
+        datamodule.setup(stage)
+        set_up.append(Entry(datamodule, datamodule.teardown))
+    done: list[object] = []
+    while waiting := [owner for owner in trainer.plan.owners() if not any(owner is one for one in done)]:
+        owner = waiting[0]
+        for entry in trainer.plan.entries("setup"):
+            if entry.owner is owner:
+                entry.call(stage)
+        done.append(owner)
+        set_up += [entry for entry in trainer.plan.entries("teardown") if entry.owner is owner]
 
 
 def _log_hyper_parameters(trainer: Trainer) -> None:

@@ -7,18 +7,18 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
-from torch import nn
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.discovery import discover
 from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
-from leyden.hooks.attached import AttachedCallbacks
+from leyden.hooks.attached import AttachedCallbacks, as_list
 from leyden.hooks.checks import overrides
 from leyden.hooks.ordering import Ordered, Placed
 from leyden.hooks.plan import Plan, call_init_hooks
+from leyden.inputs import take_inputs
 from leyden.lifecycle import run
 from leyden.loggers.choose import choose_loggers
 from leyden.logging.journal import Journal
@@ -28,7 +28,7 @@ from leyden.loops.prediction import PredictionLoop
 from leyden.module import LightningModule
 from leyden.optimizers import LRSchedulerConfig
 from leyden.profilers import Profiler, make_profiler
-from leyden.rank_zero import rank_zero_info
+from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import TrainerFn, TrainerState
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
@@ -80,7 +80,7 @@ class Trainer(TrainerProperties):
 
     def __init__(
         self,
-        *,
+        *positional: Never,
         accelerator: str = "auto",
         strategy: str | Strategy = "auto",
         devices: int | str | list[int] = "auto",
@@ -121,16 +121,21 @@ class Trainer(TrainerProperties):
         reload_dataloaders_every_n_epochs: int = 0,
         default_root_dir: str | os.PathLike[str] | None = None,
         discover_callbacks: bool = True,
-        **unknown: Any,
+        **unknown: Never,
     ) -> None:
         given = locals()
-        if unknown:
-            raise _unknown_argument(next(iter(unknown)))
+        if positional or unknown:
+            raise _unknown_argument(positional, unknown)
         self.settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
         self._choose_runtime(
-            accelerator, devices, num_nodes, precision if plugins is None else _as_list(plugins), strategy
+            accelerator, devices, num_nodes, precision if plugins is None else as_list(plugins), strategy
         )
-        self.default_root_dir = os.fspath(default_root_dir) if default_root_dir is not None else os.getcwd()
+        self.default_root_dir = _root_dir(default_root_dir)
+        if barebones and profiler:
+            raise MisconfigurationException(
+                f"Trainer(barebones=True, profiler={profiler!r}): barebones runs the bare loop only; leave profiler "
+                "out or barebones off."
+            )
         self.profiler = make_profiler(profiler)
         self._init_run_state()
         self.journal = Journal(self)
@@ -168,12 +173,10 @@ class Trainer(TrainerProperties):
         self.sigterm = SigtermListener(self._hear_sigterm)
 
     def _attach_callbacks(self, callbacks: Any) -> None:
-        given = _as_list(callbacks)
+        given = as_list(callbacks)
         settings = self.settings
         if settings.max_time is not None:
-            from leyden.callbacks import Timer
-
-            given.append(Timer(duration=settings.max_time))
+            given += _timer(settings.max_time, given)
         attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan)
         call_init_hooks(given, "on_init_start", self)
         self._attached = attached
@@ -191,16 +194,13 @@ class Trainer(TrainerProperties):
                 enable_progress_bar=settings.enable_progress_bar,
                 enable_model_summary=settings.enable_model_summary,
             )
-            if found:
-                self._attached = AttachedCallbacks(
-                    [*(Placed(callback) for callback in given), *found], self._compile_plan
-                )
+            attached.take_discovered(found)
         self._compile_plan()
         call_init_hooks(self.callbacks, "on_init_end", self)
 
     def attach_module_callbacks(self, callbacks: Any) -> None:
         """Attach what a module's ``configure_callbacks`` returned, and compile the plan of the run's hooks."""
-        self._attached.take_from_module(_as_list(callbacks))
+        self._attached.take_from_module(as_list(callbacks))
         self._compile_plan()
 
     def _compile_plan(self) -> None:
@@ -227,11 +227,17 @@ class Trainer(TrainerProperties):
                 one.
             weights_only: False lets a checkpoint run code while it is loaded: only for files you trust.
         """
-        self._connect(model, datamodule, "fit", train_dataloader=train_dataloaders, val_dataloader=val_dataloaders)
+        ckpt_path = take_inputs(
+            self,
+            "fit",
+            model,
+            datamodule,
+            ckpt_path,
+            train_dataloader=train_dataloaders,
+            val_dataloader=val_dataloaders,
+        )
         self.fit_loop.forget_data()
         run(self, TrainerFn.FITTING, self.fit_loop.run, ckpt_path, weights_only)
-        if self.profiler is not None:
-            self.profiler.describe()
 
     def validate(
         self,
@@ -274,7 +280,7 @@ class Trainer(TrainerProperties):
         weights_only: bool | None = None,
     ) -> PREDICT_OUTPUT | None:
         """Return what ``predict_step`` gives per batch, in a list per dataloader where there are several."""
-        ckpt_path = self._connect(model, datamodule, "predict", ckpt_path=ckpt_path, predict_dataloader=dataloaders)
+        ckpt_path = take_inputs(self, "predict", model, datamodule, ckpt_path, predict_dataloader=dataloaders)
         loop = self.predict_loop
         loop.source = None
 
@@ -290,7 +296,7 @@ class Trainer(TrainerProperties):
         weights_only: bool | None,
     ) -> EVALUATE_OUTPUT:  # fmt: skip
         name = "val_dataloader" if fn is TrainerFn.VALIDATING else "test_dataloader"
-        ckpt_path = self._connect(model, datamodule, str(fn), ckpt_path=ckpt_path, **{name: dataloaders})
+        ckpt_path = take_inputs(self, str(fn), model, datamodule, ckpt_path, **{name: dataloaders})
         loop.source = None
 
         def body() -> EVALUATE_OUTPUT:
@@ -301,52 +307,6 @@ class Trainer(TrainerProperties):
         if verbose and any(results):
             self.print(evaluation_table(str(fn), results))
         return results
-
-    def _connect(self, model: Any, datamodule: Any, fn: str, *, ckpt_path: Any = None, **loaders: Any) -> Any:
-        """Take in what an entry point was given; return the checkpoint that evaluation without a model means."""
-        for name, given in loaders.items():
-            if _is_datamodule(given):
-                if datamodule is not None:
-                    raise MisconfigurationException(
-                        f"Trainer.{fn}: a datamodule was given twice, once as {name}; give it once."
-                    )
-                datamodule, loaders[name] = given, None
-            if datamodule is not None and loaders[name] is not None:
-                raise MisconfigurationException(
-                    f"Trainer.{fn}: both {name}s and a datamodule were given; the batches can come from one of them "
-                    "only."
-                )
-        if datamodule is not None and not _is_datamodule(datamodule):
-            raise MisconfigurationException(
-                f"Trainer.{fn}(datamodule={datamodule!r:.80}): expected a LightningDataModule; pass loaders as "
-                "dataloaders."
-            )
-        if model is None:
-            model, ckpt_path = self._model_of_last_run(fn, ckpt_path)
-        _check_model(model, fn)
-        self.lightning_module_or_none = model
-        if datamodule is not None or any(given is not None for given in loaders.values()):
-            self.datamodule = datamodule  # loaders that are given replace an earlier call's datamodule
-        if self.datamodule is not None:
-            self.datamodule.trainer = self
-        self.given_loaders = loaders
-        model.trainer = self
-        return ckpt_path
-
-    def _model_of_last_run(self, fn: str, ckpt_path: Any) -> tuple[LightningModule, Any]:
-        if self.lightning_module_or_none is None:
-            raise MisconfigurationException(
-                f"Trainer.{fn}() was given no model and has none from an earlier call; pass model=..."
-            )
-        if ckpt_path is None and any(
-            getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks
-        ):
-            rank_zero_info(
-                f"Trainer.{fn}() without a model uses the best checkpoint of the last fit; pass the model to use its "
-                "weights as they are."
-            )
-            ckpt_path = "best"
-        return self.lightning_module_or_none, ckpt_path
 
     # -- beside the entry points ------------------------------------------------------------------------------------
 
@@ -404,44 +364,30 @@ class Trainer(TrainerProperties):
         self.received_sigterm = self.attention_wanted = True
 
 
-def _as_list(callbacks: Any) -> list[Any]:
-    if callbacks is None:
+def _root_dir(given: Any) -> str:
+    if given is None:
+        return os.getcwd()
+    if not isinstance(given, str | os.PathLike):
+        raise MisconfigurationException(f"Trainer(default_root_dir={given!r}): expected the path of a folder or None.")
+    return os.fspath(given)
+
+
+def _timer(max_time: Any, given: list[Any]) -> list[Callback]:
+    from leyden.callbacks import Timer
+
+    if any(isinstance(callback, Timer) for callback in given):
+        rank_zero_warn(f"Trainer(max_time={max_time!r}) is ignored, since callbacks= holds a Timer; leave one out.")
         return []
-    # A string or a class is iterable or callable by accident; the check of callbacks says what is wrong with it.
-    return (
-        list(callbacks)
-        if isinstance(callbacks, Iterable) and not isinstance(callbacks, Callback | str | bytes | type)
-        else [callbacks]
-    )
+    return [Timer(duration=max_time)]
 
 
-def _is_datamodule(value: Any) -> bool:
-    from leyden.datamodule import LightningDataModule
-
-    return isinstance(value, LightningDataModule)
-
-
-def _check_model(model: Any, fn: str) -> None:
-    if isinstance(getattr(model, "_orig_mod", None), LightningModule):
-        raise MisconfigurationException(
-            f"Trainer.{fn}: the model is a compiled LightningModule; compile the network inside it instead: "
-            "self.net = torch.compile(self.net)."
-        )
-    if not isinstance(model, LightningModule):
-        hint = (
-            " Wrap it: put it into a LightningModule's __init__ and write training_step."
-            if isinstance(model, nn.Module)
-            else ""
-        )
-        raise MisconfigurationException(
-            f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got a {type(model).__name__}.{hint}"
-        )
-    if "_parameters" not in vars(model):
-        raise MisconfigurationException(
-            f"{type(model).__name__}.__init__ did not call super().__init__(); call it first in __init__."
-        )
-
-
-def _unknown_argument(name: str) -> UnknownArgumentError:
+def _unknown_argument(positional: tuple[object, ...], unknown: dict[str, Any]) -> UnknownArgumentError:
     known = [p.name for p in inspect.signature(Trainer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if positional:
+        first = positional[0]
+        name = "max_epochs" if isinstance(first, int) else "callbacks" if isinstance(first, Callback | list) else "name"
+        return UnknownArgumentError(
+            f"Trainer({first!r:.80}): arguments are given by keyword only, such as Trainer({name}=...)."
+        )
+    name = next(iter(unknown))
     return UnknownArgumentError(f"Trainer() has no argument {name!r}.{did_you_mean(name, known)}")

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from leyden.callback import Callback, Checkpoint
+from leyden.hooks.attached import as_list
 from leyden.loops.schedule import expected_steps
 from leyden.run_state import RunningStage, TrainerState, TrainerStatus
 
@@ -179,6 +180,11 @@ class TrainerProperties:
         return self.state.stage in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
 
     @property
+    def running(self) -> bool:
+        """Whether an entry point of this trainer is running."""
+        return self.state.stage is not None
+
+    @property
     def interrupted(self) -> bool:
         """Whether the last entry point was cut short by an exception."""
         return self.state.status is TrainerStatus.INTERRUPTED
@@ -192,7 +198,7 @@ class TrainerProperties:
 
     @callbacks.setter
     def callbacks(self, callbacks: list[Callback]) -> None:
-        self._attached.list[:] = callbacks
+        self._attached.list[:] = as_list(callbacks)
 
     @property
     def checkpoint_callbacks(self) -> list[Checkpoint]:

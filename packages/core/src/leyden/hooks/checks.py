@@ -21,14 +21,19 @@ _MISSING = object()
 _warned_classes: WeakSet[type] = WeakSet()
 
 
-def check_callbacks(callbacks: Sequence[object]) -> None:
-    """Check what stands in ``callbacks=``; older hooks and signatures give a `DeprecationWarning`.
+def check_callbacks(callbacks: Sequence[object], *, known: Sequence[object] = (), where: str = "callbacks=") -> None:
+    """Check what stands in `where`; older hooks and signatures give a `DeprecationWarning`.
+
+    Those that are also in `known` were checked before: only their state keys are compared with the others'.
 
     Raises `MisconfigurationException` for what is no callback, misspelt hooks, hooks that cannot be called or whose
     signature fits no generation, and state keys that two callbacks share.
     """
-    checked = [_checked_callback(callback) for callback in callbacks]
+    checked = [_checked_callback(callback, where) for callback in callbacks]
+    checked_before = {id(callback) for callback in known}
     for callback in checked:
+        if id(callback) in checked_before:
+            continue
         _check_names(callback, Callback, hooks_of_callbacks(older=True))
         for name in hooks_of_callbacks(older=True):
             if overrides(callback, name):
@@ -79,15 +84,15 @@ def _base(owner: object) -> type:
     return LightningModule
 
 
-def _checked_callback(given: object) -> Callback:
+def _checked_callback(given: object, where: str) -> Callback:
     if isinstance(given, Callback):
         return given
     if isinstance(given, type) and issubclass(given, Callback):
         raise MisconfigurationException(
-            f"callbacks= holds the class {given.__qualname__}. Give an instance of it: {given.__name__}()."
+            f"{where} holds the class {given.__qualname__}. Give an instance of it: {given.__name__}()."
         )
     raise MisconfigurationException(
-        f"callbacks= holds {given!r}, a {type(given).__qualname__}; expected instances of leyden.Callback."
+        f"{where} holds {given!r:.80}, a {type(given).__qualname__}; expected instances of leyden.Callback."
     )
 
 

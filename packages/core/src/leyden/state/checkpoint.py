@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
@@ -12,11 +14,21 @@ from leyden.state.plain import check_plain
 from leyden.state.rng import collect_rng, restore_rng
 
 if TYPE_CHECKING:
+    from leyden.module import LightningModule
     from leyden.trainer import Trainer
 
-__all__ = ["FORMAT_VERSION", "dump", "restore_callbacks", "restore_module", "restore_progress", "restore_training"]
+__all__ = [
+    "FORMAT_VERSION",
+    "check_checkpoint",
+    "dump",
+    "restore_callbacks",
+    "restore_module",
+    "restore_progress",
+    "restore_training",
+]
 
 FORMAT_VERSION = 1
+_BARE_WEIGHTS = "For bare weights use module.load_state_dict(torch.load(path))."
 
 
 def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
@@ -70,6 +82,35 @@ def _callback_states(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, 
     return states
 
 
+def check_checkpoint(checkpoint: object, path: str, module: LightningModule, fn: str) -> None:
+    """Refuse what is no checkpoint, and for "fit" one that holds no run to go on with.
+
+    Raises:
+        MisconfigurationException: naming the file, what is in it and what to do with it instead.
+    """
+    if not isinstance(checkpoint, Mapping) or not all(isinstance(key, str) for key in checkpoint):
+        raise MisconfigurationException(
+            f"ckpt_path={path!r} is no checkpoint of a training: it holds {_some(checkpoint)}."
+        )
+    if fn != "fit":
+        return
+    load_weights = (
+        f"Load its weights with {type(module).__name__}.load_from_checkpoint(path) and fit without ckpt_path."
+    )
+    if "pytorch-lightning_version" in checkpoint:
+        raise MisconfigurationException(
+            f"ckpt_path={path!r} was written by Lightning, whose progress fit cannot take up. {load_weights}"
+        )
+    if not all(name in checkpoint for name in ("global_step", "loops", "optimizer_states")):
+        if "state_dict" in checkpoint:
+            what, how = "holds weights only", load_weights
+        else:
+            what, how = "is no checkpoint of a training", _BARE_WEIGHTS
+        raise MisconfigurationException(
+            f"ckpt_path={path!r} {what} (it holds {_some(checkpoint)}), so fit cannot go on from it. {how}"
+        )
+
+
 def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> None:
     """Load the weights, after the datamodule's and module's `on_load_checkpoint` have seen the checkpoint."""
     module, datamodule = trainer.lightning_module, trainer.datamodule
@@ -84,8 +125,7 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
     if not isinstance(weights, Mapping):
         raise MisconfigurationException(
             f"ckpt_path={path!r} has no 'state_dict' (it holds {_some(checkpoint)}), so it is no checkpoint of a "
-            "training. For bare weights "
-            "use module.load_state_dict(torch.load(path))."
+            f"training. {_BARE_WEIGHTS}"
         )
     try:
         module.load_state_dict(weights, strict=module.strict_loading)
@@ -93,9 +133,8 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
         lines = " ".join(str(error).split())
         raise MisconfigurationException(
             f"ckpt_path={path!r} does not fit {type(module).__name__}: {lines[:600]} Is it the checkpoint of another "
-            "model, or of another "
-            "version of this one? With `strict_loading = False` on the module, missing and unexpected weights are "
-            "passed over."
+            "model, or of another version of this one? With `strict_loading = False` on the module, missing and "
+            "unexpected weights are passed over."
         ) from error
 
 
@@ -108,61 +147,75 @@ def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     for entry in (*trainer.plan.entries("on_load_state"), *trainer.plan.entries("load_state_dict")):
         if _key(entry.owner) in states:
             entry.call(states[_key(entry.owner)])
+    if trainer.state.fn != "fit":
+        return  # an evaluation needs no more than the weights; who has other callbacks, or none, misses nothing
     known = {callback.state_key for callback in trainer.callbacks}
     unknown = sorted(str(key) for key in states if key not in known)
     if unknown:
         rank_zero_warn(
             f"the checkpoint holds states of callbacks that this Trainer does not have: {', '.join(unknown)}. Add them "
-            "to "
-            "Trainer(callbacks=[...]) to go on exactly as before."
+            "to Trainer(callbacks=[...]) to go on exactly as before."
         )
-
-
-def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> None:
-    """Load optimizers, schedulers, the gradient scaler and running metrics; the random numbers last."""
-    if "optimizer_states" not in checkpoint:
-        raise MisconfigurationException(
-            f"ckpt_path={path!r} holds weights only, so fit cannot go on from it. Load the weights with "
-            f"{type(trainer.lightning_module).__name__}.load_from_checkpoint(path) and fit without ckpt_path."
-        )
-    for name, parts, states in (
-        ("optimizer", trainer.optimizers, checkpoint["optimizer_states"]),
-        (
-            "lr_scheduler",
-            [config.scheduler for config in trainer.lr_scheduler_configs],
-            checkpoint.get("lr_schedulers", []),
-        ),
-    ):
-        if len(parts) != len(states):
-            raise MisconfigurationException(
-                f"ckpt_path={path!r} has {len(states)} {name} state(s), but configure_optimizers gave {len(parts)}; "
-                "return the same as when it "
-                "was saved."
-            )
-        for part, state in zip(parts, states, strict=True):
-            try:
-                part.load_state_dict(state)
-            except (ValueError, KeyError) as error:
-                raise MisconfigurationException(
-                    f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}"
-                ) from error
-    trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
-    if "metrics" in checkpoint:
-        trainer.journal.load_state_dict(checkpoint["metrics"])
-    if "rng" in checkpoint:
-        restore_rng(checkpoint["rng"])
 
 
 def restore_progress(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> None:
     """Set the counters to where the run stood."""
-    loops = checkpoint.get("loops") or {}
-    if "global_step" not in checkpoint or "fit_loop" not in loops:
+    try:
+        trainer.engine.steps = int(checkpoint["global_step"])
+        trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _of_another_kind(path, "progress", error) from error
+
+
+def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> None:
+    """Load optimizers, schedulers, the gradient scaler and running metrics; the random numbers last."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    _load_all("optimizer", trainer.optimizers, checkpoint["optimizer_states"], path)
+    _load_all("lr_scheduler", schedulers, checkpoint.get("lr_schedulers", []), path)
+    for optimizer in trainer.optimizers:
+        _check_options(optimizer, path)
+    try:
+        trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
+        if "metrics" in checkpoint:
+            trainer.journal.load_state_dict(checkpoint["metrics"])
+        if "rng" in checkpoint:
+            restore_rng(checkpoint["rng"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _of_another_kind(path, "precision, metrics or random numbers", error) from error
+
+
+def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str) -> None:
+    if len(parts) != len(states):
         raise MisconfigurationException(
-            f"ckpt_path={path!r} holds no progress of a fit (it has {_some(checkpoint)}). Load its weights with "
-            f"{type(trainer.lightning_module).__name__}.load_from_checkpoint(path) and fit without ckpt_path."
+            f"ckpt_path={path!r} has {len(states)} {name} state(s), but configure_optimizers gave {len(parts)}; "
+            "return the same as when it was saved."
         )
-    trainer.engine.steps = int(checkpoint["global_step"])
-    trainer.fit_loop.load_state_dict(loops["fit_loop"])
+    for part, state in zip(parts, states, strict=True):
+        try:
+            part.load_state_dict(state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise MisconfigurationException(
+                f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}. Return the same "
+                f"{name} from configure_optimizers as when it was saved."
+            ) from error
+
+
+def _check_options(optimizer: Optimizer, path: str) -> None:
+    """Find the state of an optimizer of another kind, which loads without a word and fails at the first step."""
+    for group in optimizer.param_groups:
+        missing = sorted(set(optimizer.defaults) - set(group))
+        if missing:
+            raise MisconfigurationException(
+                f"ckpt_path={path!r} holds the state of another optimizer than {type(optimizer).__name__}: it has no "
+                f"{', '.join(missing)}. Return the same optimizer from configure_optimizers as when it was saved."
+            )
+
+
+def _of_another_kind(path: str, part: str, error: Exception) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"ckpt_path={path!r}: its {part} cannot be read ({type(error).__name__}: {error}). It was written by another "
+        "version or by other code; load its weights with load_from_checkpoint and fit without ckpt_path."
+    )
 
 
 def _key(owner: object) -> str:

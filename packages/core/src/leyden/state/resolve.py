@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.state.checkpoint import check_checkpoint
 from leyden.state.storage import load
 
 if TYPE_CHECKING:
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["resolve_checkpoint"]
 
 
-def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | None) -> str | None:
+def resolve_checkpoint(
+    trainer: Trainer, ckpt_path: str | os.PathLike[str] | None, weights_only: bool = True
+) -> str | None:
     """Return the file for a path, "best", "last", "hpc" or "auto" (the newest whole one, None if there is none).
+
+    "auto" looks into files; ``weights_only=False`` lets them run code while it does.
 
     Raises:
         MisconfigurationException: there is no such checkpoint; the message says where it was looked for.
@@ -25,14 +30,16 @@ def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | Non
     if ckpt_path is None:
         return None
     if not isinstance(ckpt_path, str | os.PathLike):
-        raise MisconfigurationException(f"ckpt_path={ckpt_path!r}: expected a path, 'best', 'last', 'auto' or None.")
+        raise MisconfigurationException(
+            f"ckpt_path={ckpt_path!r}: expected a path, 'best', 'last', 'auto', 'hpc' or None."
+        )
     name = os.fspath(ckpt_path)
     if name == "best":
         return _best(trainer)
     if name == "last":
         return _last(trainer)
     if name == "auto":
-        return _newest_whole(trainer)
+        return _newest_whole(trainer, weights_only)
     if name == "hpc":
         return _hpc(trainer)
     return name
@@ -45,9 +52,10 @@ def _best(trainer: Trainer) -> str:
         path = getattr(callback, "best_model_path", "")
         if path:
             return str(path)
-    raise MisconfigurationException(
-        "ckpt_path='best': no checkpoint has been saved yet, so there is no best one. Run fit first, or give a path."
-    )
+    why, how = "no checkpoint has been saved yet", "first"
+    if trainer.fast_dev_run:
+        why, how = "under fast_dev_run no checkpoint is saved", "without it first"
+    raise MisconfigurationException(f"ckpt_path='best': {why}, so there is no best one. Run fit {how}, or give a path.")
 
 
 def _last(trainer: Trainer) -> str:
@@ -60,8 +68,7 @@ def _last(trainer: Trainer) -> str:
     if not files:
         raise MisconfigurationException(
             f"ckpt_path='last': no last checkpoint was found in {_places(trainer)}. Use "
-            "ModelCheckpoint(save_last=True), or "
-            "ckpt_path='auto' to begin afresh where there is none."
+            "ModelCheckpoint(save_last=True), or ckpt_path='auto' to begin afresh where there is none."
         )
     return files[0]
 
@@ -75,10 +82,11 @@ def _hpc(trainer: Trainer) -> str:
     return str(max(numbered)[1])
 
 
-def _newest_whole(trainer: Trainer) -> str | None:
+def _newest_whole(trainer: Trainer, weights_only: bool) -> str | None:
     for path in _newest_first(trainer):
         try:
-            load(path, map_location="meta")
+            checkpoint = load(path, map_location="meta", weights_only=weights_only)
+            check_checkpoint(checkpoint, str(path), trainer.lightning_module, str(trainer.state.fn))
         except MisconfigurationException as error:
             rank_zero_warn(f"ckpt_path='auto' passes over {path}: {error}")
             continue

@@ -20,8 +20,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """Write `obj` with ``torch.save`` so that `path` holds either all of it or what it held before.
 
     The folder is made when missing. The bytes go to a temporary file beside the target, which is flushed to the disk
-    and
-    renamed; the folder is flushed too, so that the name survives a power cut.
+    and renamed; the folder is flushed too, so that the name survives a power cut.
 
     Raises:
         OSError: the folder or disk refused the write; the temporary file is gone and the old file untouched.
@@ -69,10 +68,11 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
             raise _unreadable(path, error) from error
         raise MisconfigurationException(
             f"{str(path)!r} holds objects that a safe load refuses ({_first_line(error)}). Loading it would run code "
-            "the file brings: "
-            "only when you trust its author, pass weights_only=False."
+            "the file brings: only when you trust its author, pass weights_only=False."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # bytes that are no checkpoint make torch.load fail in any way there is
         raise _unreadable(path, error) from error
 
 
@@ -90,8 +90,7 @@ def _numpy_types() -> list[Any]:
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> MisconfigurationException:
     return MisconfigurationException(
         f"{str(path)!r} is no whole checkpoint ({type(error).__name__}: {_first_line(error)}). It may be cut short or "
-        "of another kind; "
-        "use an earlier checkpoint."
+        "of another kind; use an earlier checkpoint."
     )
 
 
