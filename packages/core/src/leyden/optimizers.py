@@ -123,7 +123,13 @@ def _read_dicts(dicts: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[LRS
     schedulers: list[LRSchedulerConfig] = []
     for entry in dicts:
         for key in entry:
-            if key not in ("optimizer", "lr_scheduler", "monitor", "frequency"):
+            if key == "frequency":
+                raise _nonsense(
+                    "a dict with the key 'frequency' beside 'optimizer': optimizers do not take turns by themselves; "
+                    "step them in training_step with automatic_optimization = False. (A scheduler's frequency belongs "
+                    "into the dict under 'lr_scheduler')"
+                )
+            if key not in ("optimizer", "lr_scheduler", "monitor"):
                 raise _nonsense(
                     f"the dict has the key {key!r}.{did_you_mean(str(key), ('optimizer', 'lr_scheduler', 'monitor'))}"
                 )

@@ -39,7 +39,8 @@ class TrainSource:
 
     Attributes:
         loaders: as given, with the loaders that were prepared.
-        num_batches: batches of an epoch, ``math.inf`` when unknown.
+        num_batches: batches of an epoch at most, ``math.inf`` when unknown.
+        length_known: whether the loaders say how many they have; else there may be fewer than `num_batches`.
 
     Raises:
         MisconfigurationException: no loader, one that cannot be read or says it is empty, or a limit that cannot work.
@@ -50,7 +51,7 @@ class TrainSource:
         (3, [[0, 0], [1, 1], [2, 0]])
     """
 
-    __slots__ = ("_all_of_it", "_single", "_start", "loaders", "name", "num_batches")
+    __slots__ = ("_all_of_it", "_single", "_start", "length_known", "loaders", "name", "num_batches")
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class TrainSource:
         whole: Any = CombinedLoader(self.loaders, "max_size_cycle") if is_collection(self.loaders) else self.loaders
         length = loader_length(whole)
         argument = _limit_argument(limit, overfit, "limit_train_batches")
+        self.length_known = length is not None and length != math.inf
         self.num_batches = limit_batches(_effective(limit, overfit), length, argument)
         if self.num_batches == 0 and length == 0 and limit != 0:
             raise _nothing_in(whole, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from leyden.data.sources import EvalSource
 from leyden.errors import MisconfigurationException
-from leyden.loops.sources import has_loader, request_loader
+from leyden.loops.modes import modes_of, restore_modes
+from leyden.loops.sources import has_loader, request_eval_source
 from leyden.loops.steps import step_arguments, under_context
 from leyden.rank_zero import rank_zero_warn
 from leyden.types import EVALUATE_OUTPUT
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
     from leyden.trainer import Trainer
 
 __all__ = ["EvaluationLoop", "GradientFreeLoop"]
@@ -70,15 +70,32 @@ class GradientFreeLoop:
         epoch = trainer.fit_loop.epoch
         if self.source is not None and (not every or epoch - self._loaded_at_epoch < every):
             return
-        loaders = request_loader(trainer, self._loader_name)
-        limit = getattr(trainer.settings, self._limit_name)
-        overfit = trainer.settings.overfit_batches if self.stage == "validate" else 0
-        self.source = EvalSource(loaders, limit=limit, stage=self.stage, overfit=overfit)
+        self.source = request_eval_source(trainer, self.stage)
         self._loaded_at_epoch = epoch
 
-    def gradient_free(self) -> AbstractContextManager[Any]:
-        """The context the whole pass runs in."""
-        return torch.inference_mode() if self._trainer.settings.inference_mode else torch.no_grad()
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The pass as a context: no gradients, the module in evaluation mode, and after it in the modes it had.
+
+        A module with an `on_<stage>_model_train` of its own sets its modes there, unless the pass is cut short.
+        """
+        trainer, module = self._trainer, self._trainer.lightning_module
+        modes = modes_of(module)
+        try:
+            self._call_module("model_eval")
+            with torch.inference_mode() if trainer.settings.inference_mode else torch.no_grad():
+                yield
+        except BaseException:
+            restore_modes(modes)  # whoever catches this may train on
+            raise
+        if trainer.module_overrides(f"on_{self.hooks}_model_train"):
+            self._call_module("model_train")
+        else:
+            restore_modes(modes)
+
+    def _call_module(self, event: str) -> None:
+        self._trainer.journal.hook = name = f"on_{self.hooks}_{event}"
+        getattr(self._trainer.lightning_module, name)()
 
     def call(self, event: str) -> None:
         """Call the hook ``on_<stage>_<event>``."""
@@ -94,26 +111,6 @@ class GradientFreeLoop:
         step = step_arguments(step, trainer.lightning_module, name, several_loaders=self.source.several)
         step = under_context(step, trainer.precision_plugin.forward_context)
         return step if trainer.profiler is None else trainer.profiler.wrap_action(name, step)
-
-    def enter_eval_mode(self) -> list[tuple[Any, bool]]:
-        """Put the module into evaluation mode; return the modes its parts were in."""
-        module = self._trainer.lightning_module
-        modes = [(part, part.training) for part in module.modules()]
-        self._trainer.journal.hook = f"on_{self.hooks}_model_eval"
-        getattr(module, f"on_{self.hooks}_model_eval")()
-        return modes
-
-    def leave_eval_mode(self, modes: list[tuple[Any, bool]]) -> None:
-        """Give each part its mode back, unless the module has a hook of its own for that."""
-        module: LightningModule = self._trainer.lightning_module
-        name = f"on_{self.hooks}_model_train"
-        if self._trainer.module_overrides(name):
-            self._trainer.journal.hook = name
-            getattr(module, name)()
-            return
-        for part, training in modes:
-            if part.training != training:
-                part.training = training
 
     def batches(self, source: EvalSource) -> Iterator[tuple[int, Iterator[Any]]]:
         """Yield each dataloader's index and its batches."""
@@ -134,16 +131,14 @@ class EvaluationLoop(GradientFreeLoop):
         if not any(self.source.num_batches):
             return []
         within_fit = trainer.state.fn == "fit"
-        modes = self.enter_eval_mode()
         journal.start("sanity" if sanity_batches is not None else "validate" if self.stage == "validate" else "test")
-        with self.gradient_free():
+        with self.evaluating():
             self.call("start")
             self.call("epoch_start")
             self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
             self.call("epoch_end")
             results = journal.eval_epoch_end()
             self.call("end")
-        self.leave_eval_mode(modes)
         if within_fit:
             journal.resume("train")
         return results

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leyden.data.sources import TrainSource
 from leyden.loops.evaluation import EvaluationLoop
-from leyden.loops.lookahead import LookAhead
-from leyden.loops.optimization import AutomaticOptimization, ManualOptimization
-from leyden.loops.progress import Counts, Progress
+from leyden.loops.fit_progress import FitProgress
+from leyden.loops.lookahead import open_batches
+from leyden.loops.manual import ManualOptimization
+from leyden.loops.modes import warn_of_eval_mode
+from leyden.loops.optimization import AutomaticOptimization
 from leyden.loops.schedule import ValidationSchedule, may_stop_early, reached
 from leyden.loops.schedulers import step_schedulers
-from leyden.loops.sources import request_loader
+from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.run_state import RunningStage
 
@@ -23,28 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["FitLoop"]
 
 
-class FitLoop:
-    """Trains a module. Its counters are the progress of the run.
-
-    Attributes:
-        epoch: the epoch now running, from 0; after the last epoch the number of epochs run. ``trainer.current_epoch``.
-        batch_idx: the batch now running, within its epoch.
-        batches_done: training batches finished within this epoch.
-        batches_seen: training batches finished since the run began.
-        batches_that_stepped: batches after which gradients were used; the loggers' step.
-        is_last_batch: whether the batch now running is the epoch's last.
-        epoch_ended: whether this epoch's `on_train_epoch_end` has begun (so that a run resumed from within it goes on
-            after it).
-        window_ends: whether the batch now running ends its accumulation window.
-        validated_at: `batches_seen` when validation last ended, -1 before.
-    """
+class FitLoop(FitProgress):
+    """Trains a module. Its counters are the progress of the run."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self.epoch = self.batches_done = self.batches_seen = self.batches_that_stepped = 0
-        self.batch_idx = -1
-        self.validated_at = -1
-        self.is_last_batch = self.window_ends = self.epoch_ended = False
+        super().__init__(trainer)
         self.source: TrainSource | None = None
         self.schedule = ValidationSchedule(math.inf, 1)
         self.val_loop = EvaluationLoop(trainer, "validate")
@@ -64,9 +48,8 @@ class FitLoop:
             self.val_loop.setup_data()
         if not self._has_work():
             return
-        journal = trainer.journal
-        journal.start("train")
-        trainer.lightning_module.train()
+        trainer.journal.start("train")
+        warn_of_eval_mode(trainer.lightning_module)
         automatic = trainer.lightning_module.automatic_optimization
         self._optimization = AutomaticOptimization(trainer) if automatic else ManualOptimization(trainer)
         if plan.on_train_start is not None:
@@ -80,16 +63,14 @@ class FitLoop:
     def done(self) -> bool:
         """Whether training is over."""
         settings, trainer = self._trainer.settings, self._trainer
+        trainer.raise_on_sigterm()
         if reached(trainer.engine.steps, settings.max_steps):
             rank_zero_info(f"`Trainer.fit` stopped: `max_steps={settings.max_steps}` reached.")
             return True
-        if self._epochs_done_reached():
+        if reached(self.epoch, settings.max_epochs):
             rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={settings.max_epochs}` reached.")
             return True
         return trainer.should_stop and self._may_stop()
-
-    def _epochs_done_reached(self) -> bool:
-        return reached(self.epoch, self._trainer.settings.max_epochs)
 
     def _may_stop(self) -> bool:
         settings = self._trainer.settings
@@ -117,14 +98,17 @@ class FitLoop:
 
     def setup_data(self) -> None:
         """Ask for the training dataloader, the first time and every `reload_dataloaders_every_n_epochs`."""
-        trainer, settings = self._trainer, self._trainer.settings
+        settings = self._trainer.settings
         every = settings.reload_dataloaders_every_n_epochs
         if self.source is not None and (not every or self.epoch - self._loaded_at_epoch < every):
             return
-        loaders = request_loader(trainer, "train_dataloader")
-        self.source = TrainSource(loaders, limit=settings.limit_train_batches, overfit=settings.overfit_batches)
+        self.source = request_train_source(self._trainer)
         self._loaded_at_epoch = self.epoch
         self.schedule = ValidationSchedule.of(settings, self.num_batches) if self.num_batches else self.schedule
+
+    def forget_data(self) -> None:
+        """Ask for dataloaders anew: another fit may bring others."""
+        self.source = self.val_loop.source = None
 
     def sanity_check(self) -> None:
         """Run a few validation batches first, so that a mistake there shows at once. Not when resuming."""
@@ -170,22 +154,16 @@ class FitLoop:
 
     def _run_batches(self, source: TrainSource) -> None:
         """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
-        trainer, plan, journal, optimization = (
-            self._trainer,
-            self._trainer.plan,
-            self._trainer.journal,
-            self._optimization,
-        )
+        trainer, optimization, epoch = self._trainer, self._optimization, self.epoch
+        plan, journal, engine, settings = trainer.plan, trainer.journal, trainer.engine, trainer.settings
         assert optimization is not None
         validates = self.val_loop.wanted
-        if (
-            self.batches_done and validates and self._validation_due()
-        ):  # the run was cut before this batch's validation was done
+        if self.batches_done and validates and self._validation_due():  # the run was cut before this validation
             self.validate()
-        run_batch, transfer = optimization.run, trainer.batch_transfer
-        settings, engine, num_batches, epoch = trainer.settings, trainer.engine, source.num_batches, self.epoch
-        log_every, max_steps = settings.log_every_n_steps or 0, settings.max_steps
-        batches, ahead = self._open(source)
+        run_batch, transfer, num_batches = optimization.run, trainer.batch_transfer, source.num_batches
+        log_every = settings.log_every_n_steps or 0
+        max_steps = math.inf if settings.max_steps == -1 else settings.max_steps
+        batches, ahead = open_batches(source, self.batches_done, trainer.profiler)
         batch_idx = self.batches_done - 1
         for batch in batches:
             batch_idx += 1
@@ -202,9 +180,10 @@ class FitLoop:
                 break
             accumulate = trainer.accumulate_grad_batches
             self.window_ends = window_ends = last or accumulate == 1 or (batch_idx + 1) % accumulate == 0
-            run_batch(batch, batch_idx, window_ends=window_ends)
+            stepped = run_batch(batch, batch_idx, window_ends=window_ends)
             if window_ends and trainer.lr_scheduler_configs:
-                self._step_schedulers("step", self.batches_that_stepped + 1)
+                if stepped:
+                    self._step_schedulers("step", engine.steps)
                 if last:
                     self._step_schedulers("epoch", epoch + 1)
             self.batches_done = batch_idx + 1
@@ -219,13 +198,11 @@ class FitLoop:
             if validates and self._validation_due():
                 self.validate()
             if window_ends:
-                if trainer.lr_scheduler_configs:
-                    self._step_schedulers("step", self.batches_that_stepped + 1, plateau=True)
+                if stepped and trainer.lr_scheduler_configs:
+                    self._step_schedulers("step", engine.steps, plateau=True)
                 self.batches_that_stepped += 1
                 self.window_ends = False
-            if trainer.attention_wanted and self._stops_here():
-                break
-            if engine.steps == max_steps:
+            if (trainer.attention_wanted and self._stops_here()) or engine.steps >= max_steps:
                 break
         else:
             self._check_length(source)
@@ -268,62 +245,5 @@ class FitLoop:
         if not self.is_last_batch:
             rank_zero_warn(
                 f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; "
-                "correct its __len__, since "
-                "limits, the last accumulation window and validation count on it."
+                "correct its __len__, since limits, the last accumulation window and validation count on it."
             )
-
-    def _open(self, source: TrainSource) -> tuple[Iterator[Any], LookAhead | None]:
-        """Return the epoch's batches without those done before, and the look-ahead where the length is unknown."""
-        profiler = self._trainer.profiler
-        batches: Iterator[Any] = iter(source)
-        for _ in range(self.batches_done):
-            next(batches, None)
-        if profiler is not None:
-            batches = profiler.wrap_iterator("next(train_dataloader)", batches)
-        if source.num_batches == math.inf:
-            ahead = LookAhead(batches)
-            return ahead, ahead
-        return batches, None
-
-    # -- progress, as users know it ---------------------------------------------------------------------------------
-
-    @property
-    def epoch_progress(self) -> Progress:
-        """Epochs begun and done."""
-        started = self.epoch + (self._trainer.training and self.batch_idx >= 0)
-        return Progress(
-            Counts(started, started, self.epoch, self.epoch), Counts(started, started, self.epoch, self.epoch)
-        )
-
-    @property
-    def batch_progress(self) -> Progress:
-        """Training batches begun and done, in the run and in this epoch."""
-        total, current = self.batches_seen, self.batches_done
-        return Progress(Counts(total, total, total, total), Counts(current, current, current, current))
-
-    def forget_data(self) -> None:
-        """Ask for dataloaders anew: another fit may bring others."""
-        self.source = self.val_loop.source = None
-
-    def begin_anew(self) -> None:
-        """Forget an epoch that an earlier fit left unfinished."""
-        self.batches_done, self.epoch_ended, self.batch_idx = 0, False, -1
-
-    def state_dict(self) -> dict[str, int | bool]:
-        """Progress as plain data; taken within a batch's last hooks, that batch counts as done."""
-        return {
-            "epoch": self.epoch,
-            "batches_done": self.batches_done,
-            "batches_seen": self.batches_seen,
-            "batches_that_stepped": self.batches_that_stepped + bool(self.window_ends),
-            "validated_at": self.validated_at,
-            "is_last_batch": self.is_last_batch,
-            "epoch_ended": self.epoch_ended,
-        }
-
-    def load_state_dict(self, state: dict[str, int | bool]) -> None:
-        """Go on from `state`. An epoch that a limit cut short is taken up again where it was cut."""
-        for name in ("epoch", "batches_done", "batches_seen", "batches_that_stepped", "validated_at", "is_last_batch"):
-            setattr(self, name, state[name])
-        self.epoch_ended = bool(state["epoch_ended"] and state["is_last_batch"])
-        self.batch_idx = self.batches_done - 1

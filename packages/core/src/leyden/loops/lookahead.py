@@ -1,11 +1,15 @@
-"""Knowing the last batch of a dataloader that does not know its length."""
+"""Opening an epoch's batches, and knowing the last of them where the dataloader does not know its length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["LookAhead"]
+if TYPE_CHECKING:
+    from leyden.data.sources import TrainSource
+    from leyden.profilers import Profiler
+
+__all__ = ["LookAhead", "open_batches"]
 
 _END = object()
 
@@ -39,3 +43,16 @@ class LookAhead:
         self._next = next(self._items, _END)
         self.exhausted = self._next is _END
         return item
+
+
+def open_batches(source: TrainSource, skip: int, profiler: Profiler | None) -> tuple[Iterator[Any], LookAhead | None]:
+    """Return the epoch's batches without the first `skip`, and the look-ahead where the length is unknown."""
+    batches: Iterator[Any] = iter(source)
+    for _ in range(skip):
+        next(batches, None)
+    if profiler is not None:
+        batches = profiler.wrap_iterator("next(train_dataloader)", batches)
+    if source.length_known:
+        return batches, None
+    ahead = LookAhead(batches)
+    return ahead, ahead

@@ -24,18 +24,16 @@ class PredictionLoop(GradientFreeLoop):
         trainer, plan = self._trainer, self._trainer.plan
         assert self.source is not None
         if not any(self.source.num_batches):
-            return []
+            return [] if return_predictions else None
         keeps = return_predictions or plan.wants_predict_outputs
         predictions: list[list[Any]] = [[] for _ in self.source.num_batches]
-        modes = self.enter_eval_mode()
-        with self.gradient_free():
+        with self.evaluating():
             self.call("start")
             self.call("epoch_start")
             self._run_batches(predictions if keeps else None)
             plan.predict_outputs[:] = predictions
             self.call("epoch_end")
             self.call("end")
-        self.leave_eval_mode(modes)
         plan.predict_outputs.clear()
         trainer.journal.dataloader_idx = None
         if not return_predictions:

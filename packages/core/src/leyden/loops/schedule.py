@@ -17,8 +17,7 @@ class ValidationSchedule:
 
     Attributes:
         every_n_batches: batches between validations, counted within the epoch, or over epochs where `every_n_epochs` is
-            None;
-            ``math.inf`` for the end of the epoch.
+            None; ``math.inf`` for the end of the epoch.
         every_n_epochs: epochs between epochs that validate, or None.
     """
 
@@ -28,28 +27,24 @@ class ValidationSchedule:
     @classmethod
     def of(cls, settings: Settings, num_batches: int | float) -> ValidationSchedule:
         """Return the schedule for epochs of `num_batches` (``math.inf`` when unknown)."""
-        interval = settings.val_check_interval
-        across = settings.check_val_every_n_epoch is None
-        if interval is None:
-            interval = 1.0
+        interval, every_n_epochs = settings.val_check_interval, settings.check_val_every_n_epoch
+        if interval is None or (isinstance(interval, float) and interval == 1.0):
+            return cls(math.inf, every_n_epochs)
         if isinstance(interval, int):
-            if not across and interval > num_batches:
+            if every_n_epochs is not None and interval > num_batches:
                 raise MisconfigurationException(
                     f"Trainer(val_check_interval={interval}): the epoch has only {num_batches} training batches, so "
-                    "validation would never run. "
-                    "Lower it, give a fraction of the epoch, or set check_val_every_n_epoch=None to count batches "
-                    "across epochs."
+                    "validation would never run. Lower it, give a fraction of the epoch, or set "
+                    "check_val_every_n_epoch=None to count batches across epochs."
                 )
-            return cls(interval, settings.check_val_every_n_epoch)
+            return cls(interval, every_n_epochs)
         if num_batches == math.inf:
-            if interval != 1.0:
-                raise MisconfigurationException(
-                    f"Trainer(val_check_interval={interval}): a fraction of the epoch needs a training dataloader of "
-                    "known length; "
-                    "give a number of batches instead, or 1.0 for the end of the epoch."
-                )
-            return cls(math.inf, settings.check_val_every_n_epoch)
-        return cls(max(1, int(num_batches * interval)), settings.check_val_every_n_epoch)
+            raise MisconfigurationException(
+                f"Trainer(val_check_interval={interval}): a fraction of the epoch needs a training dataloader of "
+                "known length; give a number of batches instead, or 1.0 for the end of the epoch."
+            )
+        # A product such as 100 * 0.29 = 28.999999999999996 means 29 batches, as it does for limits.
+        return cls(max(1, math.floor(num_batches * interval + 1e-9)), every_n_epochs)
 
     def due(self, batches_in_epoch: int, batches_in_all: int, epoch: int, *, last: bool) -> bool:
         """Whether to validate after that many batches; `last` says whether the epoch's batches end here."""

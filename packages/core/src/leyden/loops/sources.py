@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.loaders import check_loader
+from leyden.data.sources import EvalSource, TrainSource
 from leyden.overrides import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["has_loader", "request_loader"]
+__all__ = ["has_loader", "request_eval_source", "request_loader", "request_train_source"]
 
 
 def has_loader(trainer: Trainer, name: str) -> bool:
@@ -32,6 +34,33 @@ def request_loader(trainer: Trainer, name: str) -> Any:
             given = getattr(provider, name)()
     check_loader(given, name)
     return given
+
+
+def request_train_source(trainer: Trainer) -> TrainSource:
+    """Return what training reads, limited as the settings say, with the strategy's samplers in it."""
+    settings = trainer.settings
+    return TrainSource(
+        request_loader(trainer, "train_dataloader"),
+        limit=settings.limit_train_batches,
+        overfit=settings.overfit_batches,
+        prepare=_preparation(trainer, "train"),
+    )
+
+
+def request_eval_source(trainer: Trainer, stage: str) -> EvalSource:
+    """Return what "validate", "test" or "predict" reads, as `request_train_source` does for training."""
+    settings, short = trainer.settings, "val" if stage == "validate" else stage
+    return EvalSource(
+        request_loader(trainer, f"{short}_dataloader"),
+        limit=getattr(settings, f"limit_{short}_batches"),
+        stage=stage,
+        overfit=settings.overfit_batches if stage == "validate" else 0,
+        prepare=_preparation(trainer, stage),
+    )
+
+
+def _preparation(trainer: Trainer, stage: str) -> Any:
+    return partial(trainer.strategy.prepare_loader, stage=stage) if trainer.settings.use_distributed_sampler else None
 
 
 def _provider(trainer: Trainer, name: str) -> Any:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leyden.errors import MisconfigurationException
 
-__all__ = ["step_arguments", "under_context"]
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["step_arguments", "training_step_of", "under_context"]
+
+_ARGUMENTS = ("batch", "batch_idx", "dataloader_idx")
+
+
+def training_step_of(trainer: Trainer) -> Callable[..., Any]:
+    """Return the module's ``training_step`` as strategy, precision and profiler run it."""
+    module = trainer.lightning_module
+    step = step_arguments(trainer.strategy.step_of(module, "training_step"), module, "training_step")
+    step = under_context(step, trainer.precision_plugin.forward_context)
+    return step if trainer.profiler is None else trainer.profiler.wrap_action("training_step", step)
 
 
 def step_arguments(
@@ -18,40 +30,48 @@ def step_arguments(
 ) -> Callable[..., Any]:
     """Return `step` callable with ``(batch, batch_idx)``, and with several loaders ``dataloader_idx`` after them.
 
-    A step may take fewer arguments than are passed: the batch alone, or the batch and one of the indices by name.
+    A step may take fewer arguments than are passed: the batch alone, or the batch and one of the indices by name. With
+    one loader its `dataloader_idx` is 0.
 
     Raises:
         MisconfigurationException: the signature fits none of these.
     """
     parameters = list(inspect.signature(step).parameters.values())
-    kinds = {parameter.kind for parameter in parameters}
-    passed = ("batch", "batch_idx", "dataloader_idx") if several_loaders else ("batch", "batch_idx")
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return step
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
+    names = [p.name for p in positional]
+    required = [p.name for p in positional if p.default is p.empty]
+    passed = _ARGUMENTS if several_loaders else _ARGUMENTS[:2]
     where = f"{type(module).__name__}.{name}({', '.join(map(str, parameters))})"
-    keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if not positional or keyword_only:
+    if not positional or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise MisconfigurationException(
             f"{where}: expected ({', '.join(passed)}); it is called with these in that order."
         )
-    names = [p.name for p in positional]
-    if several_loaders and len(positional) < 3 and "dataloader_idx" not in names:
+    if names[0] == "dataloader_iter":
+        raise MisconfigurationException(
+            f"{where}: a step is given one batch, not the iterator; write def {name}(self, batch, batch_idx)."
+        )
+    if several_loaders and len(positional) < len(_ARGUMENTS) and "dataloader_idx" not in names:
         raise MisconfigurationException(
             f"{where} takes no dataloader_idx, but there are several dataloaders; write def {name}(self, batch, "
             "batch_idx, dataloader_idx=0)."
         )
-    if len(required) <= len(passed) <= len(positional):
-        return step
-    if len(required) > len(passed):
-        if len(required) == 3 and required[2].name == "dataloader_idx":  # written for several loaders, run with one
-            return lambda batch, batch_idx: step(batch, batch_idx, 0)
+    if len(required) > len(passed) and required[2:] != ["dataloader_idx"]:
         raise MisconfigurationException(
             f"{where} requires {len(required)} arguments; it is called with ({', '.join(passed)})."
         )
-    wanted = [passed.index(p.name) if p.name in passed else index for index, p in enumerate(positional)]
-    return functools.partial(_pick, step, tuple(wanted))
+    return _fitted(step, names, len(required), several_loaders)
+
+
+def _fitted(step: Callable[..., Any], names: list[str], required: int, several_loaders: bool) -> Callable[..., Any]:
+    if len(names) == 1:
+        return lambda batch, *indices: step(batch)
+    if len(names) == 2 and names[1] == "dataloader_idx":
+        return lambda batch, batch_idx, dataloader_idx=0: step(batch, dataloader_idx)
+    if required == len(_ARGUMENTS) and not several_loaders:  # written for several loaders, run with one
+        return lambda batch, batch_idx: step(batch, batch_idx, 0)
+    return step
 
 
 def under_context(
@@ -66,7 +86,3 @@ def under_context(
             return step(*args)
 
     return run
-
-
-def _pick(step: Callable[..., Any], wanted: tuple[int, ...], *args: Any) -> Any:
-    return step(*[args[index] for index in wanted])

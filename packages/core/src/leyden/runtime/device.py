@@ -41,14 +41,14 @@ def choose_devices(devices: object, accelerator: str) -> list[int]:
     wanted = _parse_devices(devices, available)
     if not wanted or len(set(wanted)) != len(wanted):
         raise MisconfigurationException(f"Trainer(devices={devices!r}): expected at least one device, each once.")
-    if accelerator == "cuda" and max(wanted) >= available:
-        raise MisconfigurationException(
-            f"Trainer(devices={devices!r}): this machine has {available} CUDA device(s), 0 to {available - 1}."
-        )
     if len(wanted) > 1:
         raise MisconfigurationException(
             f"Trainer(devices={devices!r}): this version trains in one process on one device; use devices=1 or one "
             "index such as devices=[0]."
+        )
+    if wanted[0] >= available:
+        raise MisconfigurationException(
+            f"Trainer(devices={devices!r}): this machine has {available} {accelerator} device(s), counted from 0."
         )
     return wanted
 
@@ -75,7 +75,7 @@ def _parse_devices(devices: Any, available: int) -> list[int]:
         if devices < 1:
             raise _unreadable(devices)
         return list(range(devices))
-    if isinstance(devices, Sequence) and all(isinstance(index, int) and index >= 0 for index in devices):
+    if isinstance(devices, Sequence) and all(type(index) is int and index >= 0 for index in devices):
         return list(devices)
     raise _unreadable(devices)
 

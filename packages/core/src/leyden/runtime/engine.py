@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leyden.runtime.strategy import Strategy
     from leyden.settings import Settings
 
-__all__ = ["Engine", "LightningOptimizer"]
+__all__ = ["Engine", "LightningOptimizer", "needs_closure"]
 
 
 class Engine:
@@ -29,11 +29,14 @@ class Engine:
     Attributes:
         steps: optimizer steps taken since the trainer was made, or restored: ``trainer.global_step``.
         optimizers: the user's optimizers, wrapped so that ``step()`` runs precision and hooks.
+        idle: set by the closure of a module's ``optimizer_step`` that found no gradient to step with (``training_step``
+            returned None throughout the window): a wrapped optimizer then does nothing, which also keeps it from using
+            the gradients of the step before again.
     """
 
     __slots__ = (
-        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "optimizers",
-        "steps",
+        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "idle",
+        "optimizers", "steps",
     )  # fmt: skip
 
     def __init__(
@@ -46,10 +49,12 @@ class Engine:
         self._clip = False
         self.optimizers: list[LightningOptimizer] = []
         self.steps = 0
+        self.idle = False
 
     def prepare(self, module: LightningModule, optimizers: list[Optimizer], overridden: Callable[[str], bool]) -> None:
         """Bind module and optimizers; `overridden` says whether the module has a hook of its own."""
         self._module = module
+        self.idle = False  # an earlier fit may have been cut short
         self._backward = module.backward if overridden("backward") else Tensor.backward
         automatic_clip = module.automatic_optimization and self._settings.gradient_clip_val is not None
         self._clip = automatic_clip or (module.automatic_optimization and overridden("configure_gradient_clipping"))
@@ -80,6 +85,8 @@ class Engine:
                         "precision='16-mixed' cannot follow; use precision='bf16-mixed' or another optimizer."
                     )
                 result = closure()
+                if self.idle:
+                    return result
             scaler.unscale_(optimizer)
             self._before_step(optimizer)
             scaler.step(optimizer, **kwargs)
@@ -92,10 +99,15 @@ class Engine:
 
             def with_hooks() -> Any:
                 value = given()
+                if self.idle:
+                    raise _NothingToStepError
                 self._before_step(optimizer)
                 return value
 
-            result = optimizer.step(closure=with_hooks, **kwargs)
+            try:
+                result = optimizer.step(closure=with_hooks, **kwargs)
+            except _NothingToStepError:
+                return None
         self.steps += 1
         return result
 
@@ -132,6 +144,10 @@ class Engine:
             self._strategy.clip_grad_norm(parameters, float(value))
 
 
+class _NothingToStepError(Exception):
+    """Leaves an optimizer from within its closure, before it does anything."""
+
+
 class LightningOptimizer:
     """An optimizer as manual optimisation sees it: ``step()`` also runs precision and hooks, and counts.
 
@@ -151,6 +167,8 @@ class LightningOptimizer:
         """Take a step; a closure is run with gradients on, as ``torch.optim.Optimizer.step`` would."""
         if closure is not None and not callable(closure):
             raise MisconfigurationException(f"optimizer.step(closure={closure!r}): expected a callable or None.")
+        if self._engine.idle:
+            return None
         return self._engine.step(self._optimizer, closure, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -12,6 +12,8 @@ from leyden.settings import Settings
 
 __all__ = ["numerics"]
 
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
 
 @contextlib.contextmanager
 def numerics(settings: Settings) -> Iterator[None]:
@@ -24,22 +26,27 @@ def numerics(settings: Settings) -> Iterator[None]:
             stack.enter_context(
                 _deterministic(bool(settings.deterministic), warn_only=settings.deterministic == "warn")
             )
-        if settings.benchmark is not None:
-            stack.enter_context(_cudnn_benchmark(settings.benchmark))
+        # Benchmarking may choose another algorithm in each process, whose last bits differ.
+        benchmark = False if settings.benchmark is None and settings.deterministic else settings.benchmark
+        if benchmark is not None:
+            stack.enter_context(_cudnn_benchmark(benchmark))
         yield
 
 
 @contextlib.contextmanager
 def _deterministic(on: bool, *, warn_only: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if on:
-        # cuBLAS reads this once, when it first runs; without it torch refuses deterministic matrix products on CUDA.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Without it torch refuses deterministic matrix products on CUDA.
+    sets_workspace = on and _CUBLAS not in os.environ
+    if sets_workspace:
+        os.environ[_CUBLAS] = ":4096:8"
     torch.use_deterministic_algorithms(on, warn_only=warn_only)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if sets_workspace:
+            os.environ.pop(_CUBLAS, None)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from leyden.data.transfer import map_tensors
 from leyden.errors import MisconfigurationException, did_you_mean
 
 __all__ = ["Precision", "choose_precision"]
@@ -40,7 +40,7 @@ class Precision:
         self.scaler: torch.amp.GradScaler | None = None
         if name.endswith("-mixed"):
             half = torch.float16 if name == "16-mixed" else torch.bfloat16
-            # The cache of casted weights must not outlive a step: weights change between steps.
+            # A context for each step: its cache of casted weights must not outlive it, since weights change.
             self.forward_context = lambda: torch.autocast(device_type, dtype=half, cache_enabled=True)
             if name == "16-mixed":
                 self.scaler = torch.amp.GradScaler(device_type)
@@ -48,8 +48,11 @@ class Precision:
             self.forward_context = self.default_dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Cast the floating point weights and buffers where the precision is a true one."""
-        return module if self.dtype is None else module.to(dtype=self.dtype)
+        """Cast the floating point weights and buffers where the precision is a true one; complex ones stay."""
+        if self.dtype is None:
+            return module
+        # Not Module.to(dtype): it would cast complex tensors too and lose their imaginary part.
+        return {torch.float64: module.double, torch.float16: module.half, torch.bfloat16: module.bfloat16}[self.dtype]()
 
     @property
     def convert_input(self) -> Callable[[Any], Any] | None:
@@ -58,10 +61,10 @@ class Precision:
             return None
         dtype = self.dtype
 
-        def cast(value: Any) -> Any:
-            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-        return lambda batch: tree_map(cast, batch)
+        return lambda batch: map_tensors(batch, cast)
 
     @contextlib.contextmanager
     def default_dtype(self) -> Iterator[None]:

@@ -40,6 +40,13 @@ class Strategy:
         """Move the weights to the device."""
         module.to(self.root_device)
 
+    def prepare_loader(self, loader: Any, stage: str) -> Any:
+        """Return the loader this process reads instead of `loader`; `stage` is "train", "validate", "test", "predict".
+
+        Not asked with ``Trainer(use_distributed_sampler=False)``.
+        """
+        return loader
+
     def step_of(self, module: nn.Module, name: str) -> Callable[..., Any]:
         """Return the callable for the module's ``training_step``, ``validation_step``, … as this strategy runs it."""
         step: Callable[..., Any] = getattr(module, name)

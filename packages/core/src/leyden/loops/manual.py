@@ -1,0 +1,53 @@
+"""What one training batch does under manual optimisation: the step, which drives the optimizers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from leyden.errors import MisconfigurationException
+from leyden.loops.steps import training_step_of
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["ManualOptimization"]
+
+
+class ManualOptimization:
+    """Runs ``training_step``, which drives optimizers itself.
+
+    Attributes:
+        window_open: False; accumulating is the module's matter.
+        outputs: what the step returned, detached, for `on_train_batch_end`.
+    """
+
+    __slots__ = ("_engine", "_journal", "_module", "_step", "outputs", "window_open")
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._journal, self._engine, self._module = trainer.journal, trainer.engine, trainer.lightning_module
+        self._step = training_step_of(trainer)
+        self.window_open = False
+        self.outputs: dict[str, Any] = {}
+
+    def run(self, batch: Any, batch_idx: int, *, window_ends: bool) -> bool:
+        """Train on one batch; return whether any optimizer was stepped."""
+        before = self._engine.steps
+        self._journal.hook = "training_step"
+        output = self._step(batch, batch_idx)
+        if output is None:
+            self.outputs = {}
+        elif isinstance(output, Tensor):
+            self.outputs = {"loss": output.detach()}
+        elif isinstance(output, Mapping):
+            self.outputs = {
+                key: value.detach() if isinstance(value, Tensor) else value for key, value in output.items()
+            }
+        else:
+            raise MisconfigurationException(
+                f"{type(self._module).__name__}.training_step returned {output!r:.80} ({type(output).__name__}); under "
+                "manual optimisation expected a tensor, a dict or None."
+            )
+        return self._engine.steps > before
