@@ -337,6 +337,18 @@ def test_resumed_within_an_epoch_the_rate_is_that_of_this_process(terminal: Term
     assert any("| 4/4 [" in line for line in terminal.lines)
 
 
+def test_resumed_after_an_epoch_the_next_one_is_shown(terminal: Terminal, tmp_path: Path) -> None:
+    class SaveAtEnd(Callback):
+        position = "checkpoint"
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+    make_trainer(terminal, SaveAtEnd()).fit(Model())
+    make_trainer(terminal, TQDMProgressBar(leave=True), max_epochs=3).fit(Model(), ckpt_path=tmp_path / "end.ckpt")
+    assert [line[:13] for line in terminal.lines] == ["Epoch 1: 100%", "Epoch 2: 100%"]
+
+
 def test_output_that_fails_switches_the_bar_off_and_training_goes_on(terminal: Terminal) -> None:
     class FillDisk(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

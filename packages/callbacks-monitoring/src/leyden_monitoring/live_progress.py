@@ -136,6 +136,8 @@ class LiveProgressBar(ProgressBar):
 
     def _advance(self, done: int) -> None:
         """Draw: called by a batch that found itself due."""
+        if self._pace.stage is None:
+            self._begin_epoch(self.trainer)
         pace, display, stage = self._pace, self._display, self._pace.stage
         if stage is None or display is None:
             return
@@ -197,13 +199,12 @@ class LiveProgressBar(ProgressBar):
         self._in_fit, self._pace, self._training = stage == "fit", _Pace(), None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that is resumed within an epoch does not start that epoch again.
-        self._begin_epoch(trainer)
+        # A run that is resumed within an epoch does not start it again: its first batch then opens the bar.
+        self._pace = _Pace(due=0.0, show_at=0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
-        if self._training is None:
-            self._begin_epoch(trainer)
+        self._begin_epoch(trainer)
 
     def _begin_epoch(self, trainer: Trainer) -> None:
         self._begin("train", f"Epoch {trainer.current_epoch}", self.total_train_batches)
