@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from leyden.loggers import CSVLogger
 __all__ = ["VERSION", "run"]
 
 VERSION = leyden.__version__
+logging.getLogger("leyden").setLevel(logging.WARNING)  # why a run ended is of no interest here
 
 
 class _Idle(leyden.Callback):

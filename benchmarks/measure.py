@@ -54,7 +54,8 @@ def measure(framework: str, names: Iterable[str], stretches: int) -> Figures:
         path = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "benchmarks", "worker", framework, "--into", str(path)]
         command += ["--stretches", str(stretches), "--cases", *names]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
+            raise SystemExit(f"The runs of {framework} failed, as shown above.")
         raw = json.loads(path.read_text())
     raw["timings"] = {name: Timing(**timing) for name, timing in raw["timings"].items()}
     return Figures(**raw)

@@ -1,0 +1,44 @@
+"""The benchmarks run, and say what they are meant to say; the figures themselves are no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+
+
+def _run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_table_has_a_row_for_each_case_asked_for() -> None:
+    cases = ("bare", "log-5", "predict")
+    out = _run("--frameworks", "leyden", "--stretches", "5", "--steps-only", "--no-file", "--cases", *cases)
+    rows = [line for line in out.splitlines() if "≤" in line]
+    assert [row.split("  ")[0].split(" (by hand")[0] for row in rows] == [
+        "bare step",
+        "+ five self.log (step and epoch), CSVLogger",
+        "predict",
+        "Python calls a step, bare",
+    ]
+    assert all("reached" in row or "MISSED" in row for row in rows)
+
+
+def test_profile_lists_the_calls_of_a_step_beside_those_by_hand() -> None:
+    lines = _run("profile", "log-1").splitlines()
+    backward = next(line for line in lines if "Tensor.backward" in line).split()
+    assert backward[:2] == ["1.00", "1.00"]
+    journal = next(line for line in lines if "Journal.log " in line).split()
+    assert journal[:3] == ["1.00", "0.00", "+"]
+
+
+def test_memory_is_looked_at_early_and_late() -> None:
+    seen = json.loads(_run("memory-worker", "--steps", "1000").splitlines()[-1])
+    assert seen["steps"] == 1000
+    assert 0 < seen["early_kib"] <= seen["late_kib"] + 1024
