@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -14,6 +14,14 @@ from leyden.errors import MisconfigurationException
 from leyden.state.plain import SAFE_TYPES
 
 __all__ = ["load", "save"]
+
+# Python 3.13 alone says pathlib._local.PosixPath: a file from one Python is to be read by the others.
+_PATHS_BY_OTHER_NAMES = [
+    (kind, f"{module}.{kind.__name__}")
+    for kind in SAFE_TYPES
+    if issubclass(kind, PurePath)
+    for module in ("pathlib", "pathlib._local")
+]
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
@@ -27,7 +35,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name[:50]}.", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             torch.save(obj, file)
@@ -61,7 +69,7 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
         raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file.{hint}")
     try:
-        with torch.serialization.safe_globals([*SAFE_TYPES, *_numpy_types()]):
+        with torch.serialization.safe_globals([*SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types()]):
             return torch.load(source, map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
         if not weights_only or ("Unsupported" not in str(error) and "weights_only" not in str(error)):
