@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 PACKAGES = Path(__file__).parents[1] / "packages"
 FAMILIES = {
     "checkpoint": ["ModelCheckpoint"],
-    "monitoring": ["TQDMProgressBar", "LearningRateMonitor"],
+    "monitoring": ["TQDMProgressBar", "ModelSummary", "LearningRateMonitor"],
     "finetune": [],
     "optim": [],
 }
