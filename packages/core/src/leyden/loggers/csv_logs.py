@@ -63,6 +63,7 @@ class CSVLogger(Logger):
         self._flushed_at_step = -1
         self.hparams: dict[str, Any] = {}
         self._hparams_changed = False
+        self._folder: Path | None = None  # once it was made
 
     @property
     def name(self) -> str:
@@ -115,16 +116,18 @@ class CSVLogger(Logger):
         """Append the rows held back to the file."""
         if rank_zero_only.rank or not (self._rows or self._hparams_changed):
             return
-        folder = Path(self.log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is None:
+            self._folder = Path(self.log_dir)
+            self._folder.mkdir(parents=True, exist_ok=True)
         if self._hparams_changed:
-            _replace(folder / self.HPARAMS_FILE, to_yaml(self.hparams))
+            _replace(self._folder / self.HPARAMS_FILE, to_yaml(self.hparams))
             self._hparams_changed = False
         if self._rows:
-            self._write_rows(folder / self.METRICS_FILE)
+            self._write_rows(self._folder / self.METRICS_FILE)
 
     def _write_rows(self, path: Path) -> None:
         import csv
+        import io
 
         if self._columns is None:
             self._columns = _columns_of(path)
@@ -133,8 +136,14 @@ class CSVLogger(Logger):
         if list(names) != self._columns:
             _widen(path, list(names))
             self._columns = list(names)
-        with path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._rows)
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns, lineterminator="\n").writerows(self._rows)
+        # Three system calls: `open` makes six, and they are what a flush costs where each takes tens of microseconds.
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, text.getvalue().encode())
+        finally:
+            os.close(file)
         self._rows.clear()
 
     def _next_version(self) -> int:
