@@ -16,6 +16,7 @@ from leyden.errors import MisconfigurationException
 from leyden.loggers import Logger
 from leyden.logging import Journal
 from leyden.run_state import TrainerFn
+from leyden.runtime.strategy import Strategy
 from leyden.state import storage
 
 Log = Callable[..., None]
@@ -506,3 +507,66 @@ def test_a_second_fit_does_not_go_on(journal: Journal, log: Log, tmp_path: Path)
     there, _ = interrupted(journal, tmp_path / "a.ckpt")
     there.start("train")
     assert there.callback_metrics == {}
+
+
+# -- several processes ---------------------------------------------------------------------------------------
+
+
+class SecondOfTwo(Strategy):
+    """Stands for the collectives of a process that has a twin: the edge of the process is all that is not real."""
+
+    world_size, global_rank = 2, 1
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
+        return tensor * 2 if reduce_op == "sum" else tensor + (10 if reduce_op == "mean" else 0)
+
+
+@pytest.fixture
+def second() -> Journal:
+    strategy: Any = SecondOfTwo(torch.device("cpu"))
+    trainer = Trainer(accelerator="cpu", strategy=strategy, logger=Rows(), discover_callbacks=False)
+    trainer.journal.start("train")
+    trainer.journal.hook = "training_step"
+    return trainer.journal
+
+
+def test_sync_dist_reduces_over_processes(second: Journal) -> None:
+    log = logs_to(second)
+    for value in (1.0, 3.0):
+        log("mean", value, sync_dist=True, batch_size=2, **BOTH)
+        log("sum", value, sync_dist=True, reduce_fx="sum", on_step=False, on_epoch=True)
+        log("alone", value, **BOTH)
+    second.train_epoch_end()
+    assert numbers(second.callback_metrics) == {
+        "mean": 2, "mean_step": 13, "mean_epoch": 2, "sum": 8, "alone": 2, "alone_step": 3, "alone_epoch": 2,
+    }  # fmt: skip
+
+
+def test_rank_zero_only_is_for_the_first_process_alone(second: Journal, journal: Journal) -> None:
+    for each in (second, journal):
+        logs_to(each)("x", 1.0, rank_zero_only=True, sync_dist=True, **BOTH)
+        each.train_epoch_end()
+    assert second.callback_metrics == {}
+    assert numbers(journal.callback_metrics) == {"x": 1, "x_step": 1, "x_epoch": 1}
+
+
+# -- a GPU --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_logging_never_waits_for_the_gpu(journal: Journal, log: Log) -> None:
+    values = torch.arange(200.0, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for i, value in enumerate(values.unbind()):
+            log("even", value, batch_size=2, **BOTH)
+            log("uneven", value, batch_size=1 + i % 2, **BOTH)
+            log("largest", value, reduce_fx="max", **BOTH)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    journal.train_epoch_end()
+    metrics = journal.callback_metrics
+    assert {metrics[name].device.type for name in metrics} == {"cuda"}
+    assert metrics["even_epoch"].item() == 99.5
+    assert metrics["uneven_epoch"].item() == pytest.approx(99.8333, abs=1e-3)
+    assert metrics["largest_epoch"].item() == 199
