@@ -36,14 +36,15 @@ def step_arguments(
     Raises:
         MisconfigurationException: the signature fits none of these.
     """
-    parameters = list(inspect.signature(step).parameters.values())
+    signature = inspect.signature(step)
+    parameters = list(signature.parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return step
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     names = [p.name for p in positional]
     required = [p.name for p in positional if p.default is p.empty]
     passed = _ARGUMENTS if several_loaders else _ARGUMENTS[:2]
-    where = f"{type(module).__name__}.{name}({', '.join(map(str, parameters))})"
+    where = f"{type(module).__name__}.{name}{signature.replace(return_annotation=signature.empty)}"
     if not positional or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise MisconfigurationException(
             f"{where}: expected ({', '.join(passed)}); it is called with these in that order."
