@@ -378,7 +378,10 @@ def _timer(max_time: Any, given: list[Any]) -> list[Callback]:
     if any(isinstance(callback, Timer) for callback in given):
         rank_zero_warn(f"Trainer(max_time={max_time!r}) is ignored, since callbacks= holds a Timer; leave one out.")
         return []
-    return [Timer(duration=max_time)]
+    try:
+        return [Timer(duration=max_time)]
+    except MisconfigurationException as error:
+        raise MisconfigurationException(f"Trainer(max_time={max_time!r}): {error}") from error
 
 
 def _unknown_argument(positional: tuple[object, ...], unknown: dict[str, Any]) -> UnknownArgumentError:

@@ -11,7 +11,6 @@ from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_warn
 from leyden.state.plain import check_plain
-from leyden.state.rng import collect_rng, restore_rng
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
@@ -47,8 +46,8 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in trainer.optimizers]
         checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
         checkpoint["precision"] = trainer.precision_plugin.state_dict()
-        checkpoint["metrics"] = trainer.journal.state_dict()
-        checkpoint["rng"] = collect_rng()
+        checkpoint.update(trainer.fit_loop.run_state())
+        checkpoint["loggers"] = [logger.state_dict() for logger in trainer.loggers]
     checkpoint.update(module.checkpoint_hparams())
     if trainer.datamodule is not None:
         checkpoint.update(trainer.datamodule.checkpoint_hparams())
@@ -176,10 +175,9 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) ->
         _check_options(optimizer, path)
     try:
         trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
-        if "metrics" in checkpoint:
-            trainer.journal.load_state_dict(checkpoint["metrics"])
-        if "rng" in checkpoint:
-            restore_rng(checkpoint["rng"])
+        trainer.fit_loop.load_run_state(checkpoint)
+        for logger, state in zip(trainer.loggers, checkpoint.get("loggers") or [], strict=False):
+            logger.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _of_another_kind(path, "precision, metrics or random numbers", error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 from pathlib import Path, PurePath
 from typing import Any
@@ -69,14 +70,17 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
         raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file.{hint}")
     try:
-        with torch.serialization.safe_globals([*SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types()]):
+        # An empty bytes object is written as a call of `bytes`.
+        with torch.serialization.safe_globals([bytes, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types()]):
             return torch.load(source, map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
         if not weights_only or ("Unsupported" not in str(error) and "weights_only" not in str(error)):
             raise _unreadable(path, error) from error
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"{refused[1]}, which a safe load refuses" if refused else "objects that a safe load refuses"
         raise MisconfigurationException(
-            f"{str(path)!r} holds objects that a safe load refuses ({_first_line(error)}). Loading it would run code "
-            "the file brings: only when you trust its author, pass weights_only=False."
+            f"{str(path)!r} holds {what}. Loading it would run code the file brings: only when you trust its author, "
+            "pass weights_only=False."
         ) from error
     except PermissionError:
         raise
