@@ -1,0 +1,215 @@
+"""From epoch to epoch and from fit to fit: what is counted, kept, asked for anew and estimated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from leyden import Callback, LightningModule, Trainer
+
+
+class Events(LightningModule):
+    """Writes down every step as ``t<epoch>.<batch>``, ``v<epoch>.<batch>`` or, before training, ``s.<batch>``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.events: list[str] = []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.events.append(f"t{self.current_epoch}.{batch_idx}")
+        loss: Tensor = self.layer(batch).sum()
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        stage = "s" if self.trainer.sanity_checking else f"v{self.current_epoch}"
+        self.events.append(f"{stage}.{batch_idx}" + (f"@{dataloader_idx}" if dataloader_idx else ""))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Stream:
+    """Batches without a length."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(batches(self.number))
+
+
+def batches(number: int) -> list[Tensor]:
+    return [torch.ones(1, 1)] * number
+
+
+def fit(train: Any, val: Any = None, module: Events | None = None, **arguments: Any) -> tuple[list[str], Trainer]:
+    """Fit; numbers stand for that many batches. Returns the events, in order."""
+    arguments = {"max_epochs": 2, "num_sanity_val_steps": 0, **arguments}
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, **arguments)
+    module = module or Events()
+    trainer.fit(module, batches(train) if type(train) is int else train, batches(val) if type(val) is int else val)
+    return module.events, trainer
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+# -- from fit to fit ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_fit_goes_on_counting() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, max_epochs=1, num_sanity_val_steps=0)
+    module = Events()
+    trainer.fit(module, batches(2))
+    trainer.fit(module, batches(2))
+    assert module.events == words("t0.0 t0.1")
+    trainer.max_epochs = 3
+    trainer.fit(module, batches(1))
+    assert module.events == words("t0.0 t0.1 t1.0 t2.0")
+    assert (trainer.current_epoch, trainer.global_step) == (3, 4)
+
+
+def test_a_fit_after_one_that_was_cut_short_begins_its_epoch_anew() -> None:
+    class Fails(Events):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            if len(self.events) == 1:
+                self.events.append("fails")
+                raise KeyError("once")
+            return super().training_step(batch, batch_idx)
+
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, max_epochs=1)
+    module = Fails()
+    with pytest.raises(KeyError):
+        trainer.fit(module, batches(2))
+    trainer.fit(module, batches(2))
+    assert module.events == words("t0.0 fails t0.0 t0.1")
+
+
+# -- data anew ----------------------------------------------------------------------------------------------------
+
+
+class Reloading(Events):
+    """Asks its own hooks for dataloaders, of which the training one grows."""
+
+    def train_dataloader(self) -> Any:
+        self.events.append("train_dataloader")
+        return batches(self.current_epoch + 1)
+
+    def val_dataloader(self) -> Any:
+        self.events.append("val_dataloader")
+        return batches(1)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        (0, "train_dataloader val_dataloader t0.0 v0.0 t1.0 v1.0 t2.0 v2.0"),
+        (
+            1,
+            "train_dataloader val_dataloader t0.0 v0.0 train_dataloader t1.0 t1.1 val_dataloader v1.0 "
+            "train_dataloader t2.0 t2.1 t2.2 val_dataloader v2.0",
+        ),
+        (2, "train_dataloader val_dataloader t0.0 v0.0 t1.0 v1.0 train_dataloader t2.0 t2.1 t2.2 val_dataloader v2.0"),
+    ],
+)
+def test_loaders_are_asked_for_anew_every_n_epochs(every: int, expected: str) -> None:
+    events, _ = fit(None, module=Reloading(), max_epochs=3, reload_dataloaders_every_n_epochs=every)
+    assert events == words(expected)
+
+
+def test_the_validation_loader_of_the_sanity_check_is_kept_for_the_epoch() -> None:
+    events, _ = fit(None, module=Reloading(), max_epochs=1, num_sanity_val_steps=1)
+    assert events == words("val_dataloader s.0 train_dataloader t0.0 v0.0")
+
+
+class StopAfterThreeEpochs(Callback):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"max_epochs": 3}, 9),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, 6),
+        ({"max_epochs": 3, "max_steps": 5}, 5),
+        ({"max_epochs": -1}, math.inf),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+        ({"max_epochs": 3, "limit_train_batches": 2}, 6),
+    ],
+)
+def test_estimated_stepping_batches_are_known_to_configure_optimizers(
+    arguments: dict[str, Any], expected: int | float
+) -> None:
+    class Estimates(Events):
+        estimated: int | float = -1
+
+        def train_dataloader(self) -> Any:
+            self.events.append("train_dataloader")
+            return batches(3)
+
+        def configure_optimizers(self) -> Any:
+            self.estimated = self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    module = Estimates()
+    events, trainer = fit(None, module=module, **arguments, callbacks=StopAfterThreeEpochs())
+    assert module.estimated == expected
+    assert events.count("train_dataloader") == 1
+    assert trainer.global_step == min(expected, 9)
+
+
+def test_an_estimate_for_a_stream_is_without_end() -> None:
+    class Estimates(Events):
+        estimated: int | float = -1
+
+        def configure_optimizers(self) -> Any:
+            self.estimated = self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    module = Estimates()
+    fit(Stream(2), module=module)
+    assert module.estimated == math.inf
+
+
+# -- progress -----------------------------------------------------------------------------------------------------
+
+
+def test_counters_as_users_read_them() -> None:
+    class Counters(Events):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            loop = self.trainer.fit_loop
+            self.events.append(
+                f"{loop.epoch_progress.current.ready}/{loop.epoch_progress.current.completed} "
+                f"{loop.batch_progress.total.completed}/{loop.batch_progress.current.completed}"
+            )
+
+    events, trainer = fit(2, module=Counters())
+    assert [event for event in events if " " in event] == ["1/0 1/1", "1/0 2/2", "2/1 3/1", "2/1 4/2"]
+    assert trainer.fit_loop.epoch_progress.current.completed == 2
+    assert trainer.fit_loop.state_dict() == {
+        **{"epoch": 2, "batches_done": 0, "batches_seen": 4, "batches_that_stepped": 4},
+        **{"validated_at": -1, "is_last_batch": True, "epoch_ended": False},
+    }
+
+
+def test_stages_change_around_validation() -> None:
+    class Stages(Events):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.events.append(str(self.trainer.state.stage))
+            loss: Tensor = self.layer(batch).sum()
+            return loss
+
+        def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.events.append(str(self.trainer.state.stage))
+
+    events, trainer = fit(1, 1, module=Stages(), num_sanity_val_steps=1, max_epochs=1)
+    assert events == ["sanity_check", "train", "validate"]
+    assert trainer.state.stage is None
