@@ -10,7 +10,7 @@ import pytest
 
 from leyden.callback import Callback, Checkpoint
 from leyden.errors import MisconfigurationException
-from leyden.hooks.attached import AttachedCallbacks, CallbackList
+from leyden.hooks.attached import AttachedCallbacks, CallbackList, as_list
 from leyden.hooks.ordering import Placed
 
 
@@ -86,11 +86,75 @@ def test_every_change_of_the_list_is_put_in_order_and_told(how: str, after: list
     assert held is made.list
 
 
-def test_a_change_that_cannot_work_is_an_error() -> None:
+class Misspelt(Callback):
+    def on_fit_starts(self) -> None: ...
+
+
+class Before(Callback):
+    runs_before = ("After",)
+
+
+class After(Callback):
+    runs_before = ("Before",)
+
+
+class Stateful(Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": 1}
+
+
+def assign_nonsense(callbacks: list[Any]) -> None:
+    callbacks[:] = [A(), 3]
+
+
+def sort_by_what_is_not_there(callbacks: list[Any]) -> None:
+    callbacks.sort(key=lambda callback: callback.no_such_attribute)
+
+
+IMPOSSIBLE: list[tuple[str, Callable[[list[Any]], Any], type[Exception]]] = [
+    ("a class", lambda callbacks: callbacks.append(B), MisconfigurationException),
+    ("a misspelt hook", lambda callbacks: callbacks.insert(0, Misspelt()), MisconfigurationException),
+    ("a cycle", lambda callbacks: callbacks.extend([Before(), After()]), MisconfigurationException),
+    ("a second state", lambda callbacks: callbacks.append(Stateful()), MisconfigurationException),
+    ("nonsense for all", assign_nonsense, MisconfigurationException),
+    ("what is not in it", lambda callbacks: callbacks.remove(B()), ValueError),
+    ("beyond its end", lambda callbacks: callbacks.pop(9), IndexError),
+    ("a key that fails", sort_by_what_is_not_there, AttributeError),
+]
+
+
+@pytest.mark.parametrize(("change", "error"), [row[1:] for row in IMPOSSIBLE], ids=[row[0] for row in IMPOSSIBLE])
+def test_a_change_that_cannot_work_is_undone(change: Callable[[list[Any]], Any], error: type[Exception]) -> None:
+    made, changes = attached(A(), Stateful())
+    before, ordered = list(made.list), made.ordered
+    with pytest.raises(error):
+        change(made.list)
+    assert (list(made.list), made.ordered, changes) == (before, ordered, [])
+    made.list.append(B())
+    assert names(made) == ["A", "Stateful", "B"]
+
+
+def test_one_list_stays_the_trainers_whatever_comes_and_goes() -> None:
     made, changes = attached(A())
-    with pytest.raises(MisconfigurationException, match=r"holds the class B\. Give an instance"):
-        made.list.append(B)  # type: ignore[arg-type]
-    assert changes == []
+    held = made.list
+    made.take_from_module([B()])
+    made.take_from_module([])
+    held.append(Stateful())
+    assert (names(made), held is made.list, changes) == (["A", "Stateful"], True, [2])
+
+
+def test_each_callback_is_warned_of_once_however_often_the_list_changes() -> None:
+    class Older(Callback):
+        def on_epoch_start(self) -> None: ...
+
+    with pytest.warns(DeprecationWarning, match="on_epoch_start") as warned:
+        made, _ = attached(Older())
+    made.list.append(A())
+    made.take_from_module([B()])
+    made.list.reverse()
+    assert len(warned) == 1
+    with pytest.warns(DeprecationWarning, match="on_epoch_start"):
+        made.list.append(Older())
 
 
 def test_the_modules_replace_the_users_of_their_type_and_go_with_the_module() -> None:
@@ -111,3 +175,105 @@ def test_a_copy_of_the_list_belongs_to_no_trainer() -> None:
     copied.append(B())
     assert (type(copied), len(made.list), changes) == (list, 1, [])
     assert isinstance(made.list, CallbackList)
+
+
+def test_the_user_is_told_once_which_of_his_callbacks_the_module_replaces(caplog: pytest.LogCaptureFixture) -> None:
+    users, modules = A(), A()
+    made, _ = attached(users)
+    with caplog.at_level("INFO", "leyden"):
+        made.take_from_module([modules])
+        made.take_from_module([modules])
+    assert [record.getMessage() for record in caplog.records] == [
+        "The A of configure_callbacks replaces the one in Trainer(callbacks=...)."
+    ]
+
+
+def test_what_the_user_adds_beside_the_modules_stays_visible() -> None:
+    made, _ = attached()
+    made.take_from_module([A()])
+    users = A()
+    made.list.append(users)
+    assert (names(made), made.list[0] is users) == (["A", "A"], True)
+
+
+def test_the_users_come_back_in_their_places() -> None:
+    made, _ = attached(A(), B())
+    made.take_from_module([A()])
+    assert names(made) == ["B", "A"]
+    made.take_from_module([])
+    assert names(made) == ["A", "B"]
+
+
+def test_the_users_own_instance_may_come_from_the_module_too(caplog: pytest.LogCaptureFixture) -> None:
+    users = A()
+    made, _ = attached(users)
+    with caplog.at_level("INFO", "leyden"):
+        made.take_from_module([users])
+    assert (list(made.list), caplog.records) == ([users], [])
+
+
+def test_what_the_user_takes_out_does_not_come_back_with_another_module() -> None:
+    made, _ = attached(A(), B())
+    made.take_from_module([A()])
+    made.list.clear()
+    made.take_from_module([])
+    assert names(made) == []
+
+
+def test_what_the_module_brings_is_checked_and_a_mistake_there_changes_nothing() -> None:
+    made, _ = attached(A())
+    with pytest.raises(MisconfigurationException, match="what configure_callbacks returned holds the class B"):
+        made.take_from_module([B])  # type: ignore[list-item]
+    assert (names(made), made.ordered[0].reason) == (["A"], "given by the user")
+    made.take_from_module([])
+    assert names(made) == ["A"]
+
+
+class Bar(Callback):
+    role = "progress_bar"
+
+
+class OtherBar(Callback):
+    role = "progress_bar"
+
+
+def discovered(callback: Callback) -> Placed:
+    return Placed(callback, source="discovered", distribution="some-package 1.0")
+
+
+def test_a_discovered_callback_gives_way_to_one_of_its_role_from_the_module() -> None:
+    made, _ = attached(A())
+    made.take_discovered([discovered(Bar()), discovered(Checkpoint())])
+    assert names(made) == ["A", "Bar", "Checkpoint"]
+    made.take_from_module([OtherBar()])
+    assert names(made) == ["A", "OtherBar", "Checkpoint"]
+    made.take_from_module([])
+    assert names(made) == ["A", "Bar", "Checkpoint"]
+
+
+@pytest.mark.parametrize("broken", [Misspelt(), Stateful(), Before()], ids=lambda callback: type(callback).__name__)
+def test_a_discovered_callback_that_cannot_work_is_left_out_with_a_warning(broken: Callback) -> None:
+    made, _ = attached(Stateful(), After())
+    with pytest.warns(UserWarning, match=rf"{type(broken).__name__} of some-package 1\.0 is left out: "):
+        made.take_discovered([discovered(broken), discovered(Bar())])
+    assert names(made) == ["Stateful", "After", "Bar"]
+
+
+def test_callbacks_may_compare_in_ways_of_their_own() -> None:
+    class Picky(Callback):
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("not to be compared")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    made, _ = attached(Picky(), A())
+    made.take_from_module([Picky(), B()])
+    made.list.append(Stateful())
+    assert names(made) == ["A", "Stateful", "Picky", "B"]
+
+
+@pytest.mark.parametrize(
+    ("given", "listed"), [(None, []), ("ab", ["ab"]), (A, [A]), (3, [3]), ((1, 2), [1, 2]), (iter([1]), [1])]
+)
+def test_one_several_or_none_as_a_list(given: Any, listed: list[Any]) -> None:
+    assert as_list(given) == listed

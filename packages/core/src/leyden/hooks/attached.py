@@ -82,45 +82,46 @@ class AttachedCallbacks:
 
     def __init__(self, placed: Sequence[Placed], changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._replaced: list[Placed] = []
-        self._placed: list[Placed] = []
+        self._own: list[Placed] = []  # the user's and those discovered
+        self._brought: list[Placed] = []  # the module's
+        self._hidden: list[Placed] = []  # those of one's own that the module's stand in for
         self.ordered: list[Ordered] = []
         self.list = CallbackList((), self._follow)
-        self._arrange(list(placed))
+        self._arrange(list(placed), [], [])
 
     def take_from_module(self, callbacks: Sequence[Callback]) -> None:
         """Attach what ``configure_callbacks`` returned instead of what an earlier module brought.
 
-        One of the module's replaces the user's callbacks of the same type, and a discovered one of the same role.
+        One of the module's stands in for the user's callbacks of the same type, and for a discovered one of its role.
         """
-        kept = [p for p in self._placed if p.source != "module"] + self._replaced
-        replaced = [p for p in kept if _gives_way(p, callbacks)]
-        kept = [p for p in kept if not _gives_way(p, callbacks)]
-        if callbacks or len(kept) != len(self._placed):
-            brought = [Placed(callback, source="module") for callback in callbacks]
-            self._arrange([*kept, *brought], where="what configure_callbacks returned")
-        known = {id(p.callback) for p in self._replaced} | {id(callback) for callback in callbacks}
-        for one in replaced:
-            if one.source == "user" and id(one.callback) not in known:
-                name = type(one.callback).__name__
+        told = {id(p) for p in self._hidden}
+        brought = [Placed(callback, source="module") for callback in callbacks]
+        if brought or self._brought:
+            hidden = [p for p in self._own if _gives_way(p, brought)]
+            self._arrange(self._own, brought, hidden, where="what configure_callbacks returned")
+        for own in self._hidden:
+            if own.source == "user" and id(own) not in told and not any(own.callback is one for one in callbacks):
+                name = type(own.callback).__name__
                 rank_zero_info(f"The {name} of configure_callbacks replaces the one in Trainer(callbacks=...).")
-        self._replaced = replaced
 
     def take_discovered(self, found: Sequence[Placed]) -> None:
         """Attach what installed distributions bring; one that cannot work is left out with a warning."""
         for one in found:
             try:
-                self._arrange([*self._placed, one])
+                self._arrange([*self._own, one], self._brought, self._hidden)
             except MisconfigurationException as error:
                 rank_zero_warn(
                     f"{type(one.callback).__name__} of {one.distribution or 'an entry point'} is left out: {error}"
                 )
 
-    def _arrange(self, placed: list[Placed], where: str = "callbacks=") -> None:
-        known = [p.callback for p in self._placed]
+    def _arrange(
+        self, own: list[Placed], brought: list[Placed], hidden: list[Placed], where: str = "callbacks="
+    ) -> None:
+        placed = [*(p for p in own if not any(p is one for one in hidden)), *brought]
+        known = [p.callback for p in (*self._own, *self._brought)]
         check_callbacks([p.callback for p in placed], known=known, where=where)
         self.ordered = order_callbacks(placed)
-        self._placed = placed
+        self._own, self._brought, self._hidden = own, brought, hidden
         self._show()
 
     def _show(self) -> None:
@@ -129,22 +130,24 @@ class AttachedCallbacks:
 
     def _follow(self) -> None:
         """The user changed the list: who is new in it came from the user."""
-        known = {id(p.callback): p for p in self._placed}
+        known = {id(p.callback): p for p in (*self._own, *self._brought)}
         try:
-            self._arrange([known.get(id(callback)) or Placed(callback) for callback in self.list])
+            placed = [known.get(id(callback)) or Placed(callback) for callback in self.list]
+            brought = [p for p in placed if p.source == "module"]
+            # Whom the module's stand in for comes back with another module, unless the stand-in was taken out.
+            hidden = [p for p in self._hidden if _gives_way(p, brought)]
+            self._arrange([*(p for p in placed if p.source != "module"), *hidden], brought, hidden)
         except BaseException:
             self._show()  # the change is undone
             raise
-        # What the module's callbacks replaced comes back with another module, unless the user took those out.
-        brought = [p.callback for p in self._placed if p.source == "module"]
-        self._replaced = [p for p in self._replaced if _gives_way(p, brought)]
         self._changed()
 
 
-def _gives_way(placed: Placed, to: Sequence[Callback]) -> bool:
-    if any(type(callback) is type(placed.callback) for callback in to):
+def _gives_way(own: Placed, brought: Sequence[Placed]) -> bool:
+    """Whether one of the module's callbacks stands in for `own`."""
+    if any(type(p.callback) is type(own.callback) for p in brought):
         return True
-    return placed.source == "discovered" and any(replaces(callback, placed.callback) for callback in to)
+    return own.source == "discovered" and any(replaces(p.callback, own.callback) for p in brought)
 
 
 def as_list(given: Any) -> list[Any]:
