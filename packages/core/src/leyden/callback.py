@@ -59,6 +59,9 @@ class Callback:
     role: ClassVar[str | None] = None
     """The Trainer's switch or accessor that it answers to, such as ``"progress_bar"`` or ``"early_stopping"``."""
 
+    saves_on_exception: bool = False
+    """Whether it makes a checkpoint in `on_exception`: the run is then remembered between batches, to be exact."""
+
     _trainer_ref: Callable[[], Trainer | None] | None = None
 
     @property

@@ -15,6 +15,7 @@ from leyden.runtime.numerics import numerics
 from leyden.state.checkpoint import (
     check_checkpoint,
     restore_callbacks,
+    restore_loggers,
     restore_module,
     restore_progress,
     restore_training,
@@ -55,6 +56,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
             with numerics(trainer.settings):
                 _prepare(trainer, ckpt_path, weights_only, set_up)
                 result = body()
+                trainer.raise_on_sigterm()  # one that came after the last batch
                 if fn is TrainerFn.FITTING and trainer.plan.on_fit_end is not None:
                     trainer.plan.on_fit_end()
         except BaseException as error:
@@ -64,6 +66,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
                 note(error, problem, where)
             raise
         end_well(trainer, set_up)
+        trainer.raise_on_sigterm()  # one that came while the run was ending: that is done, the process is asked to go
         trainer.state.status = TrainerStatus.FINISHED
     except BaseException:
         trainer.state.status = TrainerStatus.INTERRUPTED
@@ -103,6 +106,8 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     trainer.attach_module_callbacks(module.configure_callbacks())
     verify(trainer)
     checkpoint = _read_checkpoint(trainer, ckpt_path, weights_only is not False)
+    if checkpoint is not None and fitting:
+        restore_loggers(trainer, checkpoint)
     if plan.on_before_accelerator_backend_setup is not None:
         plan.on_before_accelerator_backend_setup()
     _prepare_data(trainer)

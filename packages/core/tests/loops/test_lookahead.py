@@ -54,7 +54,7 @@ def test_an_exhausted_one_stays_so() -> None:
 def test_a_look_ahead_is_there_where_the_length_is_not_known(known: bool, limit: int | None) -> None:
     items = [10, 11, 12]
     source = TrainSource(items if known else Stream(items), limit=limit)
-    batches, ahead = open_batches(source, 0, None)
+    batches, ahead = open_batches(source, None, None)
     assert (ahead is None) is known
     assert list(batches) == items[:limit]
     assert ahead is None or ahead.exhausted
@@ -62,18 +62,27 @@ def test_a_look_ahead_is_there_where_the_length_is_not_known(known: bool, limit:
 
 def test_a_limit_is_not_read_beyond() -> None:
     stream = Stream([1, 2, 3, 4])
-    batches, _ = open_batches(TrainSource(stream, limit=2), 0, None)
+    batches, _ = open_batches(TrainSource(stream, limit=2), None, None)
     assert (list(batches), stream.read) == ([1, 2], 2)
 
 
 def test_batches_done_before_are_passed_over() -> None:
-    assert list(open_batches(TrainSource([1, 2, 3]), 2, None)[0]) == [3]
-    assert list(open_batches(TrainSource(Stream([1, 2, 3])), 1, None)[0]) == [2, 3]
-    assert list(open_batches(TrainSource([1, 2]), 5, None)[0]) == []
+    def rest(items: list[int], done: int) -> list[int]:
+        source = TrainSource(items)
+        return list(open_batches(source, source.state_dict(done), None)[0])
+
+    assert rest([1, 2, 3], 2) == [3]
+    assert rest([1, 2, 3], 3) == []
+
+
+def test_a_source_that_counts_itself_says_where_the_item_last_given_was() -> None:
+    stream = Stream([1, 2, 3])
+    ahead = LookAhead(iter(stream), lambda: stream.read)
+    assert [(item, ahead.place) for item in ahead] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_a_profiler_measures_each_batch() -> None:
     profiler = SimpleProfiler()
-    batches, _ = open_batches(TrainSource([1, 2, 3]), 0, profiler)
+    batches, _ = open_batches(TrainSource([1, 2, 3]), None, profiler)
     assert list(batches) == [1, 2, 3]
     assert profiler.recorded["", "next(train_dataloader)"][0] == 4  # the end is asked for too

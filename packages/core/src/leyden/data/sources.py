@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from leyden.data.combined import CombinedLoader
+from leyden.data.combined import CombinedLoader, Mode
 from leyden.data.loaders import (
     check_loader,
     flatten_loaders,
@@ -20,6 +19,7 @@ from leyden.data.loaders import (
     seed_workers,
     set_epoch,
 )
+from leyden.data.resumable import ResumableLoader
 from leyden.data.samplers import overfit_loader
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_warn
@@ -51,7 +51,7 @@ class TrainSource:
         (3, [[0, 0], [1, 1], [2, 0]])
     """
 
-    __slots__ = ("_all_of_it", "_single", "_start", "length_known", "loaders", "name", "num_batches")
+    __slots__ = ("_all_of_it", "_single", "_start", "_whole", "length_known", "loaders", "name", "num_batches")
 
     def __init__(
         self,
@@ -72,7 +72,8 @@ class TrainSource:
         self.num_batches = limit_batches(_effective(limit, overfit), length, argument)
         if self.num_batches == 0 and length == 0 and limit != 0:
             raise _nothing_in(whole, name)
-        self._start = _starter(whole)
+        self._whole = _resumable(self.loaders, "max_size_cycle")
+        self._start = _starter(self._whole)
         self._single = _single_loaders(self.loaders)  # found once: a long list of batches is slow to look through
         # A list gives exactly what it says; any other loader may give more than its length.
         self._all_of_it = self.num_batches == math.inf or (type(whole) in (list, tuple) and self.num_batches == length)
@@ -86,6 +87,22 @@ class TrainSource:
         if self._all_of_it:
             return self._start()
         return islice(self._start(), int(self.num_batches)) if self.num_batches else iter(())
+
+    def resume(self, state: Mapping[str, Any]) -> Iterator[Any]:
+        """Return the rest of the epoch in which `state` was made; nothing read before is read again, where it can be."""
+        self._whole.load_state_dict(state["place"])
+        rest = self._start()
+        return rest if self._all_of_it else islice(rest, int(self.num_batches) - int(state["batches"]))
+
+    def state_dict(self, batches: int) -> dict[str, Any]:
+        """Return the place in the epoch after `batches` batches, as plain data."""
+        place = self._whole.state_dict() if self.counts_itself else self._whole.state_dict(batches)
+        return {"batches": batches, "place": place}
+
+    @property
+    def counts_itself(self) -> bool:
+        """Whether the place is where the loaders stand, which is one batch on where the next was read ahead."""
+        return isinstance(self._whole, CombinedLoader) or self._whole.has_own_state
 
     def nothing_read_error(self) -> MisconfigurationException:
         """Return the error for an epoch that should have had batches and gave none; for loaders of unknown length."""
@@ -110,7 +127,7 @@ class EvalSource:
         [(0, [0, 1]), (1, [0, 1])]
     """
 
-    __slots__ = ("_single", "loaders", "num_batches", "several")
+    __slots__ = ("_single", "_whole", "loaders", "num_batches", "several")
 
     def __init__(
         self,
@@ -125,6 +142,7 @@ class EvalSource:
         name = f"{short}_dataloader"
         found, own_limits = self._members(loaders, name)
         self.loaders = [_prepared(loader, name, overfit, prepare) for loader in found]
+        self._whole = [_resumable(loader, "min_size") for loader in self.loaders]
         self._single = [single for loader in self.loaders for single in _single_loaders(loader)]
         self.several = len(self.loaders) > 1
         argument = _limit_argument(limit, overfit, f"limit_{short}_batches")
@@ -163,11 +181,27 @@ class EvalSource:
             set_epoch(loader, epoch)
 
     def __iter__(self) -> Iterator[tuple[int, Iterator[Any]]]:
-        for index, (loader, batches) in enumerate(zip(self.loaders, self.num_batches, strict=True)):
+        return self.resume(None)
+
+    def resume(self, state: Mapping[str, Any] | None) -> Iterator[tuple[int, Iterator[Any]]]:
+        """Iterate over what is left since `state` was made: the rest of its loader, then the loaders after it."""
+        first, done = (0, 0) if state is None else (int(state["dataloader_idx"]), int(state["batches"]))
+        for index, (loader, batches) in enumerate(zip(self._whole, self.num_batches, strict=True)):
+            if index < first:
+                continue
+            if state is not None and index == first:
+                loader.load_state_dict(state["place"])
+                batches -= done
             if batches == math.inf:
                 yield index, _starter(loader)()
             else:
-                yield index, islice(_starter(loader)(), int(batches)) if batches else iter(())
+                yield index, islice(_starter(loader)(), int(batches)) if batches > 0 else iter(())
+
+    def state_dict(self, dataloader_idx: int, batches: int) -> dict[str, Any]:
+        """Return the place after `batches` batches of one of the loaders, as plain data."""
+        loader = self._whole[dataloader_idx]
+        place = loader.state_dict() if isinstance(loader, CombinedLoader) else loader.state_dict(batches)
+        return {"dataloader_idx": dataloader_idx, "batches": batches, "place": place}
 
 
 def _prepared(loaders: object, name: str, overfit: int | float, prepare: Callable[[Any], Any] | None) -> Any:
@@ -184,8 +218,20 @@ def _prepared(loaders: object, name: str, overfit: int | float, prepare: Callabl
     return map_loaders(one, loaders)
 
 
+def _resumable(loaders: object, mode: Mode) -> Any:
+    """Wrap each single loader so that it can say where it stands; combine those of a collection."""
+
+    def one(loader: Any) -> Any:
+        if isinstance(loader, CombinedLoader):
+            return loader.with_members([one(member) for member in loader.flattened])
+        return ResumableLoader(loader)
+
+    return CombinedLoader(map_loaders(one, loaders), mode) if is_collection(loaders) else one(loaders)
+
+
 def _starter(loader: Any) -> Callable[[], Iterator[Any]]:
-    return loader.batches if isinstance(loader, CombinedLoader) else partial(iter, loader)
+    begin: Callable[[], Iterator[Any]] = loader.batches if isinstance(loader, CombinedLoader) else loader.begin
+    return begin
 
 
 def _single_loaders(loaders: object) -> list[Any]:

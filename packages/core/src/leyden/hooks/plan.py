@@ -64,6 +64,7 @@ class Plan:
         self._journal = journal
         self._owners: tuple[object, ...] = ()
         self._calls: dict[str, list[tuple[object, Call]]] = {}
+        self._after: list[Callable[[], object]] = []
         self.train_outputs: list[list[Any]] = []
         self.predict_outputs: list[list[Any]] = []
         self._publish()
@@ -109,6 +110,17 @@ class Plan:
             for owner, call in self._calls.get(hook, ())
         )
 
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Call `call` when everyone has had the hook that is running, at once where none of the ``on_…_end`` is.
+
+        A checkpoint made then holds what callbacks and module did in that hook, and whoever goes on from it is not
+        given the hook again.
+        """
+        if self._journal.hook.endswith("_end") and getattr(self, self._journal.hook, None) is not None:
+            self._after.append(call)
+        else:
+            call()
+
     def owners(self) -> tuple[object, ...]:
         """Return the callbacks in order, then the module."""
         return self._owners
@@ -121,9 +133,9 @@ class Plan:
                 if hook.name == "on_train_batch_start" and calls and not isinstance(calls[-1][0], Callback):
                     self.module_on_train_batch_start = partial(_call_one, self._journal, hook.name, *calls[-1])
                     calls = calls[:-1]
-                setattr(self, hook.name, _runner(self._journal, hook.name, calls))
+                setattr(self, hook.name, _runner(self._journal, hook.name, calls, self._after))
         for hook in HOOKS.values():
-            older = _runner(self._journal, hook.name, self._calls.get(hook.name, []))
+            older = _runner(self._journal, hook.name, self._calls.get(hook.name, []), self._after)
             if older is not None:
                 for name in hook.stands_at:
                     setattr(self, name, _beside(hook, older, getattr(self, name)))
@@ -180,7 +192,9 @@ def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object) -
                 raise
 
 
-def _runner(journal: HookContext, name: str, calls: Sequence[tuple[object, Call]]) -> Callable[..., None] | None:
+def _runner(
+    journal: HookContext, name: str, calls: Sequence[tuple[object, Call]], after: list[Callable[[], object]]
+) -> Callable[..., None] | None:
     """Return what the loop calls. Measured: 0.12 µs for it and 0.07 µs per call of a method that does nothing."""
     if not calls:
         return None
@@ -197,6 +211,11 @@ def _runner(journal: HookContext, name: str, calls: Sequence[tuple[object, Call]
             _note(error, next(owner for owner, made in calls if made is call), name)
             raise
         journal.hook = outer
+        if after:
+            todo = after.copy()
+            after.clear()
+            for call in todo:
+                call()
 
     return run
 

@@ -59,6 +59,7 @@ class CSVLogger(Logger):
         self._prefix = prefix
         self._flush_every_n_steps = flush_logs_every_n_steps
         self._columns: list[str] | None = None  # of the file; None until it was looked at
+        self._rows_in_file = 0
         self._rows: list[dict[str, Any]] = []
         self._flushed_at_step = -1
         self.hparams: dict[str, Any] = {}
@@ -130,7 +131,7 @@ class CSVLogger(Logger):
         import io
 
         if self._columns is None:
-            self._columns = _columns_of(path)
+            self._columns, self._rows_in_file = _look_at(path)
         first = ["step", *(["epoch"] if any("epoch" in row for row in self._rows) else [])]
         names = dict.fromkeys([*self._columns, *first, *(name for row in self._rows for name in row)])
         if list(names) != self._columns:
@@ -144,7 +145,29 @@ class CSVLogger(Logger):
             os.write(file, text.getvalue().encode())
         finally:
             os.close(file)
+        self._rows_in_file += len(self._rows)
         self._rows.clear()
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where this run's rows are and how many there are by now; they are written first."""
+        self.save()
+        return {"root_dir": os.path.abspath(self.root_dir), "version": self.version, "rows": self._rows_in_file}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the folder of the interrupted run, after the rows it had when the checkpoint was made.
+
+        Rows that it wrote later are moved to ``metrics-superseded-N.csv`` beside the file: they will be written again.
+        A logger that was given another folder or version starts a file of its own.
+        """
+        version = state_dict["version"]
+        same_place = os.path.abspath(self.root_dir) == state_dict["root_dir"]
+        if rank_zero_only.rank or not same_place or self._version not in (None, version):
+            return
+        self._version = version
+        path = Path(self.log_dir, self.METRICS_FILE)
+        self._columns, self._rows_in_file = _cut(path, int(state_dict["rows"]))
 
     def _next_version(self) -> int:
         numbers = [-1]
@@ -159,13 +182,39 @@ class CSVLogger(Logger):
         return max(numbers) + 1
 
 
-def _columns_of(path: Path) -> list[str]:
+def _look_at(path: Path) -> tuple[list[str], int]:
+    """Return the columns and the number of rows of a file that may be there already."""
     import csv
 
     if not path.exists():
-        return []
+        return [], 0
     with path.open(newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])
+        reader = csv.reader(file)
+        return next(reader, []), sum(1 for _ in reader)
+
+
+def _cut(path: Path, rows: int) -> tuple[list[str], int]:
+    """Keep the first `rows` rows of a file and move the others beside it; return the columns and the rows left."""
+    import csv
+
+    columns, found = _look_at(path)
+    if found <= rows:
+        return columns, found
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))[1:]
+    number = sum(1 for _ in path.parent.glob(f"{path.stem}-superseded-*{path.suffix}"))
+    _write(path.with_name(f"{path.stem}-superseded-{number}{path.suffix}"), columns, lines[rows:])
+    _write(path, columns, lines[:rows])
+    return columns, rows
+
+
+def _write(path: Path, columns: list[str], lines: list[list[str]]) -> None:
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    _replace(path, text.getvalue())
 
 
 def _widen(path: Path, columns: list[str]) -> None:

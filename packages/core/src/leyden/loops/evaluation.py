@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from leyden.rank_zero import rank_zero_warn
 from leyden.types import EVALUATE_OUTPUT
 
 if TYPE_CHECKING:
+    from leyden.logging.journal import Stage
     from leyden.trainer import Trainer
 
 __all__ = ["EvaluationLoop", "GradientFreeLoop"]
@@ -112,17 +113,32 @@ class GradientFreeLoop:
         step = under_context(step, trainer.precision_plugin.forward_context)
         return step if trainer.profiler is None else trainer.profiler.wrap_action(name, step)
 
-    def batches(self, source: EvalSource) -> Iterator[tuple[int, Iterator[Any]]]:
-        """Yield each dataloader's index and its batches."""
+    def batches(
+        self, source: EvalSource, resumed: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[int, Iterator[Any]]]:
+        """Yield each dataloader's index and its batches; with `resumed` those that are left since."""
         source.set_epoch(self._trainer.fit_loop.epoch)
-        for dataloader_idx, batches in source:
+        for dataloader_idx, batches in source.resume(resumed):
             if self._trainer.profiler is not None:
                 batches = self._trainer.profiler.wrap_iterator(f"next({self._loader_name})", batches)
             yield dataloader_idx, batches
 
 
 class EvaluationLoop(GradientFreeLoop):
-    """Validation or test: steps, hooks, and one dict of metrics per dataloader."""
+    """Validation or test: steps, hooks, and one dict of metrics per dataloader.
+
+    Attributes:
+        phase: what is going on: "start", "batches", "epoch_end" or "end" (the hooks of that name), "" when nothing is.
+        dataloader_idx: the dataloader now read.
+        batches_done: its batches that are done, that of a running `on_…_batch_end` included.
+    """
+
+    def __init__(self, trainer: Trainer, stage: str) -> None:
+        super().__init__(trainer, stage)
+        self.phase = ""
+        self.dataloader_idx = self.batches_done = 0
+        self._row_is_due = False
+        self._resumed: Mapping[str, Any] | None = None
 
     def run(self, sanity_batches: int | float | None = None) -> EVALUATE_OUTPUT:
         """Evaluate once; with `sanity_batches` only that many batches of each dataloader, and nothing is logged."""
@@ -131,27 +147,71 @@ class EvaluationLoop(GradientFreeLoop):
         if not any(self.source.num_batches):
             return []
         within_fit = trainer.state.fn == "fit"
-        journal.start("sanity" if sanity_batches is not None else "validate" if self.stage == "validate" else "test")
+        results: EVALUATE_OUTPUT = []
         with self.evaluating():
-            self.call("start")
-            self.call("epoch_start")
-            self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
-            self.call("epoch_end")
-            results = journal.eval_epoch_end()
-            self.call("end")
+            if not self.goes_on:
+                stage: Stage = "validate" if self.stage == "validate" else "test"
+                journal.start(stage if sanity_batches is None else "sanity")
+                self.phase = "start"
+                self.call("start")
+                self.call("epoch_start")
+                self.phase = "batches"
+            if self.phase == "batches":
+                self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
+                self.phase = "epoch_end"
+                self.call("epoch_end")
+            if self.phase == "epoch_end":
+                results = journal.eval_epoch_end()
+                self.phase = "end"
+                self.call("end")
+        self.phase, self._resumed = "", None
         if within_fit:
             journal.resume("train")
         return results
+
+    # -- state, within a fit ----------------------------------------------------------------------------------------
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next run is the rest of one that a checkpoint was made in."""
+        return self._resumed is not None
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether a batch has been read that is not done yet."""
+        return self.phase == "batches" and self.batch_idx == self.batches_done
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Where this pass stands, as plain data; None where going on means to begin."""
+        if self.phase in ("", "start"):
+            return None
+        assert self.source is not None
+        place = self.source.state_dict(self.dataloader_idx, self.batches_done)
+        return {"phase": self.phase, "seen": self.batches_seen, "row_is_due": self._row_is_due, "place": place}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Let the next run be the rest of the pass in which `state` was made."""
+        self._resumed = state
+        if state is not None:
+            self.phase, self.batches_seen, self._row_is_due = state["phase"], state["seen"], state["row_is_due"]
+            self.batches_done, self.dataloader_idx = state["place"]["batches"], state["place"]["dataloader_idx"]
+            self._trainer.journal.resume("validate")
 
     def _run_batches(self, source: EvalSource) -> None:
         trainer, plan, journal = self._trainer, self._trainer.plan, self._trainer.journal
         name = f"{self.hooks}_step"
         step, transfer, several = self.module_step(name), trainer.batch_transfer, source.several
         before, after = f"on_{self.hooks}_batch_start", f"on_{self.hooks}_batch_end"
-        for dataloader_idx, batches in self.batches(source):
+        resumed = None if self._resumed is None else self._resumed["place"]
+        marks = trainer.fit_loop.mark_boundary if trainer.fit_loop.marks_boundaries else None
+        for dataloader_idx, batches in self.batches(source, resumed):
             journal.dataloader_idx = dataloader_idx if several else None
             extra = (dataloader_idx,) if several else ()
-            batch_idx = -1
+            self._open_loader(dataloader_idx, resumed)
+            resumed = None
+            batch_idx = self.batch_idx
+            if marks is not None:
+                marks()
             for batch in batches:
                 batch_idx += 1
                 self.batch_idx = batch_idx
@@ -165,14 +225,26 @@ class EvaluationLoop(GradientFreeLoop):
                 output = step(batch, batch_idx, *extra)
                 if output.__class__ is not Tensor and output is not None:
                     self._check_output(output)
+                self.batches_done, self._row_is_due = batch_idx + 1, True
+                self.batches_seen += 1
                 if end is not None:
                     end(output, batch, batch_idx, *extra)
-                self.batches_seen += 1
+                self._row_is_due = False
                 if journal.has_step_values:
                     journal.eval_batch_end()
+                if marks is not None:
+                    marks()
                 if trainer.attention_wanted:
                     trainer.raise_on_sigterm()
         journal.dataloader_idx = None
+
+    def _open_loader(self, dataloader_idx: int, resumed: Mapping[str, Any] | None) -> None:
+        """Count from the loader's first batch, or from where a run was cut; write the row that it still owed."""
+        self.dataloader_idx, self.batches_done = dataloader_idx, 0 if resumed is None else int(resumed["batches"])
+        self.batch_idx = self.batches_done - 1
+        if resumed is not None and self._row_is_due and self._trainer.journal.has_step_values:
+            self._trainer.journal.eval_batch_end()
+        self._row_is_due = False
 
     def _check_output(self, output: Any) -> None:
         if isinstance(output, str | bytes | bool | type):

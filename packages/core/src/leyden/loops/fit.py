@@ -33,8 +33,9 @@ class FitLoop(FitProgress):
         self.schedule = ValidationSchedule(math.inf, 1)
         self.val_loop = EvaluationLoop(trainer, "validate")
         self._optimization: AutomaticOptimization | ManualOptimization | None = None
-        self._loaded_at_epoch = -1
         self._announced_minimum = False
+        self._validates = False
+        self._log_every, self._max_steps = 0, math.inf
 
     # -- a fit ------------------------------------------------------------------------------------------------------
 
@@ -54,6 +55,7 @@ class FitLoop(FitProgress):
         self._optimization = AutomaticOptimization(trainer) if automatic else ManualOptimization(trainer)
         if plan.on_train_start is not None:
             plan.on_train_start()
+        self._go_on()
         while not self.done:
             self.run_epoch()
         if plan.on_train_end is not None:
@@ -100,10 +102,11 @@ class FitLoop(FitProgress):
         """Ask for the training dataloader, the first time and every `reload_dataloaders_every_n_epochs`."""
         settings = self._trainer.settings
         every = settings.reload_dataloaders_every_n_epochs
-        if self.source is not None and (not every or self.epoch - self._loaded_at_epoch < every):
+        if self.source is not None and (not every or self.epoch - self.loaded_at_epoch < every):
             return
         self.source = request_train_source(self._trainer)
-        self._loaded_at_epoch = self.epoch
+        if not self._resumed:  # a run that goes on reloads when it would have without the interruption
+            self.loaded_at_epoch = self.epoch
         self.schedule = ValidationSchedule.of(settings, self.num_batches) if self.num_batches else self.schedule
 
     def forget_data(self) -> None:
@@ -129,8 +132,7 @@ class FitLoop(FitProgress):
     def run_epoch(self) -> None:
         """Train one epoch, or the rest of it after a resume."""
         trainer, plan = self._trainer, self._trainer.plan
-        resumed = self.batches_done > 0 or self.epoch_ended
-        if not resumed:
+        if not self.epoch_started:
             self.setup_data()
             trainer.journal.start_train_epoch()
             assert self._optimization is not None
@@ -138,33 +140,35 @@ class FitLoop(FitProgress):
             plan.train_outputs[:] = [[]]
         assert self.source is not None
         self.source.set_epoch(self.epoch)
-        if not resumed and plan.on_train_epoch_start is not None:
+        if not self.epoch_started and plan.on_train_epoch_start is not None:
             plan.on_train_epoch_start()
-        if not self.epoch_ended:
+        self.epoch_started = True
+        if self.pending != "epoch":
             self._run_batches(self.source)
-            self.epoch_ended = True
+            self.pending = "epoch"
             if plan.on_train_epoch_end is not None:
                 plan.on_train_epoch_end()
-            trainer.journal.train_epoch_end()
+        trainer.journal.train_epoch_end()
         if self.is_last_batch:
             self._step_schedulers("epoch", self.epoch + 1, plateau=True)
         self.epoch += 1
-        self.batches_done = 0
-        self.epoch_ended = False
+        self.batches_done, self.batch_idx, self.pending = 0, -1, ""
+        self.epoch_started = self.epoch_skipped = False
 
     def _run_batches(self, source: TrainSource) -> None:
         """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
         trainer, optimization, epoch = self._trainer, self._optimization, self.epoch
-        plan, journal, engine, settings = trainer.plan, trainer.journal, trainer.engine, trainer.settings
+        plan, journal, engine = trainer.plan, trainer.journal, trainer.engine
         assert optimization is not None
-        validates = self.val_loop.wanted
-        if self.batches_done and validates and self._validation_due():  # the run was cut before this validation
-            self.validate()
+        self._choose_tail()
+        resumed, self._resumed = self._resumed.get("place"), {}
+        if self.pending and (self._finish_batch() or self.is_last_batch):  # what a run that was cut left to do
+            return
+        if self._saves_exceptions:
+            self.mark_boundary()
         run_batch, transfer, num_batches = optimization.run, trainer.batch_transfer, source.num_batches
-        log_every = settings.log_every_n_steps or 0
-        max_steps = math.inf if settings.max_steps == -1 else settings.max_steps
-        batches, ahead = open_batches(source, self.batches_done, trainer.profiler)
-        batch_idx = self.batches_done - 1
+        batches, self._ahead = open_batches(source, resumed and resumed["train"], trainer.profiler)
+        ahead, batch_idx = self._ahead, self.batches_done - 1
         for batch in batches:
             batch_idx += 1
             self.batch_idx = batch_idx
@@ -177,35 +181,59 @@ class FitLoop(FitProgress):
             module_start = plan.module_on_train_batch_start
             if module_start is not None and module_start(batch, batch_idx) == -1:
                 self._step_schedulers("epoch", epoch + 1)
+                self.epoch_skipped = True
                 break
             accumulate = trainer.accumulate_grad_batches
             self.window_ends = window_ends = last or accumulate == 1 or (batch_idx + 1) % accumulate == 0
-            stepped = run_batch(batch, batch_idx, window_ends=window_ends)
+            self.stepped = stepped = run_batch(batch, batch_idx, window_ends=window_ends)
             if window_ends and trainer.lr_scheduler_configs:
                 if stepped:
                     self._step_schedulers("step", engine.steps)
                 if last:
                     self._step_schedulers("epoch", epoch + 1)
+            self.pending = "batch"
             self.batches_done = batch_idx + 1
             self.batches_seen += 1
             if plan.on_train_batch_end is not None:
                 plan.on_train_batch_end(optimization.outputs, batch, batch_idx)
             if plan.wants_train_outputs:
                 plan.train_outputs[0].append(optimization.outputs)
-            due = log_every and (self.batches_that_stepped + 1) % log_every == 0
-            if window_ends and (due or (trainer.attention_wanted and log_every and trainer.should_stop)):
-                journal.train_batch_end()
-            if validates and self._validation_due():
-                self.validate()
-            if window_ends:
-                if stepped and trainer.lr_scheduler_configs:
-                    self._step_schedulers("step", engine.steps, plateau=True)
-                self.batches_that_stepped += 1
-                self.window_ends = False
-            if (trainer.attention_wanted and self._stops_here()) or engine.steps >= max_steps:
+            if self._finish_batch():
                 break
         else:
             self._check_length(source)
+        self._ahead = None
+
+    def _choose_tail(self) -> None:
+        """Decide once an epoch what `_finish_batch` has to look at."""
+        trainer = self._trainer
+        settings = trainer.settings
+        self._validates = self.val_loop.wanted
+        self._log_every = settings.log_every_n_steps or 0
+        self._max_steps = math.inf if settings.max_steps == -1 else settings.max_steps
+        self._saves_exceptions = any(callback.saves_on_exception for callback in trainer.callbacks)
+
+    def _finish_batch(self) -> bool:
+        """Do what follows a batch's last hooks: log row, validation, counters; return whether training stops here."""
+        trainer, log_every = self._trainer, self._log_every
+        if self.pending == "batch":
+            if self.window_ends and log_every:
+                due = (self.batches_that_stepped + 1) % log_every == 0
+                if due or (trainer.attention_wanted and trainer.should_stop):
+                    trainer.journal.train_batch_end()
+            if self._validates and self._validation_due():
+                self.pending = "validation"
+        if self.pending == "validation":
+            self.validate()
+        if self.window_ends:
+            if self.stepped and trainer.lr_scheduler_configs:
+                self._step_schedulers("step", trainer.engine.steps, plateau=True)
+            self.batches_that_stepped += 1
+            self.window_ends = False
+        self.pending = ""
+        if self._saves_exceptions:
+            self.mark_boundary()
+        return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
 
     def _validation_due(self) -> bool:
         trainer = self._trainer
@@ -221,7 +249,9 @@ class FitLoop(FitProgress):
         assert optimization is not None
         trainer.state.stage = RunningStage.VALIDATING
         self.val_loop.setup_data()
-        if not optimization.window_open:  # gradients of an unfinished window must outlive the validation
+        if (
+            not optimization.window_open and not self.val_loop.goes_on
+        ):  # gradients of an unfinished window must outlive the validation
             trainer.journal.hook = "on_validation_model_zero_grad"
             trainer.lightning_module.on_validation_model_zero_grad()
         self.val_loop.run()

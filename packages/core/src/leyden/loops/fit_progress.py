@@ -1,17 +1,27 @@
-"""How far a fit has come: its counters, as users read them and as a checkpoint keeps them."""
+"""How far a fit has come: its counters, what of a batch is still to be done, and what it takes to go on from there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from leyden.loops.progress import Counts, Progress
+from leyden.state.rng import collect_rng, restore_rng
 
 if TYPE_CHECKING:
+    from leyden.data.sources import TrainSource
+    from leyden.loops.evaluation import EvaluationLoop
+    from leyden.loops.lookahead import LookAhead
+    from leyden.loops.manual import ManualOptimization
+    from leyden.loops.optimization import AutomaticOptimization
     from leyden.trainer import Trainer
 
 __all__ = ["FitProgress"]
 
-_KEPT = ("epoch", "batches_done", "batches_seen", "batches_that_stepped", "validated_at", "is_last_batch")
+_KEPT = (
+    "epoch", "batches_done", "batches_seen", "batches_that_stepped", "validated_at", "is_last_batch", "epoch_started",
+    "epoch_skipped", "window_ends", "stepped", "pending", "loaded_at_epoch",
+)  # fmt: skip
 
 
 class FitProgress:
@@ -19,23 +29,35 @@ class FitProgress:
 
     Attributes:
         epoch: the epoch now running, from 0; after the last epoch the number of epochs run. ``trainer.current_epoch``.
-        batch_idx: the batch now running, within its epoch.
-        batches_done: training batches finished within this epoch.
+        epoch_started: whether the epoch's `on_train_epoch_start` is done.
+        epoch_skipped: whether the module's `on_train_batch_start` gave up the rest of the epoch.
+        batch_idx: the batch now running, within its epoch; -1 before the first.
+        batches_done: training batches finished within this epoch, that of a running `on_train_batch_end` included.
         batches_seen: training batches finished since the run began.
         batches_that_stepped: batches that ended an accumulation window; the loggers' step.
         is_last_batch: whether the batch now running is the epoch's last.
-        epoch_ended: whether this epoch's `on_train_epoch_end` has begun (so that a run resumed from within it goes on
-            after it).
         window_ends: whether the batch now running ends its accumulation window.
+        stepped: whether it took an optimizer step.
         validated_at: `batches_seen` when validation last ended, -1 before.
+        pending: what is being done, and will be finished first by a run that goes on from here: "batch" (its last
+            hooks, then its log row), "validation", "epoch" (its last hooks, then its metrics), or "".
+        loaded_at_epoch: the epoch for which the training dataloader was asked for.
     """
+
+    source: TrainSource | None
+    val_loop: EvaluationLoop
+    _optimization: AutomaticOptimization | ManualOptimization | None
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.epoch = self.batches_done = self.batches_seen = self.batches_that_stepped = 0
-        self.batch_idx = -1
-        self.validated_at = -1
-        self.is_last_batch = self.window_ends = self.epoch_ended = False
+        self.batch_idx = self.validated_at = self.loaded_at_epoch = -1
+        self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = self.stepped = False
+        self.pending = ""
+        self._ahead: LookAhead | None = None
+        self._resumed: Mapping[str, Any] = {}
+        self._boundary: dict[str, Any] | None = None
+        self._saves_exceptions = False
 
     @property
     def epoch_progress(self) -> Progress:
@@ -53,19 +75,91 @@ class FitProgress:
 
     def begin_anew(self) -> None:
         """Forget an epoch that an earlier fit left unfinished."""
-        self.batches_done, self.epoch_ended, self.batch_idx = 0, False, -1
-        self.is_last_batch = self.window_ends = False
+        self.batches_done, self.batch_idx, self.pending = 0, -1, ""
+        self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = False
+        self._resumed, self._boundary, self._ahead = {}, None, None
 
-    def state_dict(self) -> dict[str, int | bool]:
-        """Progress as plain data; taken within a batch's last hooks, that batch counts as done."""
-        state: dict[str, int | bool] = {name: getattr(self, name) for name in (*_KEPT, "epoch_ended")}
-        state["batches_that_stepped"] += bool(self.window_ends)
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether a batch has been read that is not done yet: an exception may have cut it anywhere."""
+        if self.pending == "validation":
+            return self.val_loop.in_batch
+        return not self.pending and self.batch_idx == self.batches_done
+
+    @property
+    def marks_boundaries(self) -> bool:
+        """Whether the run between two batches is remembered, for a callback that saves after an exception."""
+        return self._saves_exceptions
+
+    def mark_boundary(self) -> None:
+        """Remember the run as it is between two batches; done each time where a callback saves after exceptions."""
+        self._boundary = {
+            "rng": collect_rng(),
+            "metrics": self._trainer.journal.state_dict(),
+            "gradients": {name: grad.clone() for name, grad in self._gradients().items()},
+            "place": self._place(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress as plain data. A batch counts as done from its last hooks on; one that was cut is to be repeated."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
+        if self.in_batch and not self.pending:
+            state.update(is_last_batch=False, window_ends=False, stepped=False)
+        boundary = self._boundary if self.in_batch else None
+        state["place"] = self._place() if boundary is None else boundary["place"]
         return state
 
-    def load_state_dict(self, state: dict[str, int | bool]) -> None:
+    def run_state(self) -> dict[str, Any]:
+        """What else it takes to go on: random numbers, running metrics, gradients of an unfinished window."""
+        if self._boundary is not None and self.in_batch:
+            return {name: self._boundary[name] for name in ("rng", "metrics", "gradients")}
+        return {"rng": collect_rng(), "metrics": self._trainer.journal.state_dict(), "gradients": self._gradients()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. An epoch that a limit cut short is taken up again where it was cut."""
         for name in _KEPT:
             setattr(self, name, state[name])
-        self.epoch_ended = bool(state["epoch_ended"] and state["is_last_batch"])
+        if self.pending == "epoch" and not (self.is_last_batch or self.epoch_skipped):
+            self.pending = ""
         self.batch_idx = self.batches_done - 1
-        self.window_ends = False
+        self._resumed = {"place": state["place"]}
+
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
+        """Take what `run_state` gave; random numbers and gradients are put back when the loop goes on."""
+        self._resumed = {**self._resumed, **{name: state[name] for name in ("rng", "gradients") if name in state}}
+        if "metrics" in state:
+            self._trainer.journal.load_state_dict(state["metrics"])
+
+    def _go_on(self) -> None:
+        """Put back what hooks before the first batch may have touched."""
+        gradients = self._resumed.get("gradients") or {}
+        if gradients:
+            assert self._optimization is not None
+            self._optimization.window_open = True
+            for name, parameter in self._trainer.lightning_module.named_parameters():
+                if name in gradients:
+                    parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
+        if "rng" in self._resumed:
+            restore_rng(self._resumed["rng"])
+        if self.pending == "validation":
+            self.val_loop.load_state_dict(self._resumed["place"]["val"])
+
+    def _gradients(self) -> dict[str, Any]:
+        """Gradients that a later step will use; under manual optimisation only the module knows, so all there are."""
+        optimization = self._optimization
+        if optimization is None or not (optimization.window_open or optimization.keeps_gradients):
+            return {}
+        named = self._trainer.lightning_module.named_parameters()
+        return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+
+    def _place(self) -> dict[str, Any] | None:
+        """Where the data stand that are being read."""
+        if self.source is None or not self.epoch_started:
+            return None
+        read_ahead = None if self._ahead is None else self._ahead.place
+        place = {"train": self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead}
+        if self.pending == "validation":
+            place["val"] = self.val_loop.state_dict()
+        return place

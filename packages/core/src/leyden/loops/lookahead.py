@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,8 +17,13 @@ _END = object()
 class LookAhead:
     """An iterator that reads one item ahead.
 
+    Args:
+        place_of: says where the source of the items stands; asked before reading ahead, for sources that count
+            themselves and would otherwise be one item on.
+
     Attributes:
         exhausted: whether the item last given was the final one.
+        place: what `place_of` said when the item last given had been read, None without it.
 
     Example:
         >>> ahead = LookAhead(iter("ab"))
@@ -26,10 +31,12 @@ class LookAhead:
         [('a', False), ('b', True)]
     """
 
-    __slots__ = ("_items", "_next", "exhausted")
+    __slots__ = ("_items", "_next", "_place_of", "exhausted", "place")
 
-    def __init__(self, items: Iterator[Any]) -> None:
+    def __init__(self, items: Iterator[Any], place_of: Callable[[], Any] | None = None) -> None:
         self._items = items
+        self._place_of = place_of
+        self.place: Any = None
         self._next = next(items, _END)
         self.exhausted = self._next is _END
 
@@ -40,19 +47,21 @@ class LookAhead:
         item = self._next
         if item is _END:
             raise StopIteration
+        if self._place_of is not None:
+            self.place = self._place_of()
         self._next = next(self._items, _END)
         self.exhausted = self._next is _END
         return item
 
 
-def open_batches(source: TrainSource, skip: int, profiler: Profiler | None) -> tuple[Iterator[Any], LookAhead | None]:
-    """Return the epoch's batches without the first `skip`, and the look-ahead where the length is unknown."""
-    batches: Iterator[Any] = iter(source)
-    for _ in range(skip):
-        next(batches, None)
+def open_batches(
+    source: TrainSource, resumed: Mapping[str, Any] | None, profiler: Profiler | None
+) -> tuple[Iterator[Any], LookAhead | None]:
+    """Return the epoch's batches, from the place `resumed` on, and the look-ahead where the length is unknown."""
+    batches: Iterator[Any] = iter(source) if resumed is None else source.resume(resumed)
     if profiler is not None:
         batches = profiler.wrap_iterator("next(train_dataloader)", batches)
     if source.length_known:
         return batches, None
-    ahead = LookAhead(batches)
+    ahead = LookAhead(batches, (lambda: source.state_dict(0)) if source.counts_itself else None)
     return ahead, ahead

@@ -24,6 +24,8 @@ class ManualOptimization:
         outputs: what the step returned, detached, for `on_train_batch_end`.
     """
 
+    keeps_gradients = True  # only the module knows whether a later step uses them
+
     __slots__ = ("_engine", "_journal", "_module", "_step", "outputs", "window_open")
 
     def __init__(self, trainer: Trainer) -> None:

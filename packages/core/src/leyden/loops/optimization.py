@@ -29,6 +29,8 @@ class AutomaticOptimization:
             and extras.
     """
 
+    keeps_gradients = False
+
     __slots__ = (
         "_backward", "_detect_anomaly", "_engine", "_journal", "_module", "_module_step", "_module_zero_grad",
         "_no_grad_sync", "_optimizer", "_optimizer_step", "_plan", "_step", "_trainer", "_walks_gradients", "_wrapped",
@@ -136,7 +138,8 @@ class AutomaticOptimization:
         factor = self._trainer.accumulate_grad_batches
         if factor != 1:
             loss = loss / factor
-        if loss.grad_fn is None or loss.ndim or self._detect_anomaly:
+        # Not grad_fn: asking for it builds a Python object for the graph node, 1 % of a small step.
+        if not loss.requires_grad or loss.ndim or self._detect_anomaly:
             check_loss(loss, self._module, batch_idx, detect_anomaly=self._detect_anomaly)
         if self._plan.on_train_batch_end is not None or self._plan.wants_train_outputs:
             detached = loss.detach()

@@ -92,7 +92,8 @@ class Engine:
             scaler.step(optimizer, **kwargs)
             scaler.update()
         elif closure is None:
-            self._before_step(optimizer)
+            if self._clip or self._plan.on_before_optimizer_step is not None:
+                self._before_step(optimizer)
             result = optimizer.step(**kwargs)
         else:
             given = closure

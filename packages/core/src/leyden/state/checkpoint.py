@@ -21,6 +21,7 @@ __all__ = [
     "check_checkpoint",
     "dump",
     "restore_callbacks",
+    "restore_loggers",
     "restore_module",
     "restore_progress",
     "restore_training",
@@ -157,6 +158,13 @@ def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         )
 
 
+def restore_loggers(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let the loggers go on where they were; before `setup`, in which callbacks ask for the loggers' folders."""
+    for logger, state in zip(trainer.loggers, checkpoint.get("loggers") or [], strict=False):
+        if state:
+            logger.load_state_dict(state)
+
+
 def restore_progress(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> None:
     """Set the counters to where the run stood."""
     try:
@@ -176,8 +184,6 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) ->
     try:
         trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
         trainer.fit_loop.load_run_state(checkpoint)
-        for logger, state in zip(trainer.loggers, checkpoint.get("loggers") or [], strict=False):
-            logger.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _of_another_kind(path, "precision, metrics or random numbers", error) from error
 
