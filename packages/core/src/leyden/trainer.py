@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Never
 
-from torch.optim import Optimizer
-
 from leyden.callback import Callback
 from leyden.discovery import discover
 from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
@@ -165,7 +163,7 @@ class Trainer(TrainerProperties):
         self.datamodule: LightningDataModule | None = None
         self.given_loaders: dict[str, Any] = {}
         self.batch_transfer: Callable[[Any, int], Any] | None = None
-        self.optimizers: list[Optimizer] = []
+        self._optimizers = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
         self.accumulate_grad_batches = self.settings.accumulate_grad_batches
         self.ckpt_path: str | None = None

@@ -9,8 +9,11 @@ from leyden.callback import Callback, Checkpoint
 from leyden.hooks.attached import as_list
 from leyden.loops.schedule import expected_steps
 from leyden.run_state import RunningStage, TrainerState, TrainerStatus
+from leyden.runtime.engine import LightningOptimizer
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from leyden.hooks.attached import AttachedCallbacks
     from leyden.loggers import Logger
     from leyden.logging.journal import Journal
@@ -45,7 +48,7 @@ class _Setting(Generic[T]):
 
 
 class TrainerProperties:
-    """The read-only side of `Trainer`; `should_stop`, `callbacks` and `logger` can be set."""
+    """What can be read off a `Trainer`; settings, `should_stop`, `callbacks`, `optimizers` and `logger` can be set."""
 
     settings: Settings
     state: TrainerState
@@ -64,6 +67,7 @@ class TrainerProperties:
     accumulate_grad_batches: int
     lightning_module_or_none: LightningModule | None
     _attached: AttachedCallbacks
+    _optimizers: list[Optimizer]
     _should_stop: bool
 
     # -- settings, resolved; they can be changed between runs -----------------------------------------------------
@@ -240,6 +244,16 @@ class TrainerProperties:
     def model(self) -> LightningModule | None:
         """The module, or None before the first entry point."""
         return self.lightning_module_or_none
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers of the fit, as ``configure_optimizers`` gave them; set them in `on_fit_start` if ever."""
+        return self._optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: list[Optimizer]) -> None:
+        self._optimizers = list(optimizers)
+        self.engine.optimizers = [LightningOptimizer(optimizer, self.engine) for optimizer in self._optimizers]
 
     @property
     def logger(self) -> Logger | None:

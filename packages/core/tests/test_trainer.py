@@ -1,0 +1,364 @@
+"""The Trainer: callbacks that come and go, evaluation of any kind, small switches, and what a first user sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from leyden import Callback, LightningDataModule, LightningModule, MisconfigurationException, Trainer
+from leyden.callback import Checkpoint, LambdaCallback
+from leyden.testing import BoringModule
+
+
+def make(*callbacks: Callback, **settings: Any) -> Trainer:
+    usual: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "discover_callbacks": False}
+    return Trainer(**(usual | settings), callbacks=callbacks)
+
+
+class Records(Callback):
+    def __init__(self, events: list[str], who: str) -> None:
+        self.events, self.name = events, who
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.events.append(f"{self.name} start {batch_idx}")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.events.append(f"{self.name} end {batch_idx}")
+
+
+# -- callbacks that come and go ---------------------------------------------------------------------------------------
+
+
+def test_a_callback_that_comes_within_a_run_is_called_from_the_next_hook_on() -> None:
+    events: list[str] = []
+
+    class Adds(Records):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            if batch_idx == 0:
+                trainer.callbacks.append(Records(events, "late"))
+
+    make(Adds(events, "first")).fit(BoringModule())
+    assert events == [
+        "first start 0", "first end 0", "late end 0", "first start 1", "late start 1", "first end 1", "late end 1",
+    ]  # fmt: skip
+
+
+def test_a_callback_that_leaves_within_a_run_is_called_no_more() -> None:
+    events: list[str] = []
+
+    class Leaves(Records):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            trainer.callbacks.remove(self)
+
+    make(Leaves(events, "once"), Records(events, "other")).fit(BoringModule())
+    assert events == ["once start 0", "other start 0", "other end 0", "other start 1", "other end 1"]
+
+
+def test_a_list_changed_between_runs_is_that_of_the_next_run() -> None:
+    events: list[str] = []
+    trainer = make(Records(events, "a"), limit_train_batches=1)
+    held = trainer.callbacks
+    trainer.fit(BoringModule())
+    held[0] = Records(events, "b")
+    trainer.max_epochs = 2
+    trainer.fit(trainer.lightning_module)
+    assert events == ["a start 0", "a end 0", "b start 0", "b end 0"]
+
+
+def test_a_bad_change_within_a_run_can_be_caught_and_the_run_goes_on() -> None:
+    errors: list[str] = []
+
+    def add_a_class(trainer: Trainer, module: LightningModule) -> None:
+        try:
+            trainer.callbacks.append(Callback)  # type: ignore[arg-type]
+        except MisconfigurationException as error:
+            errors.append(str(error))
+
+    trainer = make(LambdaCallback(on_train_start=add_a_class))
+    trainer.fit(BoringModule())
+    assert (len(errors), len(trainer.callbacks), trainer.global_step) == (1, 1, 2)
+
+
+def test_configure_callbacks_stands_in_for_the_users_of_the_same_type() -> None:
+    events: list[str] = []
+
+    class Net(BoringModule):
+        def configure_callbacks(self) -> Any:
+            return Records(events, "module's")
+
+    users, other = Records(events, "user's"), Checkpoint()
+    trainer = make(users, other, limit_train_batches=1)
+    held = trainer.callbacks
+    trainer.fit(Net())
+    assert events == ["module's start 0", "module's end 0"]
+    assert [type(callback) for callback in held] == [Records, Checkpoint]
+    events.clear()
+    trainer.max_epochs = 2
+    trainer.fit(BoringModule())
+    assert events == ["user's start 0", "user's end 0"]
+    assert held is trainer.callbacks
+    assert held == [users, other]
+
+
+def test_older_hooks_are_warned_of_once_however_often_the_trainer_runs() -> None:
+    class Older(Callback):
+        def on_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None: ...
+
+    class Net(BoringModule):
+        def configure_callbacks(self) -> Any:
+            return [Checkpoint()]
+
+    with pytest.warns(DeprecationWarning, match=r"Older\.on_epoch_end is a hook of") as warned:
+        trainer = make(Older())
+    trainer.fit(Net())
+    trainer.callbacks.append(Callback())
+    trainer.test(verbose=False)
+    assert len(warned) == 1
+
+
+# -- what is said of callbacks ----------------------------------------------------------------------------------------
+
+
+class Last(Checkpoint):
+    """Saves nothing."""
+
+
+class Early(Callback):
+    runs_before = ("Records",)
+
+
+def test_describe_callbacks_prints_and_returns_the_order_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make(Last(), Records([], "r"), Early())
+    ordered = trainer.describe_callbacks()
+    assert [(type(o.callback).__name__, o.reason) for o in ordered] == [
+        ("Early", "given by the user; runs before Records 'r'"),
+        ("Records", "given by the user; after Early, which declares it"),
+        ("Last", "given by the user; position 'checkpoint'"),
+    ]
+    printed = capsys.readouterr().out
+    assert "Callbacks, in the order of their calls" in printed
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    assert rows == [
+        ["", "callback", "from", "reason"],
+        ["1", "Early", "user", "given by the user; runs before Records 'r'"],
+        ["2", "Records", "user", "given by the user; after Early, which declares it"],
+        ["3", "Last", "user", "given by the user; position 'checkpoint'"],
+    ]
+
+
+def test_checkpointing_cannot_be_switched_off_and_given() -> None:
+    with pytest.raises(MisconfigurationException, match=r"enable_checkpointing=False, callbacks=\[Last\(\.\.\.\)\]"):
+        make(Last(), enable_checkpointing=False)
+
+
+def test_max_time_beside_a_timer_is_ignored_with_a_warning() -> None:
+    from leyden.callbacks import Timer
+
+    timer = Timer(duration="00:00:10:00")
+    with pytest.warns(UserWarning, match="max_time='00:01:00:00'.* is ignored, since callbacks= holds a Timer"):
+        trainer = make(timer, max_time="00:01:00:00")
+    assert trainer.callbacks == [timer]
+    (own,) = make(max_time={"hours": 1}).callbacks
+    assert type(own) is Timer
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+class Keeps(Checkpoint):
+    """Saves after the first batch and calls that the best."""
+
+    best_model_path = ""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if not self.best_model_path:
+            trainer.save_checkpoint("best.ckpt")
+            self.best_model_path = "best.ckpt"
+
+
+class Sums(BoringModule):
+    """Evaluates to the sum of its weights."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("sum", self.layer.weight.sum())
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer.weight.sum()
+
+
+def outcome(trainer: Trainer, fn: str, *args: Any, **kwargs: Any) -> float:
+    result = getattr(trainer, fn)(*args, **kwargs)
+    return float(result[0]) if fn == "predict" else float(result[0]["sum"])
+
+
+@pytest.mark.parametrize("fn", ["validate", "test", "predict"])
+def test_without_a_model_the_last_one_is_evaluated_at_its_best_checkpoint(
+    fn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, module = make(Keeps()), Sums()
+    trainer.fit(module)
+    last = module.layer.weight.sum().item()
+    best = torch.load("best.ckpt")["state_dict"]["layer.weight"].sum().item()
+    assert last != best
+    assert outcome(trainer, fn, module) == pytest.approx(last)
+    with caplog.at_level("INFO", "leyden"):
+        assert outcome(trainer, fn) == pytest.approx(best)
+    assert f"Trainer.{fn}() without a model uses the best checkpoint of the last fit" in caplog.text
+    assert outcome(trainer, fn, ckpt_path="best") == pytest.approx(best)
+    assert trainer.ckpt_path == "best.ckpt"
+
+
+@pytest.mark.parametrize("fn", ["validate", "test", "predict"])
+def test_without_a_model_and_without_checkpoints_the_weights_are_as_they_are(fn: str) -> None:
+    trainer, module = make(), Sums()
+    trainer.fit(module)
+    assert outcome(trainer, fn) == pytest.approx(module.layer.weight.sum().item())
+
+
+@pytest.mark.parametrize("fn", ["validate", "test", "predict"])
+def test_the_datamodule_of_the_fit_is_that_of_the_evaluation_unless_loaders_are_given(fn: str) -> None:
+    asked: list[str] = []
+
+    class Data(LightningDataModule):
+        def __getattribute__(self, name: str) -> Any:
+            if name.endswith("_dataloader"):
+                asked.append(name)
+            return super().__getattribute__(name)
+
+        def train_dataloader(self) -> Any:
+            return BoringModule().train_dataloader()
+
+        val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    trainer, data = make(), Data()
+    trainer.fit(Sums(), datamodule=data)
+    asked.clear()
+    getattr(trainer, fn)()
+    assert set(asked) == {f"{'val' if fn == 'validate' else fn}_dataloader"}
+    asked.clear()
+    getattr(trainer, fn)(Sums(), BoringModule().test_dataloader())
+    assert (asked, trainer.datamodule) == ([], None)
+    getattr(trainer, fn)(Sums(), data)
+    assert trainer.datamodule is data
+
+
+def test_results_are_printed_when_they_are_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make()
+    trainer.validate(Sums(), verbose=False)
+    assert capsys.readouterr().out == ""
+    trainer.validate(Sums())
+    assert "validate metric" in capsys.readouterr().out
+
+
+# -- switches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batches", [True, 2])
+def test_fast_dev_run_runs_a_few_batches_of_everything_and_writes_nothing(batches: bool | int) -> None:
+    events: list[str] = []
+    trainer = Trainer(fast_dev_run=batches, accelerator="cpu", callbacks=Records(events, "r"))
+    module = BoringModule(batches={"train": 5, "val": 5, "test": 5, "predict": 5})
+    trainer.fit(module)
+    assert (trainer.current_epoch, trainer.global_step, len(events)) == (1, int(batches), 2 * int(batches))
+    assert trainer.num_val_batches == [int(batches)]
+    trainer.test(verbose=False)
+    assert len(trainer.predict() or []) == int(batches)
+    assert trainer.logger is not None
+    trainer.logger.experiment.add_anything("x", 1).at_all()
+    assert os.listdir() == []
+
+
+def test_barebones_trains_without_anything_beside() -> None:
+    trainer = Trainer(barebones=True, max_epochs=1, accelerator="cpu")
+    trainer.fit(BoringModule())
+    assert (trainer.global_step, trainer.callbacks, trainer.loggers, os.listdir()) == (2, [], [], [])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
+@pytest.mark.parametrize("empty", [None, True])
+def test_init_module_makes_the_module_as_the_run_wants_it(
+    precision: str, dtype: torch.dtype, empty: bool | None
+) -> None:
+    trainer = make(precision=precision)
+    with trainer.init_module(empty_init=empty):
+        module = BoringModule()
+    assert module.layer.weight.dtype is dtype
+    assert torch.get_default_dtype() is torch.float32
+    if empty is None:
+        torch.manual_seed(0)
+        with trainer.init_module():
+            seeded = BoringModule()
+        assert seeded.layer.weight.abs().max() <= 0.5  # as Linear(4, 2) draws it
+    trainer.fit(module)
+    assert trainer.global_step == 2
+
+
+def test_empty_init_leaves_the_generator_alone() -> None:
+    torch.manual_seed(0)
+    with make().init_module(empty_init=True):
+        BoringModule()
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)
+
+
+def test_a_saved_checkpoint_makes_its_folder() -> None:
+    trainer = make()
+    trainer.validate(BoringModule(), verbose=False)
+    trainer.save_checkpoint(Path("runs") / "1" / "a.ckpt")
+    assert os.listdir("runs/1") == ["a.ckpt"]
+
+
+class Bar(Callback):
+    role = "progress_bar"
+
+    def __init__(self) -> None:
+        self.printed: list[Any] = []
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        self.printed.append(args)
+
+
+def test_print_goes_through_the_progress_bar_while_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar()
+    trainer = make(bar, LambdaCallback(on_train_start=lambda trainer, module: trainer.print("within")))
+    trainer.print("before")
+    trainer.fit(BoringModule())
+    assert bar.printed == [("within",)]
+    assert capsys.readouterr().out == "before\n"
+
+
+# -- what a first user sees -------------------------------------------------------------------------------------------
+
+
+def terminal(script: str) -> list[str]:
+    """What a script prints in a process of its own, with Python's usual filter of warnings."""
+    header = "import torch, leyden\nfrom leyden.testing import BoringModule\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", header + script], capture_output=True, text=True, env={**os.environ}, check=False
+    )
+    return (ran.stdout + ran.stderr).splitlines()
+
+
+def test_a_plain_fit_says_one_line() -> None:
+    assert terminal("leyden.Trainer(max_epochs=1, accelerator='cpu').fit(BoringModule())") == [
+        "`Trainer.fit` stopped: `max_epochs=1` reached."
+    ]
+
+
+def test_a_mistake_ends_with_the_line_that_names_the_fix() -> None:
+    last = terminal("leyden.Trainer(max_epoch=1)")[-1]
+    assert (
+        last == "leyden.errors.UnknownArgumentError: Trainer() has no argument 'max_epoch'. Did you mean 'max_epochs'?"
+    )
