@@ -228,40 +228,6 @@ def test_files_of_an_earlier_run_stay() -> None:
     assert listing("kept") == ["epoch=1-step=8-v1.ckpt", "epoch=1-step=8.ckpt", "last-v1.ckpt", "last.ckpt"]
 
 
-class Failing(Trainer):
-    """A trainer whose n-th save fails, as when the disk is full."""
-
-    fails_at = 0
-
-    def save_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        self.fails_at -= 1
-        if self.fails_at == 0:
-            raise OSError("no space left on device")
-        super().save_checkpoint(*arguments, **named)
-
-
-@pytest.mark.parametrize(
-    ("fails_at", "files", "best", "last"),
-    [
-        (1, {}, "", ""),
-        (2, {"epoch=0.ckpt": 4}, "epoch=0.ckpt", ""),
-        (3, {"epoch=0.ckpt": 4, "last.ckpt": 4}, "epoch=0.ckpt", "last.ckpt"),
-        (4, {"epoch=0.ckpt": 4, "epoch=1.ckpt": 8, "last.ckpt": 4}, "epoch=1.ckpt", "last.ckpt"),
-    ],
-)
-def test_a_save_that_fails_leaves_files_and_memory_as_they_were(
-    fails_at: int, files: dict[str, int], best: str, last: str
-) -> None:
-    checkpoint = ModelCheckpoint("kept", "{epoch}", "val_loss", save_last=True)
-    trainer = Failing(max_epochs=2, logger=False, callbacks=checkpoint, discover_callbacks=False)
-    trainer.fails_at = fails_at
-    with pytest.raises(OSError, match="no space left"):
-        trainer.fit(Scripted([2.0, 1.0]))
-    assert steps(checkpoint) == files
-    assert os.path.basename(checkpoint.best_model_path) == best
-    assert os.path.basename(checkpoint.last_model_path) == last
-
-
 @pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt])
 def test_what_there_is_can_be_saved_on_an_exception(exception: type[BaseException]) -> None:
     class Break(Callback):

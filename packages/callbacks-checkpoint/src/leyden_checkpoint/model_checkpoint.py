@@ -23,7 +23,7 @@ from leyden_checkpoint.schedule import Schedule
 from leyden_checkpoint.scores import MissingMetric, Moment, ScoreWatch, missing_metric, saves_at_epoch_end
 from leyden_checkpoint.settings import check_settings
 from leyden_checkpoint.standing import KEPT, after_restart
-from leyden_checkpoint.writing import adopt, carry_out
+from leyden_checkpoint.writing import InFlight, adopt, carry_out, land
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -52,10 +52,17 @@ class ModelCheckpoint(Checkpoint):
         save_on_train_epoch_end: True saves at the end of the training epoch, False after validation. None chooses: the
             end of the epoch where a validation ends each epoch or there is none, else after each validation.
         enable_version_counter: a name that is taken gets ``-v1``; False overwrites.
+        asynchronous: training waits only while the tensors are copied to CPU memory (as much as a checkpoint has), and
+            goes on while a thread writes them. One save is in flight at most, the next waits for it; an error is raised
+            at the next save or at the end of the fit. Paths are named from the beginning of their save on:
+            `finish_saving` before you read one while training goes on.
+        on_save_error: ``"warn"`` lets training go on where a checkpoint could not be written, as on a full disk;
+            ``"raise"`` stops it. The checkpoints before it stay either way.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at the first save after which
             `monitor` should be there and is not, with the metrics there are.
+        OSError: a checkpoint could not be written.
 
     Example:
         >>> import os
@@ -91,6 +98,8 @@ class ModelCheckpoint(Checkpoint):
         every_n_epochs: int | None = None,
         save_on_train_epoch_end: bool | None = None,
         enable_version_counter: bool = True,
+        asynchronous: bool = False,
+        on_save_error: Literal["raise", "warn"] = "raise",
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self" and not name.startswith("__")}
         super().__init__()
@@ -111,6 +120,8 @@ class ModelCheckpoint(Checkpoint):
         self.train_time_interval = train_time_interval
         self.save_on_train_epoch_end = save_on_train_epoch_end
         self.enable_version_counter = enable_version_counter
+        self.asynchronous = asynchronous
+        self.on_save_error = on_save_error
 
         self.best_k_models: dict[str, Tensor] = {}
         self.best_model_path = ""
@@ -122,9 +133,11 @@ class ModelCheckpoint(Checkpoint):
         self.saved_at: tuple[int, int] | None = None
         self.waits_for_score = False
         self.written: set[str] = set()
+        self.left_over: set[str] = set()
 
         self._finds_dirpath = dirpath is None
         self._is_training = False
+        self._in_flight: InFlight | None = None
         self._schedule = Schedule()
         self._watch = None if monitor is None else ScoreWatch(monitor)
 
@@ -150,6 +163,7 @@ class ModelCheckpoint(Checkpoint):
         """Find the folder; a fit that resumes is told after this what was pending."""
         if stage != "fit":
             return
+        self.finish_saving(alone=True)  # what an earlier fit left when its end was interrupted
         self.saved_at, self.waits_for_score = None, False
         if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
@@ -199,27 +213,45 @@ class ModelCheckpoint(Checkpoint):
             self._end(trainer, "epoch", ends=self._saves_at_epoch_end(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where a checkpoint still waits for its score: nothing will bring it now."""
+        """Wait for the last save; say so where one still waits for its score, which nothing will bring now."""
         if self._is_training and self.waits_for_score:
             rank_zero_info(
                 f"{type(self).__name__}(monitor={self.monitor!r}): a checkpoint was due, but {self.monitor!r} was not "
                 "logged again before training ended, and an older score is not that of these weights. "
                 "Validate at the end, or use save_last=True."
             )
+        self.finish_saving()
         self._is_training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what there is when training is cut short, if `save_on_exception` asks for it."""
-        if not (self.save_on_exception and self._is_training) or self._saved_now(trainer):
-            return
-        metrics = self._metrics(trainer)
-        turn = decide(self, metrics, None, ranked=False, last=True)
-        turn.path = turn.path or free_path(self, metrics)
-        carry_out(self, trainer, trainer.strategy.broadcast(turn))
+        """Save what there is when training is cut short, if `save_on_exception` asks for it.
+
+        With several processes the first does it alone: another may have failed, and not be there to agree with.
+        """
+        try:
+            self.finish_saving(alone=True)
+        finally:
+            if self.save_on_exception and self._is_training and trainer.is_global_zero and not self._saved_now(trainer):
+                metrics = self._metrics(trainer)
+                turn = decide(self, metrics, None, ranked=False, last=True)
+                turn.path = turn.path or free_path(self, metrics)
+                carry_out(self, trainer, turn, alone=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save no more until the next training."""
+        """Save no more until the next training, and wait for what is still being saved."""
         self._is_training = False
+        self.finish_saving(alone=True)
+
+    def finish_saving(self, *, alone: bool = False) -> None:
+        """Return once the save in flight, if there is one, is on the disk; raise what kept it from getting there.
+
+        With several processes all must call it, except for one that is `alone` after an exception.
+        """
+        flight = self._in_flight
+        if flight is not None:
+            flight.writing.wait()  # an interrupt here leaves it in flight; the interpreter's exit waits for it too
+            self._in_flight = None
+            land(self, flight, alone=alone)
 
     def _saves_at_epoch_end(self, trainer: Trainer) -> bool:
         return saves_at_epoch_end(trainer) if self.save_on_train_epoch_end is None else self.save_on_train_epoch_end
@@ -235,14 +267,29 @@ class ModelCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> None:
         if self._saved_now(trainer) and not self.waits_for_score:
             return
-        turn = trainer.strategy.broadcast(self._decide(trainer, moment, due=due, ends=ends))
+        turn = self._agree(trainer, moment, due=due, ends=ends)
+        if turn.files and self._in_flight is not None:
+            self.finish_saving()
+            turn = self._agree(trainer, moment, due=due, ends=ends)  # what is to be kept may have changed
+        self._in_flight = carry_out(self, trainer, turn) or self._in_flight
+
+    def _agree(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> Turn:
+        """Let the first process decide; whatever goes wrong there is raised in every process."""
+        error: Exception | None = None
+        try:
+            decided = self._decide(trainer, moment, due=due, ends=ends)
+        except Exception as problem:
+            error, decided = problem, Turn(error=f"The first process failed: {type(problem).__name__}: {problem}")
+        turn: Turn = trainer.strategy.broadcast(decided)
+        if error is not None:
+            raise error
         if turn.error:
             raise MisconfigurationException(turn.error)
-        carry_out(self, trainer, turn)
+        return turn
 
-    def _decide(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> Turn | None:
+    def _decide(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> Turn:
         if not trainer.is_global_zero:
-            return None
+            return Turn()
         metrics, score = self._metrics(trainer), None
         if due and self._watch is not None and self.save_top_k != 0:
             try:
@@ -319,6 +366,10 @@ class ModelCheckpoint(Checkpoint):
             )
         names = KEPT if same_ranking else ("last_model_path",)
         adopt(self, {name: state_dict[name] for name in names if name in state_dict})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has nothing in flight."""
+        return {**self.__dict__, "_in_flight": None}
 
     def _metrics(self, trainer: Trainer) -> dict[str, Tensor]:
         """All metrics there are, and the counters, which no metric of the same name replaces in a file's name."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leyden_checkpoint import files
+from leyden_checkpoint.background import RESERVED
 from leyden_checkpoint.naming import first_free_name
 from leyden_checkpoint.ranking import is_in_top_k, with_entry, worst_of
 from leyden_checkpoint.standing import standing_of
@@ -25,7 +26,6 @@ class Turn:
 
     Attributes:
         error: why nothing can be done; raised in every process.
-        waits: a checkpoint is due, but the score of this step is yet to come.
         path: where the checkpoint goes; empty when none is due, or this one is not among the best.
         last: where the newest checkpoint goes; empty when none is wanted.
         links: `last` becomes a link to `path`.
@@ -34,12 +34,16 @@ class Turn:
     """
 
     error: str = ""
-    waits: bool = False
     path: str = ""
     last: str = ""
     links: bool = False
     standing: dict[str, Any] = field(default_factory=dict)
     superseded: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        """What is to be written, in this order."""
+        return [path for path in (self.path, self.last) if path]
 
 
 def decide(
@@ -60,7 +64,11 @@ def decide(
 def free_path(checkpoint: ModelCheckpoint, metrics: Mapping[str, Any], *, replaces: str = "") -> str:
     """Return where a checkpoint goes; the file it `replaces` may give its name if this process wrote it."""
     reusable = {replaces} & checkpoint.written
-    return _free_path(checkpoint, metrics, None, lambda path: path not in reusable and files.exists(path))
+    return _free_path(checkpoint, metrics, None, lambda path: path not in reusable and _is_taken(path))
+
+
+def _is_taken(path: str) -> bool:
+    return path in RESERVED or files.exists(path)
 
 
 def _keep_newest(checkpoint: ModelCheckpoint, metrics: Mapping[str, Any], turn: Turn) -> None:
@@ -86,7 +94,7 @@ def _keep_last(checkpoint: ModelCheckpoint, metrics: Mapping[str, Any], turn: Tu
     previous = checkpoint.last_model_path
 
     def is_taken(path: str) -> bool:
-        return path == turn.path or (path != previous and files.exists(path))
+        return path == turn.path or (path != previous and _is_taken(path))
 
     turn.last = _free_path(checkpoint, metrics, checkpoint.CHECKPOINT_NAME_LAST, is_taken)
     turn.links = checkpoint.save_last == "link" and bool(turn.path)

@@ -76,13 +76,25 @@ def _rhythm_problems(given: dict[str, Any], owner: str) -> list[str]:
     return problems
 
 
-_FLAGS = ("verbose", "save_on_exception", "save_weights_only", "auto_insert_metric_name", "enable_version_counter")
+_FLAGS = (
+    "verbose",
+    "save_on_exception",
+    "save_weights_only",
+    "auto_insert_metric_name",
+    "enable_version_counter",
+    "asynchronous",
+)
 
 
 def _flag_problems(given: dict[str, Any]) -> list[str]:
     problems = [
         f"{name}={given[name]!r}: expected True or False" for name in _FLAGS if not isinstance(given[name], bool)
     ]
+    if given["on_save_error"] not in ("raise", "warn"):
+        problems.append(
+            f"on_save_error={given['on_save_error']!r}: expected 'raise' (training stops) or 'warn' (it goes on)."
+            f"{did_you_mean(str(given['on_save_error']), ('raise', 'warn'))}"
+        )
     if given["save_on_train_epoch_end"] is not None and not isinstance(given["save_on_train_epoch_end"], bool):
         problems.append(
             f"save_on_train_epoch_end={given['save_on_train_epoch_end']!r}: expected True, False (after validation) or "

@@ -3,42 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from leyden.rank_zero import rank_zero_info
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.state import storage
+from leyden.state.checkpoint import dump
 from leyden_checkpoint import files
+from leyden_checkpoint.background import RESERVED, Background
+from leyden_checkpoint.snapshot import snapshot
 
 if TYPE_CHECKING:
     from leyden import Trainer
     from leyden_checkpoint.model_checkpoint import ModelCheckpoint
     from leyden_checkpoint.saving import Turn
 
-__all__ = ["adopt", "carry_out"]
+__all__ = ["InFlight", "adopt", "carry_out", "land"]
 
 
-def carry_out(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn) -> None:
-    """Do what was decided, in every process.
+@dataclass(slots=True)
+class Outcome:
+    """How far the writing got: the files that are whole now, and what kept it from going on."""
+
+    files: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A save that was begun: what the callback looked like before, and what it looks like with it."""
+
+    trainer: Trainer
+    turn: Turn
+    before: dict[str, Any]
+    after: dict[str, Any]
+    writing: Background[Outcome]
+
+
+def carry_out(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, alone: bool = False) -> InFlight | None:
+    """Do what was decided, in every process; return the save that is in flight where the callback is asynchronous.
 
     The callback's attributes change first, since the files hold them; where writing fails they are set back, so that
-    nothing is remembered that was not written, and nothing is removed.
+    nothing is remembered that was not written, and nothing is removed. `alone` is for a process that was torn out of
+    its run: it waits for no other, and for no thread to come.
     """
-    after = dict(turn.standing)
-    if turn.path or turn.last:
-        after["saved_at"] = (trainer.current_epoch, trainer.global_step)
+    if not turn.files:
+        adopt(checkpoint, turn.standing)
+        _announce(checkpoint, turn)
+        return None
+    after = {**turn.standing, "saved_at": (trainer.current_epoch, trainer.global_step)}
     before = {name: getattr(checkpoint, name) for name in (*after, "last_model_path")}
+    in_background = checkpoint.asynchronous and not alone
+    turn.superseded += checkpoint.left_over
+    superseded = checkpoint.written.intersection(turn.superseded).difference(turn.files)
     adopt(checkpoint, after)
     try:
-        if turn.path:
-            _write(checkpoint, trainer, turn.path)
-            before = {"last_model_path": before["last_model_path"]}  # the ranking is true from here on
-        if turn.last:
-            _write(checkpoint, trainer, turn.last, linked_to=turn.path if turn.links else "")
+        content = _content(checkpoint, trainer, copied=in_background, alone=alone)
+        write = partial(_write, content, turn, superseded) if trainer.is_global_zero else Outcome
+        if in_background:
+            RESERVED.update(turn.files)
+            return InFlight(trainer, turn, before, after, Background(write))
+        outcome = write()
     except BaseException:
         adopt(checkpoint, before)
         raise
-    _remove(checkpoint, trainer, [path for path in turn.superseded if path not in (turn.path, turn.last)])
-    if checkpoint.verbose:
-        _announce(checkpoint, turn)
+    _conclude(checkpoint, trainer, turn, before, after, outcome, alone=alone)
+    return None
+
+
+def land(checkpoint: ModelCheckpoint, flight: InFlight, *, alone: bool = False) -> None:
+    """Have what came of a save in flight, its error above all, once it is done."""
+    turn = flight.turn
+    outcome = flight.writing.result()
+    RESERVED.difference_update(turn.files)
+    if outcome.error is not None:
+        outcome.error.add_note(f"This came up in the background, while {turn.files[0]} was being saved.")
+    _conclude(checkpoint, flight.trainer, turn, flight.before, flight.after, outcome, alone=alone)
 
 
 def adopt(checkpoint: ModelCheckpoint, standing: Mapping[str, Any]) -> None:
@@ -47,28 +88,105 @@ def adopt(checkpoint: ModelCheckpoint, standing: Mapping[str, Any]) -> None:
         setattr(checkpoint, name, value)
 
 
-def _write(checkpoint: ModelCheckpoint, trainer: Trainer, path: str, *, linked_to: str = "") -> None:
-    if linked_to:
-        if trainer.is_global_zero:
-            files.link(linked_to, path)
-        trainer.strategy.barrier()
-    else:
-        trainer.save_checkpoint(path, checkpoint.save_weights_only)
-    checkpoint.written.add(path)
-    if trainer.is_global_zero:
+def _content(checkpoint: ModelCheckpoint, trainer: Trainer, *, copied: bool, alone: bool) -> dict[str, Any] | None:
+    """What the file is to hold; None where another process writes it. If one process fails here, all do."""
+    content: dict[str, Any] | None = None
+    error: Exception | None = None
+    try:
+        content = dump(trainer, checkpoint.save_weights_only)
+        if not trainer.is_global_zero:
+            content = None
+        elif copied:
+            content = snapshot(content)
+    except Exception as problem:
+        error = problem
+    all_well = alone or trainer.strategy.reduce_boolean_decision(error is None, all=True)
+    if error is not None:
+        raise error
+    if not all_well:
+        raise RuntimeError(f"{type(checkpoint).__name__}: another process failed while it gathered the checkpoint.")
+    return content
+
+
+def _write(content: Any, turn: Turn, superseded: set[str]) -> Outcome:
+    """Write the files, then remove what they supersede. On a thread it touches nothing that training does."""
+    outcome = Outcome()
+    try:
+        if turn.path:
+            storage.save(content, turn.path)
+            outcome.files.append(turn.path)
+        if turn.last:
+            if turn.links:
+                files.link(turn.path, turn.last)
+            else:
+                storage.save(content, turn.last)
+            outcome.files.append(turn.last)
+        for path in sorted(superseded):
+            files.remove(path)
+    except Exception as error:
+        outcome.error = error
+    return outcome
+
+
+def _conclude(
+    checkpoint: ModelCheckpoint,
+    trainer: Trainer,
+    turn: Turn,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    outcome: Outcome,
+    *,
+    alone: bool,
+) -> None:
+    """Remember what was written, in every process; set back what was not, and raise or tell what went wrong."""
+    outcome = outcome if alone else _shared(trainer, outcome)
+    checkpoint.written.update(outcome.files)
+    superseded = set(turn.superseded).difference(turn.files)
+    if outcome.error is None:
+        checkpoint.written -= superseded
+        checkpoint.left_over = set()
+    elif turn.files[0] in outcome.files:
+        checkpoint.left_over = superseded
+    if turn.path and turn.path not in outcome.files:
+        # What changed since the save began, as a score that was no better does, is not set back.
+        adopt(checkpoint, {name: before[name] for name in after if getattr(checkpoint, name) is after[name]})
+    elif turn.last and turn.last not in outcome.files:
+        names = ["last_model_path"] if turn.path else list(after)
+        adopt(checkpoint, {name: before[name] for name in names if getattr(checkpoint, name) is after[name]})
+    if outcome.files and trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.after_save_checkpoint(checkpoint)
+    if outcome.error is None:
+        _announce(checkpoint, turn)
+    elif checkpoint.on_save_error == "raise":
+        raise outcome.error
+    else:
+        _warn(checkpoint, turn, outcome)
 
 
-def _remove(checkpoint: ModelCheckpoint, trainer: Trainer, superseded: list[str]) -> None:
-    """Remove those that this process wrote; what an earlier run left is not ours to delete."""
-    for path in checkpoint.written.intersection(superseded):
-        if trainer.is_global_zero:
-            files.remove(path)
-    checkpoint.written.difference_update(superseded)
+def _shared(trainer: Trainer, outcome: Outcome) -> Outcome:
+    """The first process's outcome, in every process; errors travel as text, since not every one can be pickled."""
+    if trainer.world_size == 1:
+        return outcome
+    told = f"{type(outcome.error).__name__}: {outcome.error}" if outcome.error is not None else ""
+    written, told = trainer.strategy.broadcast((outcome.files, told))
+    if trainer.is_global_zero or not told:
+        return Outcome(written, outcome.error)
+    return Outcome(written, RuntimeError(f"The first process could not save a checkpoint. {told}"))
+
+
+def _warn(checkpoint: ModelCheckpoint, turn: Turn, outcome: Outcome) -> None:
+    missing = [path for path in turn.files if path not in outcome.files]
+    what = f"could not save {' and '.join(missing)}" if missing else "could not remove what is superseded"
+    rank_zero_warn(
+        f"{type(checkpoint).__name__} {what}; training goes on (on_save_error='warn'), and the checkpoints before it "
+        f"stay. {type(outcome.error).__name__}: {outcome.error}"
+    )
 
 
 def _announce(checkpoint: ModelCheckpoint, turn: Turn) -> None:
+    if not checkpoint.verbose:
+        return
     score = turn.standing.get("current_score")
     told = "" if score is None else f" with {checkpoint.monitor}={float(score):.5f}"
     if turn.path:

@@ -1,0 +1,40 @@
+"""Work on a thread of its own: its value, its error, and that the interpreter's exit waits for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leyden_checkpoint.background import Background
+
+
+def test_what_the_call_raises_comes_out_where_it_is_waited_for() -> None:
+    def fail() -> None:
+        raise OSError("no space left")
+
+    work = Background(fail)
+    work.wait()
+    with pytest.raises(OSError, match="no space left"):
+        work.result()
+
+
+def test_the_exit_of_the_interpreter_waits(tmp_path: Path) -> None:
+    """The thread begins to write when the main thread has ended, and the file is whole nevertheless."""
+    script = """
+import threading, torch
+from leyden.state import storage
+from leyden_checkpoint.background import Background
+
+def write():
+    threading.main_thread().join()
+    storage.save({"step": 7}, "late.ckpt")
+
+Background(write)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    import torch
+
+    assert torch.load(tmp_path / "late.ckpt", weights_only=True) == {"step": 7}
