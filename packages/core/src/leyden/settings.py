@@ -88,8 +88,7 @@ class Settings:
         if isinstance(self.accumulate_grad_batches, Mapping):
             raise MisconfigurationException(
                 f"Trainer(accumulate_grad_batches={self.accumulate_grad_batches!r}): expected an int >= 1. For a "
-                "factor that "
-                "changes by epoch use the callback GradientAccumulationScheduler(scheduling=...) of "
+                "factor that changes by epoch use the callback GradientAccumulationScheduler(scheduling=...) of "
                 "leyden-callbacks-optim."
             )
         if not _is_int(self.accumulate_grad_batches) or self.accumulate_grad_batches < 1:
@@ -134,8 +133,8 @@ class Settings:
         if self.check_val_every_n_epoch is None and isinstance(interval, float):
             raise MisconfigurationException(
                 f"Trainer(val_check_interval={interval!r}, check_val_every_n_epoch=None) counts training batches "
-                "across epochs, "
-                "so val_check_interval must be an int; give a number of batches or set check_val_every_n_epoch=1."
+                "across epochs, so val_check_interval must be an int; give a number of batches or "
+                "set check_val_every_n_epoch=1."
             )
         clip = self.gradient_clip_val
         if clip is not None and (not _is_number(clip) or not clip >= 0):

@@ -41,8 +41,7 @@ def _verify_fit(trainer: Trainer) -> None:
         raise MisconfigurationException(
             f"{type(module).__name__} has no configure_optimizers, so fit has nothing to step. Define it, e.g. "
             "`def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)`; return None from it "
-            "to train "
-            "without an optimizer."
+            "to train without an optimizer."
         )
     _need_loader(trainer, "train_dataloader")
     if module.automatic_optimization:
@@ -58,8 +57,7 @@ def _verify_fit(trainer: Trainer) -> None:
         if value:
             raise MisconfigurationException(
                 f"Trainer({name}={value}) steers automatic optimisation, but {type(module).__name__} has "
-                f"automatic_optimization = False; {fix} "
-                f"instead, and leave {name} out."
+                f"automatic_optimization = False; {fix} instead, and leave {name} out."
             )
 
 
@@ -75,6 +73,5 @@ def _need_loader(trainer: Trainer, name: str) -> None:
     if not has_loader(trainer, name):
         raise MisconfigurationException(
             f"no {name}: pass one as `trainer.{_FORMS[name]}`, or define {name}() in "
-            f"{type(trainer.lightning_module).__name__} or in a "
-            "LightningDataModule given as datamodule=."
+            f"{type(trainer.lightning_module).__name__} or in a LightningDataModule given as datamodule=."
         )
