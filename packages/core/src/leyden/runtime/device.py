@@ -61,22 +61,17 @@ def root_device(accelerator: str, index: int) -> torch.device:
 def _parse_devices(devices: Any, available: int) -> list[int]:
     if devices == "auto":
         return [0]
+    wanted = devices
     if isinstance(devices, str):
         try:
             parts = [int(part) for part in devices.split(",") if part.strip()]
         except ValueError:
             raise _unreadable(devices) from None
-        return _parse_devices(parts if "," in devices else parts[0], available) if parts else []
-    if isinstance(devices, bool):
-        raise _unreadable(devices)
-    if isinstance(devices, int):
-        if devices == -1:
-            return list(range(available))
-        if devices < 1:
-            raise _unreadable(devices)
-        return list(range(devices))
-    if isinstance(devices, Sequence) and all(type(index) is int and index >= 0 for index in devices):
-        return list(devices)
+        wanted = parts if "," in devices or not parts else parts[0]
+    if type(wanted) is int and (wanted == -1 or wanted >= 1):
+        return list(range(available if wanted == -1 else wanted))
+    if isinstance(wanted, Sequence) and all(type(index) is int and index >= 0 for index in wanted):
+        return list(wanted)
     raise _unreadable(devices)
 
 

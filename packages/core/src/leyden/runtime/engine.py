@@ -139,10 +139,10 @@ class Engine:
         if not value:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if algorithm == "value":
-            torch.nn.utils.clip_grad_value_(parameters, value)
-        else:
+        if algorithm == "norm":
             self._strategy.clip_grad_norm(parameters, float(value))
+        elif parameters:  # torch cannot clip the values of nothing
+            torch.nn.utils.clip_grad_value_(parameters, value)
 
 
 class _NothingToStepError(Exception):
