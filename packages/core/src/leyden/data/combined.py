@@ -170,8 +170,11 @@ class CombinedLoader(Iterable[tuple[Any, int, int]]):
                 f"The state is of a CombinedLoader with mode {state['mode']!r} and {len(state['members'])} loaders; "
                 f"this one has mode {self._mode!r} and {len(self._members)}."
             )
-        for member, member_state in zip(self._members, state["members"], strict=True):
-            if member_state is not None and hasattr(member, "load_state_dict"):
+        cursor = state["cursor"]
+        for index, (member, member_state) in enumerate(zip(self._members, state["members"], strict=True)):
+            # A loader that is not read on must not go on when it is next begun.
+            read_on = cursor["member"] == index if self._mode == "sequential" else not cursor["exhausted"][index]
+            if (read_on or self._mode == "max_size_cycle") and member_state and hasattr(member, "load_state_dict"):
                 member.load_state_dict(member_state)
         self._cursor = _Cursor(len(self._members))
         self._cursor.member = state["cursor"]["member"]

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from leyden.rank_zero import rank_zero_warn
 from leyden.state.rng import collect_rng, restore_rng
 
-__all__ = ["ResumableLoader"]
+__all__ = ["ResumableLoader", "generator_states", "set_generator_states"]
 
 
 class ResumableLoader:
@@ -54,7 +54,7 @@ class ResumableLoader:
             and not _has_state(loader)
         ):
             name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-            self._indices = _Indices(getattr(loader, name), _generators(loader))
+            self._indices = _Indices(getattr(loader, name), loader)
             # A copy that lives as long as this object, so that persistent workers persist; DataLoader refuses to have
             # its samplers replaced by assignment.
             self._read = copy.copy(loader)
@@ -81,18 +81,19 @@ class ResumableLoader:
         if state is None or not state["batches"]:
             return iter(self._read)
         self._batches = int(state["batches"])
-        now = collect_rng()
+        now, generators = collect_rng(), generator_states(self.loader)
         try:
             return self._go_on(state)
         finally:
             restore_rng(now)
+            set_generator_states(self.loader, generators)
 
     def _go_on(self, state: Mapping[str, Any]) -> Iterator[Any]:
         if state["own"] is not None and _has_state(self.loader):
             self.loader.load_state_dict(state["own"])
             return iter(self.loader)
         if self._indices is not None and state["drawn"] is not None:
-            self._indices.resume(state["drawn"], state["generators"], self._batches)
+            self._indices.resume(state["drawn"], self._batches)
             return iter(self._read)
         return _read_on(self.loader, self._batches)
 
@@ -102,11 +103,12 @@ class ResumableLoader:
             "batches": self._batches if batches is None else batches,
             "own": self.loader.state_dict() if _has_state(self.loader) else None,
             "drawn": None if self._indices is None else self._indices.drawn_at,
-            "generators": [generator.get_state() for generator in _generators(self.loader)],
+            "generators": generator_states(self.loader),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration begin at the place of `state`."""
+        set_generator_states(self.loader, state["generators"])
         self._resumed = state
 
 
@@ -134,11 +136,10 @@ class _Indices:
         drawn_at: the generators' states before the first draw of the iteration that was begun last.
     """
 
-    def __init__(self, sampler: Any, generators: list[torch.Generator]) -> None:
-        self._sampler, self._generators = sampler, generators
+    def __init__(self, sampler: Any, loader: Any) -> None:
+        self._sampler, self._loader = sampler, loader
         self._skip = 0
         self._resumed_at: Mapping[str, Any] | None = None
-        self._left_at: list[torch.Tensor] = []
         self.drawn_at: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -149,32 +150,29 @@ class _Indices:
             raise AttributeError(name)
         return getattr(self._sampler, name)
 
-    def resume(self, drawn_at: Mapping[str, Any], left_at: list[torch.Tensor], skip: int) -> None:
-        """Let the next iteration draw as from `drawn_at` without the first `skip`, and leave generators as `left_at`."""
-        self._resumed_at, self._left_at, self._skip = drawn_at, left_at, skip
+    def resume(self, drawn_at: Mapping[str, Any], skip: int) -> None:
+        """Let the next iteration draw as from `drawn_at`, without the first `skip`."""
+        self._resumed_at, self._skip = drawn_at, skip
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, since samplers are: nothing is drawn before the first index is asked for.
         resumed_at, self._resumed_at = self._resumed_at, None
+        now = {"run": collect_rng(), "generators": generator_states(self._loader)}
         if resumed_at is None:
-            states = [generator.get_state() for generator in self._generators]
-            self.drawn_at = {"run": collect_rng(), "generators": states}
+            self.drawn_at = now
             yield from self._sampler
             return
         self.drawn_at = resumed_at
-        now = collect_rng()
-        restore_rng(resumed_at["run"])
-        self._set_generators(resumed_at["generators"])
+        self._restore(resumed_at)
         indices = iter(self._sampler)
         for _ in islice(indices, self._skip):
             pass
-        restore_rng(now)
-        self._set_generators(self._left_at)
+        self._restore(now)
         yield from indices
 
-    def _set_generators(self, states: list[torch.Tensor]) -> None:
-        for generator, state in zip(self._generators, states, strict=False):
-            generator.set_state(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        restore_rng(state["run"])
+        set_generator_states(self._loader, state["generators"])
 
 
 def _has_state(loader: Any) -> bool:
@@ -202,3 +200,14 @@ def _generators(loader: Any) -> list[torch.Generator]:
     samplers += [getattr(sampler, "sampler", None) for sampler in samplers]
     found = {id(g): g for owner in (loader, *samplers) if (g := getattr(owner, "generator", None)) is not None}
     return [generator for generator in found.values() if isinstance(generator, torch.Generator)]
+
+
+def generator_states(loader: Any) -> list[torch.Tensor]:
+    """Return the states of the generators that a loader and its samplers have of their own."""
+    return [generator.get_state() for generator in _generators(loader)]
+
+
+def set_generator_states(loader: Any, states: list[torch.Tensor]) -> None:
+    """Put back what `generator_states` returned."""
+    for generator, state in zip(_generators(loader), states, strict=False):
+        generator.set_state(state)

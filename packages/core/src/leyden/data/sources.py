@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from torch import Tensor
+
 from leyden.data.combined import CombinedLoader, Mode
 from leyden.data.loaders import (
     check_loader,
@@ -19,7 +21,7 @@ from leyden.data.loaders import (
     seed_workers,
     set_epoch,
 )
-from leyden.data.resumable import ResumableLoader
+from leyden.data.resumable import ResumableLoader, generator_states, set_generator_states
 from leyden.data.samplers import overfit_loader
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_warn
@@ -87,6 +89,15 @@ class TrainSource:
         if self._all_of_it:
             return self._start()
         return islice(self._start(), int(self.num_batches)) if self.num_batches else iter(())
+
+    def generator_states(self) -> list[list[Tensor]]:
+        """Return, per loader, the states of generators of its own: they outlive an epoch."""
+        return [generator_states(loader) for loader in self._single]
+
+    def set_generator_states(self, states: list[list[Tensor]]) -> None:
+        """Put back what `generator_states` returned."""
+        for loader, state in zip(self._single, states, strict=False):
+            set_generator_states(loader, state)
 
     def resume(self, state: Mapping[str, Any]) -> Iterator[Any]:
         """Return the rest of the epoch in which `state` was made; nothing read before is read again, where it can be."""
@@ -180,6 +191,15 @@ class EvalSource:
         for loader in self._single:
             set_epoch(loader, epoch)
 
+    def generator_states(self) -> list[list[Tensor]]:
+        """Return, per loader, the states of generators of its own: they outlive a pass."""
+        return [generator_states(loader) for loader in self._single]
+
+    def set_generator_states(self, states: list[list[Tensor]]) -> None:
+        """Put back what `generator_states` returned."""
+        for loader, state in zip(self._single, states, strict=False):
+            set_generator_states(loader, state)
+
     def __iter__(self) -> Iterator[tuple[int, Iterator[Any]]]:
         return self.resume(None)
 
@@ -190,8 +210,9 @@ class EvalSource:
             if index < first:
                 continue
             if state is not None and index == first:
-                loader.load_state_dict(state["place"])
                 batches -= done
+                if batches:  # a state that nobody goes on from would be taken by the next pass
+                    loader.load_state_dict(state["place"])
             if batches == math.inf:
                 yield index, _starter(loader)()
             else:

@@ -154,6 +154,7 @@ class FitLoop(FitProgress):
         self.epoch += 1
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.epoch_started = self.epoch_skipped = False
+        self._resumed = {}
 
     def _run_batches(self, source: TrainSource) -> None:
         """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
@@ -272,6 +273,12 @@ class FitLoop(FitProgress):
         """The batches ran out by themselves: were there any, and as many as the dataloader said?"""
         if not self.batches_done:
             raise source.nothing_read_error()
+        trainer, module = self._trainer, self._trainer.lightning_module
+        if self.epoch == 0 and not trainer.engine.steps and trainer.optimizers and module.automatic_optimization:
+            rank_zero_info(
+                f"No optimizer step was taken in the whole first epoch. Does {type(module).__name__}.training_step "
+                "return the loss?"
+            )
         if not self.is_last_batch:
             rank_zero_warn(
                 f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; "

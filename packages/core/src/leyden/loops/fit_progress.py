@@ -100,6 +100,7 @@ class FitProgress:
             "metrics": self._trainer.journal.state_dict(),
             "gradients": {name: grad.clone() for name, grad in self._gradients().items()},
             "place": self._place(),
+            "generators": self._generators(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,6 +110,7 @@ class FitProgress:
             state.update(is_last_batch=False, window_ends=False, stepped=False)
         boundary = self._boundary if self.in_batch else None
         state["place"] = self._place() if boundary is None else boundary["place"]
+        state["generators"] = self._generators() if boundary is None else boundary["generators"]
         return state
 
     def run_state(self) -> dict[str, Any]:
@@ -124,7 +126,7 @@ class FitProgress:
         if self.pending == "epoch" and not (self.is_last_batch or self.epoch_skipped):
             self.pending = ""
         self.batch_idx = self.batches_done - 1
-        self._resumed = {"place": state["place"]}
+        self._resumed = {"place": state["place"], "generators": state["generators"]}
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Take what `run_state` gave; random numbers and gradients are put back when the loop goes on."""
@@ -137,10 +139,15 @@ class FitProgress:
         gradients = self._resumed.get("gradients") or {}
         if gradients:
             assert self._optimization is not None
-            self._optimization.window_open = True
+            self._optimization.window_open = not self._optimization.keeps_gradients
             for name, parameter in self._trainer.lightning_module.named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
+        for source, states in zip(
+            (self.source, self.val_loop.source), self._resumed.get("generators", ()), strict=False
+        ):
+            if source is not None:
+                source.set_generator_states(states)
         if "rng" in self._resumed:
             restore_rng(self._resumed["rng"])
         if self.pending == "validation":
@@ -153,6 +160,10 @@ class FitProgress:
             return {}
         named = self._trainer.lightning_module.named_parameters()
         return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+
+    def _generators(self) -> list[list[Any]]:
+        """States of generators that dataloaders have of their own, for training and validation."""
+        return [[] if source is None else source.generator_states() for source in (self.source, self.val_loop.source)]
 
     def _place(self) -> dict[str, Any] | None:
         """Where the data stand that are being read."""

@@ -95,7 +95,7 @@ class AutomaticOptimization:
             self._optimizer_step(self._optimizer)
         else:
             self._engine.steps += 1
-        return True
+        return not self._engine.skipped
 
     def _run_with_closure(self, batch: Any, batch_idx: int) -> bool:
         """Let the module's `optimizer_step`, or an optimizer that needs a closure, call the step."""
@@ -122,7 +122,8 @@ class AutomaticOptimization:
                 "gradient was computed; call optimizer.step(closure=optimizer_closure), or optimizer_closure() when "
                 "you skip the step."
             )
-        stepped, engine.idle, self.window_open = self.window_open, False, False
+        stepped = self.window_open and not engine.skipped
+        engine.idle = self.window_open = False
         # One call is one step, as without an override: also where it stepped the bare optimizer, or chose not to.
         engine.steps = steps_before + stepped
         return stepped

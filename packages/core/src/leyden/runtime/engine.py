@@ -28,6 +28,7 @@ class Engine:
 
     Attributes:
         steps: optimizer steps taken since the trainer was made, or restored: ``trainer.global_step``.
+        skipped: whether the gradient scaler left the last step out, because gradients were infinite.
         optimizers: the user's optimizers, wrapped so that ``step()`` runs precision and hooks.
         idle: set by the closure of a module's ``optimizer_step`` that found no gradient to step with (``training_step``
             returned None throughout the window): a wrapped optimizer then does nothing, which also keeps it from using
@@ -36,7 +37,7 @@ class Engine:
 
     __slots__ = (
         "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "idle",
-        "optimizers", "steps",
+        "optimizers", "skipped", "steps",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         self._clip = False
         self.optimizers: list[LightningOptimizer] = []
         self.steps = 0
+        self.skipped = False
         self.idle = False
 
     def prepare(self, module: LightningModule, optimizers: list[Optimizer], overridden: Callable[[str], bool]) -> None:
@@ -81,16 +83,19 @@ class Engine:
                 if needs_closure(optimizer):
                     raise MisconfigurationException(
                         f"{type(optimizer).__name__} evaluates its closure several times a step, which the gradient "
-                        "scaler of "
-                        "precision='16-mixed' cannot follow; use precision='bf16-mixed' or another optimizer."
+                        "scaler of precision='16-mixed' cannot follow; use precision='bf16-mixed' or another optimizer."
                     )
                 result = closure()
                 if self.idle:
                     return result
             scaler.unscale_(optimizer)
             self._before_step(optimizer)
+            scale = scaler.get_scale()
             scaler.step(optimizer, **kwargs)
             scaler.update()
+            self.skipped = scaler.get_scale() < scale
+            if self.skipped:
+                return result
         elif closure is None:
             if self._clip or self._plan.on_before_optimizer_step is not None:
                 self._before_step(optimizer)
