@@ -6,7 +6,6 @@ A row says what is done, which error it gives, and which words the message must 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -179,12 +178,6 @@ def plateau(module: Any, **more: Any) -> Any:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ReduceLROnPlateau(optimizer), **more}}
 
 
-def compiled(module: nn.Module) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, while it imports its compiler
-        return torch.compile(module)
-
-
 NAMED = "configure_optimizers"
 
 
@@ -193,7 +186,6 @@ NAMED = "configure_optimizers"
     Row("the class", lambda: fit(Net), ("Net", "It is the class", "Net(...)")),
     Row("None", lambda: fit(None), ("None", "expected a LightningModule")),
     Row("the data first", lambda: fit(LightningDataModule(), Net()), ("LightningDataModule", "model comes first")),
-    Row("compiled", lambda: fit(compiled(Net())), ("compiled", "self.net = torch.compile(self.net)")),
     Row("no super().__init__()", lambda: fit(Forgetful()), ("Forgetful.__init__", "super().__init__()")),
     Row("layers before super().__init__()", ForgetfulWithLayers, ("ForgetfulWithLayers", "super().__init__()")),
     Row("no training_step", lambda: fit(Bare(), [1]), ("Bare has no training_step", "def training_step(self, batch")),

@@ -357,6 +357,23 @@ def test_a_plain_fit_says_one_line() -> None:
     ]
 
 
+def test_a_compiled_module_is_refused() -> None:
+    last = terminal("leyden.Trainer(accelerator='cpu').fit(torch.compile(BoringModule()))")[-1]
+    assert last.endswith("compile the network inside it instead: self.net = torch.compile(self.net).")
+
+
+def test_a_loss_that_is_never_returned_is_told_after_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    class Forgets(BoringModule):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            self.loss(batch)
+
+    with caplog.at_level("INFO", "leyden"):
+        make(max_epochs=3).fit(Forgets())
+    assert [record.getMessage() for record in caplog.records][:-1] == [
+        "No optimizer step was taken in the whole first epoch. Does Forgets.training_step return the loss?"
+    ]
+
+
 def test_a_mistake_ends_with_the_line_that_names_the_fix() -> None:
     last = terminal("leyden.Trainer(max_epoch=1)")[-1]
     assert (

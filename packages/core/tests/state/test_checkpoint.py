@@ -106,8 +106,9 @@ def test_a_run_resumed_at_the_end_of_an_epoch_equals_one_without_interruption(st
 def test_a_checkpoint_holds_the_run_as_a_safe_load_reads_it() -> None:
     checkpoint = everything(fitted(Counter()))
     assert sorted(checkpoint) == [
-        "callbacks", "epoch", "format_version", "global_step", "hparams_name", "hyper_parameters", "leyden_version",
-        "loops", "lr_schedulers", "metrics", "optimizer_states", "precision", "rng", "state_dict",
+        "callbacks", "epoch", "format_version", "global_step", "gradients", "hparams_name", "hyper_parameters",
+        "leyden_version", "loggers", "loops", "lr_schedulers", "metrics", "optimizer_states", "precision", "rng",
+        "state_dict",
     ]  # fmt: skip
     assert checkpoint["callbacks"] == {"Counter": {"count": 3}}
     assert checkpoint["hyper_parameters"] == {"rate": 0.05}
@@ -182,7 +183,7 @@ def test_hyperparameters_of_every_plain_kind_come_back() -> None:
 
 def test_a_state_that_is_not_plain_is_refused_when_it_is_saved_and_nothing_is_written() -> None:
     trainer = fitted(LambdaCallback(state_dict=lambda: {"best": [object()]}))
-    message = r"the state of the callback LambdaCallback: state_dict\(\)\['best'\]\[0\] is of the type object"
+    message = r"the state of the callback LambdaCallback: state_dict\(\)\['best'\]\[0\] is an object"
     with pytest.raises(MisconfigurationException, match=message):
         trainer.save_checkpoint("a.ckpt")
     assert not Path("a.ckpt").exists()

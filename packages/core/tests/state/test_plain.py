@@ -121,11 +121,9 @@ def comes_back(value: Any) -> bool:
 def test_the_error_names_the_path_to_the_value_and_a_way_out() -> None:
     with pytest.raises(MisconfigurationException) as raised:
         check_plain({"best": {"scores": [0.1, (object(),)]}}, "the state of EarlyStopping")
-    assert str(raised.value).startswith("the state of EarlyStopping['best']['scores'][1][0] is of the type object")
+    assert str(raised.value).startswith("the state of EarlyStopping['best']['scores'][1][0] is an object")
     assert "Store numbers, strings, tensors" in str(raised.value)
-    with pytest.raises(
-        MisconfigurationException, match=r"^the key <Colour\.RED: 1> of state\['a'\] is of the type Colour"
-    ):
+    with pytest.raises(MisconfigurationException, match=r"^the key <Colour\.RED: 1> of state\['a'\] is a Colour"):
         check_plain({"a": {Colour.RED: 1}}, "state")
     with pytest.raises(MisconfigurationException, match=r"time zone UTC.*astimezone\(datetime\.timezone\.utc\)"):
         check_plain(NOT_PLAIN[-2], "state")

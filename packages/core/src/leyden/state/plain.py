@@ -39,7 +39,7 @@ def check_plain(value: Any, where: str) -> None:
     Example:
         >>> check_plain({"best": [0.1, object()]}, "the state of EarlyStopping")
         Traceback (most recent call last):
-        leyden.errors.MisconfigurationException: the state of EarlyStopping['best'][1] is of the type object, which ...
+        leyden.errors.MisconfigurationException: the state of EarlyStopping['best'][1] is an object, which ...
     """
     kind = type(value)
     if kind in (dict, OrderedDict, Counter):
@@ -56,9 +56,14 @@ def check_plain(value: Any, where: str) -> None:
         )
     elif kind not in _LEAVES and not _is_of_torch_or_numpy(value, where):
         raise MisconfigurationException(
-            f"{where} is of the type {kind.__name__}, which a checkpoint cannot hold safely: reading it back would "
-            "mean running code. Store numbers, strings, tensors, dates, paths, and lists or dicts of these instead."
+            f"{where} is {_article(kind.__name__)} {kind.__name__}, which a checkpoint cannot hold safely: reading it "
+            "back would mean running code. Store numbers, strings, tensors, dates, paths, and lists or dicts of these "
+            "instead."
         )
+
+
+def _article(word: str) -> str:
+    return "an" if word[:1] in "aeiouAEIOU" else "a"
 
 
 def _is_of_torch_or_numpy(value: Any, where: str) -> bool:
