@@ -132,8 +132,9 @@ class CSVLogger(Logger):
 
         if self._columns is None:
             self._columns, self._rows_in_file = _look_at(path)
-        first = ["step", *(["epoch"] if any("epoch" in row for row in self._rows) else [])]
-        names = dict.fromkeys([*self._columns, *first, *(name for row in self._rows for name in row)])
+        found = dict.fromkeys([*self._columns, *(name for row in self._rows for name in row)])
+        # An order that does not depend on which rows happened to be written together.
+        names = dict.fromkeys(["step", *(["epoch"] if "epoch" in found else []), *found])
         if list(names) != self._columns:
             _widen(path, list(names))
             self._columns = list(names)
