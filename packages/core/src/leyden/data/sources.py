@@ -100,7 +100,9 @@ class TrainSource:
             set_generator_states(loader, state)
 
     def resume(self, state: Mapping[str, Any]) -> Iterator[Any]:
-        """Return the rest of the epoch in which `state` was made; nothing read before is read again, where it can be."""
+        """Return the rest of the epoch in which `state` was made; what was read before is not read again."""
+        if not state["batches"]:
+            return iter(self)
         self._whole.load_state_dict(state["place"])
         rest = self._start()
         return rest if self._all_of_it else islice(rest, int(self.num_batches) - int(state["batches"]))

@@ -204,14 +204,13 @@ class EvaluationLoop(GradientFreeLoop):
         before, after = f"on_{self.hooks}_batch_start", f"on_{self.hooks}_batch_end"
         resumed = None if self._resumed is None else self._resumed["place"]
         marks = trainer.fit_loop.mark_boundary if trainer.fit_loop.marks_boundaries else None
+        self._open_loader(0 if resumed is None else int(resumed["dataloader_idx"]), resumed)
+        if marks is not None:
+            marks()
         for dataloader_idx, batches in self.batches(source, resumed):
             journal.dataloader_idx = dataloader_idx if several else None
             extra = (dataloader_idx,) if several else ()
-            self._open_loader(dataloader_idx, resumed)
-            resumed = None
-            batch_idx = self.batch_idx
-            if marks is not None:
-                marks()
+            batch_idx = self._write_row_owed()
             for batch in batches:
                 batch_idx += 1
                 self.batch_idx = batch_idx
@@ -236,15 +235,23 @@ class EvaluationLoop(GradientFreeLoop):
                     marks()
                 if trainer.attention_wanted:
                     trainer.raise_on_sigterm()
+            if dataloader_idx + 1 < len(source.loaders):
+                self._open_loader(dataloader_idx + 1)
+                if marks is not None:  # before the loader begins, which draws random numbers
+                    marks()
         journal.dataloader_idx = None
 
-    def _open_loader(self, dataloader_idx: int, resumed: Mapping[str, Any] | None) -> None:
-        """Count from the loader's first batch, or from where a run was cut; write the row that it still owed."""
+    def _open_loader(self, dataloader_idx: int, resumed: Mapping[str, Any] | None = None) -> None:
+        """Count from the loader's first batch, or from where a run was cut."""
         self.dataloader_idx, self.batches_done = dataloader_idx, 0 if resumed is None else int(resumed["batches"])
         self.batch_idx = self.batches_done - 1
-        if resumed is not None and self._row_is_due and self._trainer.journal.has_step_values:
+
+    def _write_row_owed(self) -> int:
+        """Write the row of the batch in whose last hooks a run was cut; return the index of the batch done last."""
+        if self._row_is_due and self._trainer.journal.has_step_values:
             self._trainer.journal.eval_batch_end()
         self._row_is_due = False
+        return self.batch_idx
 
     def _check_output(self, output: Any) -> None:
         if isinstance(output, str | bytes | bool | type):

@@ -116,7 +116,7 @@ class FitLoop(FitProgress):
     def sanity_check(self) -> None:
         """Run a few validation batches first, so that a mistake there shows at once. Not when resuming."""
         trainer, plan, batches = self._trainer, self._trainer.plan, self._trainer.settings.sanity_batches
-        if not batches or self.batches_seen or not self.val_loop.wanted:
+        if not batches or self._resumed or not self.val_loop.wanted:
             return
         trainer.state.stage = RunningStage.SANITY_CHECKING
         if plan.on_sanity_check_start is not None:

@@ -99,6 +99,7 @@ class FitProgress:
             "rng": collect_rng(),
             "metrics": self._trainer.journal.state_dict(),
             "gradients": {name: grad.clone() for name, grad in self._gradients().items()},
+            "buffers": {name: buffer.clone() for name, buffer in self._trainer.lightning_module.named_buffers()},
             "place": self._place(),
             "generators": self._generators(),
         }
@@ -112,6 +113,13 @@ class FitProgress:
         state["place"] = self._place() if boundary is None else boundary["place"]
         state["generators"] = self._generators() if boundary is None else boundary["generators"]
         return state
+
+    def weights(self) -> dict[str, Any]:
+        """The module's weights; buffers, such as running statistics, without what a batch that was cut did to them."""
+        weights: dict[str, Any] = self._trainer.lightning_module.state_dict()
+        if self._boundary is not None and self.in_batch:
+            weights.update({name: buffer for name, buffer in self._boundary["buffers"].items() if name in weights})
+        return weights
 
     def run_state(self) -> dict[str, Any]:
         """What else it takes to go on: random numbers, running metrics, gradients of an unfinished window."""

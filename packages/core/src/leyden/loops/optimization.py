@@ -100,7 +100,7 @@ class AutomaticOptimization:
     def _run_with_closure(self, batch: Any, batch_idx: int) -> bool:
         """Let the module's `optimizer_step`, or an optimizer that needs a closure, call the step."""
         assert self._module_step is not None
-        engine, called = self._engine, False
+        engine, journal, called = self._engine, self._journal, False
 
         def closure() -> Tensor | None:
             nonlocal called
@@ -109,13 +109,18 @@ class AutomaticOptimization:
                     raise _window_is_gone(self._trainer)
                 self.window_open = False
             called = True
+            outer = journal.hook
             loss = self._compute(batch, batch_idx)
+            journal.hook = outer
             engine.idle = not self.window_open
             return loss
 
-        steps_before = engine.steps
-        self._journal.hook = "optimizer_step"
-        self._module_step(self._trainer.fit_loop.epoch, batch_idx, self._wrapped, closure)
+        engine.counts = engine.skipped = False
+        journal.hook = "optimizer_step"
+        try:
+            self._module_step(self._trainer.fit_loop.epoch, batch_idx, self._wrapped, closure)
+        finally:
+            engine.counts = True
         if not called:
             raise MisconfigurationException(
                 f"{type(self._module).__name__}.optimizer_step returned without calling its optimizer_closure, so no "
@@ -125,7 +130,7 @@ class AutomaticOptimization:
         stepped = self.window_open and not engine.skipped
         engine.idle = self.window_open = False
         # One call is one step, as without an override: also where it stepped the bare optimizer, or chose not to.
-        engine.steps = steps_before + stepped
+        engine.steps += stepped
         return stepped
 
     def _compute(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -158,8 +163,10 @@ class AutomaticOptimization:
         if self._plan.on_before_zero_grad is not None:
             self._plan.on_before_zero_grad(optimizer)
         if self._module_zero_grad is not None:
-            self._journal.hook = "optimizer_zero_grad"
+            journal = self._journal
+            outer, journal.hook = journal.hook, "optimizer_zero_grad"
             self._module_zero_grad(self._trainer.fit_loop.epoch, batch_idx, optimizer)
+            journal.hook = outer
         elif self._walks_gradients:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:

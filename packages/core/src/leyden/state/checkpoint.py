@@ -39,7 +39,7 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         "leyden_version": _version(),
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
-        "state_dict": module.state_dict(),
+        "state_dict": trainer.fit_loop.weights(),
     }
     if not weights_only:
         checkpoint["loops"] = {"fit_loop": trainer.fit_loop.state_dict()}
@@ -59,8 +59,9 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["callbacks"] = _callback_states(trainer, checkpoint)
     if trainer.datamodule is not None:
         trainer.datamodule.on_save_checkpoint(checkpoint)
-    trainer.journal.hook = "on_save_checkpoint"
+    outer, trainer.journal.hook = trainer.journal.hook, "on_save_checkpoint"
     module.on_save_checkpoint(checkpoint)
+    trainer.journal.hook = outer  # whoever saves in a hook may log in it afterwards
     return checkpoint
 
 
