@@ -201,6 +201,45 @@ def test_accumulation_and_clipping_are_done_in_the_step() -> None:
     assert trainer.global_step == 4
 
 
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_is_the_same_in_mixed_half_precision(algorithm: str) -> None:
+    class Clipped(Pair):
+        def training_step(self, batch: Tensor, batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(100 * self.critic(self.generator(batch)).square().mean())
+                self.clip_gradients(optimizer, 0.01, algorithm)
+                optimizer.step()
+
+    whole, mixed = Clipped(), Clipped()
+    fit(whole, batches_of(3))
+    fit(mixed, batches_of(3), precision="16-mixed")
+    for ours, theirs in zip(mixed.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=5e-4, rtol=0)
+
+
+def test_a_generator_and_a_critic_take_turns_in_mixed_half_precision() -> None:
+    """The critic is stepped in batches in which it has no gradients too."""
+
+    class Turns(Pair):
+        def training_step(self, batch: Tensor, batch_idx: int) -> None:
+            generator, critic = self.optimizers()
+            for optimizer in (generator, critic):
+                optimizer.zero_grad()
+            active = generator if batch_idx % 2 else critic
+            with self.toggled_optimizer(active):
+                self.manual_backward(self.critic(self.generator(batch)).square().mean())
+            generator.step()
+            critic.step()
+
+    module = Turns()
+    trainer = fit(module, batches_of(4), precision="16-mixed", max_epochs=1)
+    assert trainer.global_step == 8
+    generator, critic = networks()
+    assert not torch.equal(generator.weight, module.generator.weight)
+    assert not torch.equal(critic.weight, module.critic.weight)
+
+
 class Stepping(Pair):
     """Steps both optimizers in each batch, and the schedulers of both at each epoch's end."""
 
@@ -292,10 +331,11 @@ def test_bare_optimizers_step_without_being_counted() -> None:
             assert all(isinstance(optimizer, LightningOptimizer) for optimizer in wrapped)
             assert [optimizer.optimizer for optimizer in wrapped] == bare
             self.manual_backward(self.critic(self.generator(batch)).sum())
-            bare[0].step()
+            wrapped[0].step()
+            bare[1].step()
 
     trainer = fit(Bare(), batches_of(2), max_epochs=1)
-    assert trainer.global_step == 0
+    assert trainer.global_step == 2
 
 
 @pytest.mark.parametrize(

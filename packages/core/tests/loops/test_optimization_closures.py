@@ -213,6 +213,28 @@ def test_the_default_optimizer_step_may_be_called_from_an_own_one() -> None:
     assert_same(module.net, net)
 
 
+def test_a_step_is_counted_when_its_hook_has_returned() -> None:
+    """A warm-up by ``trainer.global_step`` after ``optimizer.step`` then is that of its first step, as in Lightning."""
+    seen: list[tuple[int, int]] = []
+
+    class Warm(Net):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            before = self.trainer.global_step
+            optimizer.step(closure=optimizer_closure)
+            seen.append((before, self.trainer.global_step))
+
+    class Breaks(Net):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            raise ValueError("broken")
+
+    trainer = fit(Warm(), batches_of(2))
+    assert seen == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert trainer.global_step == 4
+    with pytest.raises(ValueError, match="broken"):
+        trainer.fit(Breaks(), batches_of(2))
+    assert trainer.engine.counts, "a fit that was cut short leaves nothing uncounted"
+
+
 @pytest.mark.parametrize("way", ["skips", "bare"])
 def test_one_call_of_optimizer_step_counts_as_one_step(way: str) -> None:
     """Also where it chooses not to step, or steps the optimizer under the wrapper: `max_steps` must be reached."""

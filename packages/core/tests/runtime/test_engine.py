@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leyden import LightningModule, MisconfigurationException, Trainer
+from leyden import Callback, LightningModule, MisconfigurationException, Trainer
 from leyden.runtime.engine import Engine, LightningOptimizer, needs_closure
 
 
@@ -107,6 +107,51 @@ def test_parameters_without_gradients_are_passed_over() -> None:
     engine.clip_gradients(optimizer, 1.0, "norm")
     engine.clip_gradients(optimizer, 1.0, "value")
     assert engine.steps == 0
+
+
+@pytest.mark.parametrize("arguments", [(1.0, "norm"), (3.5, "value")])
+def test_scaled_gradients_are_held_to_a_scaled_limit(arguments: tuple[Any, ...]) -> None:
+    """Under manual optimisation clipping comes before the step, which unscales; within the step's hook after that."""
+    expected = [3.0, 3.5] if arguments[1] == "value" else [0.6, 0.8]
+    module, seen = Module(), []
+
+    class Clip(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            if clips_in_hook:
+                pl_module.clip_gradients(optimizer, *arguments)
+            assert module.weight.grad is not None
+            seen.append(module.weight.grad.tolist())
+
+    engine, optimizer = engine_of(module, precision="16-mixed", callbacks=Clip())
+    for clips_in_hook in (False, True):
+        optimizer.zero_grad()
+        engine.backward((module.weight * torch.tensor([3.0, 4.0])).sum())
+        if not clips_in_hook:
+            for _ in range(2):
+                engine.clip_gradients(engine.optimizers[0], *arguments)
+        engine.optimizers[0].step()
+    assert seen == [pytest.approx(expected)] * 2
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_hides_no_overflow_from_the_scaler(algorithm: str) -> None:
+    module = Module()
+    engine, optimizer = engine_of(module, precision="16-mixed")
+    module.weight.grad = torch.tensor([torch.inf, 1.0])
+    engine.clip_gradients(optimizer, 1.0, algorithm)
+    engine.optimizers[0].step()
+    assert engine.skipped
+    assert (engine.steps, module.weight.tolist()) == (0, [3.0, 4.0])
+
+
+def test_an_optimizer_without_gradients_steps_under_a_scaler_as_without_one() -> None:
+    module = Module()
+    engine, optimizer = engine_of(module, precision="16-mixed")
+    engine.step(optimizer)
+    assert (engine.steps, engine.skipped, module.weight.tolist()) == (1, False, [3.0, 4.0])
+    engine.backward(module.weight.sum())
+    engine.step(optimizer)
+    assert (engine.steps, module.weight.tolist()) == (2, [2.0, 3.0])
 
 
 def test_an_unknown_algorithm_is_an_error() -> None:

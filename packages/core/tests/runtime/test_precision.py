@@ -341,3 +341,14 @@ def test_every_precision_trains_on_cuda(precision: str) -> None:
     trainer.fit(module, batches_of(3))
     assert trainer.global_step == 6
     assert all(torch.isfinite(value).all() for value in module.parameters())
+
+
+def test_a_step_that_the_module_leaves_out_counts_after_one_that_the_scaler_left_out() -> None:
+    class Chooses(Net):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            if batch_idx == 0:
+                optimizer.step(closure=optimizer_closure)
+            else:
+                optimizer_closure()
+
+    assert fit(Chooses({0: float("inf")}), batches_of(3), "16-mixed", max_epochs=1).global_step == 2
