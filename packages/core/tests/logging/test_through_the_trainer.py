@@ -246,6 +246,92 @@ def test_manual_optimisation_logs_after_its_backward(tmp_path: Path) -> None:
     ]
 
 
+class HalfTheBatches(BoringModule):
+    """Goes another way in every second batch, and logs each batch's number after it."""
+
+    def __init__(self) -> None:
+        super().__init__(batches={"train": 5, "val": 1})
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        return self.loss(batch)
+
+
+class HalfBackward(HalfTheBatches):
+    automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        if batch_idx % 2 == 0:
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+        self.log("number", float(batch_idx), on_step=False, on_epoch=True)
+
+
+class HalfStepped(HalfTheBatches):
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        if batch_idx % 2 == 0:
+            optimizer.step(closure=optimizer_closure)
+        else:
+            optimizer_closure()
+        self.log("number", float(batch_idx), on_step=False, on_epoch=True)
+
+
+class HalfLost(HalfStepped):
+    """Leaves out the last batch too."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) if batch_idx in (0, 1, 3) else None
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("module", [HalfBackward, HalfStepped, HalfLost])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_mean_is_that_of_all_batches_whatever_each_did(
+    module: type[HalfTheBatches], clip: float | None, tmp_path: Path
+) -> None:
+    if clip and module is HalfBackward:
+        pytest.skip("manual optimisation clips by itself")
+    trainer = make(tmp_path, gradient_clip_val=clip, limit_val_batches=0)
+    trainer.fit(module())
+    assert trainer.callback_metrics["number"] == 2.0
+    assert rows_of(tmp_path) == [{"step": trainer.fit_loop.batches_that_stepped - 1, "epoch": 0, "number": 2.0}]
+
+
+def test_hooks_within_a_step_leave_the_step_its_name(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Own(BoringModule):
+        def note(self, where: str) -> None:
+            seen.append((where, self.trainer.journal.hook))
+
+        def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            super().backward(loss)
+            self.note("backward")
+
+        def on_after_backward(self) -> None:
+            self.note("on_after_backward")
+
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+            optimizer.zero_grad()
+            self.note("optimizer_zero_grad")
+
+        def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+            self.note("configure_gradient_clipping")
+
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            optimizer_closure()
+            self.note("optimizer_step")
+            optimizer.step(lambda: None)
+            self.note("optimizer_step")
+
+    make(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(Own())
+    assert len(seen) == 6
+    assert all(where == hook for where, hook in seen), seen
+
+
 class Cut(Callback):
     """Ends the run as a crash would, after writing a checkpoint at a step."""
 

@@ -207,15 +207,18 @@ def test_clipping_is_the_same_in_mixed_half_precision(algorithm: str) -> None:
         def training_step(self, batch: Tensor, batch_idx: int) -> None:
             for optimizer in self.optimizers():
                 optimizer.zero_grad()
-                self.manual_backward(100 * self.critic(self.generator(batch)).square().mean())
-                self.clip_gradients(optimizer, 0.01, algorithm)
+                self.manual_backward(0.01 * self.critic(self.generator(batch)).float().square().mean())
+                self.clip_gradients(optimizer, 0.001, algorithm)
                 optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(part.parameters(), lr=10.0) for part in (self.generator, self.critic)]
 
     whole, mixed = Clipped(), Clipped()
     fit(whole, batches_of(3))
     fit(mixed, batches_of(3), precision="16-mixed")
     for ours, theirs in zip(mixed.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=5e-4, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
 
 
 def test_a_generator_and_a_critic_take_turns_in_mixed_half_precision() -> None:
@@ -228,7 +231,7 @@ def test_a_generator_and_a_critic_take_turns_in_mixed_half_precision() -> None:
                 optimizer.zero_grad()
             active = generator if batch_idx % 2 else critic
             with self.toggled_optimizer(active):
-                self.manual_backward(self.critic(self.generator(batch)).square().mean())
+                self.manual_backward(0.01 * self.critic(self.generator(batch)).float().square().mean())
             generator.step()
             critic.step()
 

@@ -231,8 +231,7 @@ def test_a_step_is_counted_when_its_hook_has_returned() -> None:
     assert seen == [(0, 0), (1, 1), (2, 2), (3, 3)]
     assert trainer.global_step == 4
     with pytest.raises(ValueError, match="broken"):
-        trainer.fit(Breaks(), batches_of(2))
-    assert trainer.engine.counts, "a fit that was cut short leaves nothing uncounted"
+        fit(Breaks(), batches_of(2))
 
 
 @pytest.mark.parametrize("way", ["skips", "bare"])

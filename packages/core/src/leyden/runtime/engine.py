@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class Engine:
 
     Attributes:
         steps: optimizer steps taken since the trainer was made, or restored: ``trainer.global_step``.
+        counts: whether `step` counts; a module's ``optimizer_step`` is counted when it has returned.
         skipped: whether the gradient scaler left the last step out, because gradients were infinite.
         optimizers: the user's optimizers, wrapped so that ``step()`` runs precision and hooks.
         idle: set by the closure of a module's ``optimizer_step`` that found no gradient to step with (``training_step``
@@ -36,8 +38,8 @@ class Engine:
     """
 
     __slots__ = (
-        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "idle",
-        "optimizers", "skipped", "steps",
+        "_backward", "_clip", "_journal", "_module", "_plan", "_precision", "_settings", "_strategy", "_unscaled",
+        "counts", "idle", "optimizers", "skipped", "steps",
     )  # fmt: skip
 
     def __init__(
@@ -50,13 +52,15 @@ class Engine:
         self._clip = False
         self.optimizers: list[LightningOptimizer] = []
         self.steps = 0
+        self.counts = True
         self.skipped = False
         self.idle = False
+        self._unscaled: Optimizer | None = None
 
     def prepare(self, module: LightningModule, optimizers: list[Optimizer], overridden: Callable[[str], bool]) -> None:
         """Bind module and optimizers; `overridden` says whether the module has a hook of its own."""
         self._module = module
-        self.idle = False  # an earlier fit may have been cut short
+        self.idle, self.counts, self._unscaled = False, True, None  # an earlier fit may have been cut short
         self._backward = module.backward if overridden("backward") else Tensor.backward
         automatic_clip = module.automatic_optimization and self._settings.gradient_clip_val is not None
         self._clip = automatic_clip or (module.automatic_optimization and overridden("configure_gradient_clipping"))
@@ -69,8 +73,10 @@ class Engine:
         plan = self._plan
         if plan.on_before_backward is not None:
             plan.on_before_backward(loss)
-        self._journal.hook = "backward"
+        journal = self._journal
+        outer, journal.hook = journal.hook, "backward"
         self._backward(loss, *args, **kwargs)
+        journal.hook = outer
         if plan.on_after_backward is not None:
             plan.on_after_backward()
 
@@ -88,13 +94,7 @@ class Engine:
                 result = closure()
                 if self.idle:
                     return result
-            scaler.unscale_(optimizer)
-            self._before_step(optimizer)
-            scale = scaler.get_scale()
-            scaler.step(optimizer, **kwargs)
-            scaler.update()
-            self.skipped = scaler.get_scale() < scale
-            if self.skipped:
+            if not self._scaled_step(scaler, optimizer, kwargs):
                 return result
         elif closure is None:
             if self._clip or self._plan.on_before_optimizer_step is not None:
@@ -114,26 +114,48 @@ class Engine:
                 result = optimizer.step(closure=with_hooks, **kwargs)
             except _NothingToStepError:
                 return None
-        self.steps += 1
+        self.steps += self.counts
         return result
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler, optimizer: Optimizer, kwargs: dict[str, Any]) -> bool:
+        """Step with the scaler; return False where it leaves the step out, because gradients were infinite."""
+        self.skipped = False
+        if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+            # The scaler refuses what has no gradients at all, as one of several optimizers may: step as without it.
+            self._before_step(optimizer)
+            optimizer.step(**kwargs)
+            return True
+        scaler.unscale_(optimizer)
+        self._unscaled = optimizer
+        self._before_step(optimizer)
+        self._unscaled = None
+        scale = scaler.get_scale()
+        scaler.step(optimizer, **kwargs)
+        scaler.update()
+        self.skipped = scaler.get_scale() < scale
+        return not self.skipped
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self._plan.on_before_optimizer_step is not None:
             self._plan.on_before_optimizer_step(optimizer)
         if self._clip:
             assert self._module is not None
-            self._journal.hook = "configure_gradient_clipping"
-            settings = self._settings
+            journal, settings = self._journal, self._settings
+            outer, journal.hook = journal.hook, "configure_gradient_clipping"
             self._module.configure_gradient_clipping(
                 optimizer,
                 gradient_clip_val=settings.gradient_clip_val,
                 gradient_clip_algorithm=settings.gradient_clip_algorithm,
             )
+            journal.hook = outer
 
     def clip_gradients(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip the optimizer's gradients in place, by total norm ("norm", the default) or each value ("value")."""
+        """Clip the optimizer's gradients in place, by total norm ("norm", the default) or each value ("value").
+
+        Gradients that the precision has scaled stay so until the step unscales them, and are held to a scaled limit.
+        """
         settings = self._settings
         value = settings.gradient_clip_val if gradient_clip_val is None else gradient_clip_val
         algorithm = gradient_clip_algorithm or settings.gradient_clip_algorithm or "norm"
@@ -143,11 +165,19 @@ class Engine:
             )
         if not value:
             return
+        limit, scaler = float(value), self._precision.scaler
+        scaled = scaler is not None and self._unscaled is not getattr(optimizer, "optimizer", optimizer)
+        if scaler is not None and scaled:
+            limit *= scaler.get_scale()
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if algorithm == "norm":
-            self._strategy.clip_grad_norm(parameters, float(value))
+            self._strategy.clip_grad_norm(parameters, limit)
         elif parameters:  # torch cannot clip the values of nothing
-            torch.nn.utils.clip_grad_value_(parameters, value)
+            if scaled:  # a gradient that overflowed must not look whole: the scaler leaves such a step out
+                for parameter in parameters:
+                    assert parameter.grad is not None
+                    parameter.grad.nan_to_num_(nan=math.nan, posinf=math.nan, neginf=math.nan)
+            torch.nn.utils.clip_grad_value_(parameters, limit)
 
 
 class _NothingToStepError(Exception):
