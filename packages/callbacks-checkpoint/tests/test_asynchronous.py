@@ -312,10 +312,9 @@ def test_loggers_are_told_when_the_file_is_there(disk: Disk) -> None:
 
 def test_who_wants_to_read_a_file_can_wait_for_it_and_copies_have_nothing_in_flight(disk: Disk) -> None:
     class Read(Callback):
-        position = "checkpoint"
         found: list[bool] = []  # noqa: RUF012
 
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             checkpoint = trainer.checkpoint_callback
             assert isinstance(checkpoint, ModelCheckpoint)
             self.found.append(os.path.exists(checkpoint.best_model_path))

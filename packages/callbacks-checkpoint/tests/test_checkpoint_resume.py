@@ -133,6 +133,9 @@ def test_the_state_survives_the_round_trip() -> None:
     first, second = (ModelCheckpoint("kept", "{epoch}", "val_loss", save_top_k=2, save_last="link") for _ in range(2))
     trainer_with(first, max_epochs=3).fit(Scored())
     second.load_state_dict(first.state_dict())
+    assert {**second.state_dict(), "watched": None} == {**first.state_dict(), "watched": None}
+    trainer_with(first, max_epochs=3).fit(Scored(), ckpt_path="kept/last.ckpt")  # with nothing left to do
+    trainer_with(second, max_epochs=3).fit(Scored(), ckpt_path="kept/last.ckpt")
     assert second.state_dict() == first.state_dict()
 
 
@@ -149,29 +152,49 @@ def test_a_save_that_waits_goes_on_waiting() -> None:
     assert listing("kept") == ["last.ckpt", "step=4.ckpt"]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(cut=st.integers(3, 11), every=st.sampled_from([1, 2, 3]), accumulate=st.sampled_from([1, 2]))
-def test_an_interrupted_run_leaves_the_state_of_the_uninterrupted_one(cut: int, every: int, accumulate: int) -> None:
+class LoggedTwice(Scored):
+    """The training loss of each step and of each epoch; the weights are the same ones each time."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+
+MONITORS = st.sampled_from(["val_loss", "train_loss_step", "train_loss_epoch"])
+
+
+@settings(max_examples=24, deadline=None, derandomize=True)
+@given(cut=st.integers(3, 11), every=st.sampled_from([1, 2, 3]), accumulate=st.sampled_from([1, 2]), monitor=MONITORS)
+def test_an_interrupted_run_leaves_the_state_of_the_uninterrupted_one(
+    cut: int, every: int, accumulate: int, monitor: str
+) -> None:
     """Wherever it is cut, resuming from its newest checkpoint gives the same ranking, scores and newest step."""
 
     def checkpoint(folder: str) -> ModelCheckpoint:
         return ModelCheckpoint(
-            folder, "{epoch}-{step}", "val_loss", every_n_train_steps=every, save_top_k=3, save_last=True
+            folder, "{epoch}-{step}", monitor, every_n_train_steps=every, save_top_k=3, save_last=True
         )
 
     for folder in ("whole", "cut"):
         shutil.rmtree(folder, ignore_errors=True)
-    options: dict[str, Any] = {"max_epochs": 3, "accumulate_grad_batches": accumulate, "val_check_interval": 2}
+    interval = None if monitor == "train_loss_epoch" else 2  # what is of whole epochs is not there before their end
+    options: dict[str, Any] = {"max_epochs": 3, "accumulate_grad_batches": accumulate, "val_check_interval": interval}
     whole = checkpoint("whole")
-    trainer_with(whole, **options).fit(Scored())
+    trainer_with(whole, **options).fit(LoggedTwice())
     first, resumed = checkpoint("cut"), checkpoint("cut")
     with pytest.raises(KeyboardInterrupt):
-        trainer_with(first, StopAfter(cut), **options).fit(Scored())
+        trainer_with(first, StopAfter(cut), **options).fit(LoggedTwice())
     newest = first.last_model_path or None
-    trainer_with(resumed, **options).fit(Scored(), ckpt_path=newest)
+    trainer_with(resumed, **options).fit(LoggedTwice(), ckpt_path=newest)
     assert ranking_without_versions(resumed) == ranking_without_versions(whole)
     for name in ("best_model_score", "current_score", "kth_value", "saved_at", "waits_for_score"):
         assert getattr(resumed, name) == getattr(whole, name), name
+    assert resumed.state_dict()["watched"] == whole.state_dict()["watched"]
     assert torch.load("cut/last.ckpt", weights_only=True)["global_step"] == 12 // accumulate
 
 

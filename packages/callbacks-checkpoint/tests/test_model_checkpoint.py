@@ -200,7 +200,11 @@ def test_last_is_a_link_where_the_newest_is_kept_and_a_file_where_it_is_not() ->
         def __init__(self) -> None:
             self.seen = []
 
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch:
+                self.on_train_end(trainer, pl_module)
+
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             link = os.readlink("kept/last.ckpt") if os.path.islink("kept/last.ckpt") else None
             self.seen.append((link, torch.load("kept/last.ckpt", weights_only=True)["global_step"]))
 
@@ -258,6 +262,35 @@ def test_an_exception_before_training_saves_nothing() -> None:
     with pytest.raises(RuntimeError, match="in the sanity check"):
         fit(checkpoint, Break(), num_sanity_val_steps=1)
     assert listing("kept") == []
+
+
+def test_the_file_holds_what_all_do_in_the_hook_in_which_it_is_saved() -> None:
+    """The module has `on_train_batch_end` after the callbacks; what it does there is in the file."""
+
+    class Counting(Scripted):
+        def __init__(self) -> None:
+            super().__init__([1.0])
+            self.register_buffer("ends", torch.tensor(0))
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            assert isinstance(self.ends, Tensor)
+            self.ends += 1
+            self.log("ends", float(self.ends))
+
+    checkpoint = ModelCheckpoint("kept", "{step}-{ends:.0f}", "ends", every_n_train_steps=1, save_top_k=-1)
+    fit(checkpoint, Counting())
+    assert listing("kept") == [f"step={n}-ends={n}.ckpt" for n in range(1, 5)]
+    for n, name in enumerate(listing("kept"), start=1):
+        assert saved(checkpoint, name)["state_dict"]["ends"] == n
+
+
+def test_after_a_save_there_may_be_logged_in_the_same_hook() -> None:
+    class SaveAndLog(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.save_checkpoint("mine.ckpt")
+            self.log("saved", 1.0)
+
+    assert fit(SaveAndLog()).callback_metrics["saved"] == 1.0
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------

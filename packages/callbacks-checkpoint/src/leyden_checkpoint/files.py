@@ -7,12 +7,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["absolute", "exists", "link", "remove", "write_text"]
+__all__ = ["absolute", "exists", "join", "link", "remove", "without_slashes", "write_text"]
 
 
 def absolute(folder: str | os.PathLike[str]) -> str:
     """Return `folder` as an absolute path with ``~`` expanded: what a run wrote is found again from anywhere."""
     return os.path.abspath(os.path.expanduser(os.fspath(folder)))
+
+
+def join(folder: str, name: str) -> str:
+    """Return the path of `name` in `folder`."""
+    return os.path.join(folder, name)
+
+
+def without_slashes(text: str) -> str:
+    """Return `text` as part of a file's name, which makes no folder."""
+    return text.replace("/", "_").replace("\\", "_")
 
 
 def exists(path: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -110,7 +111,7 @@ class ModelCheckpoint(Checkpoint):
         self.verbose = verbose
         self.save_last = save_last
         self.save_top_k = save_top_k
-        self.save_on_exception = save_on_exception
+        self.save_on_exception = self.saves_on_exception = save_on_exception
         self.save_weights_only = save_weights_only
         self.mode = mode
         self.auto_insert_metric_name = auto_insert_metric_name
@@ -138,6 +139,7 @@ class ModelCheckpoint(Checkpoint):
         self._finds_dirpath = dirpath is None
         self._is_training = False
         self._in_flight: InFlight | None = None
+        self._watched: Mapping[str, Any] | None = None
         self._schedule = Schedule()
         self._watch = None if monitor is None else ScoreWatch(monitor)
 
@@ -164,7 +166,7 @@ class ModelCheckpoint(Checkpoint):
         if stage != "fit":
             return
         self.finish_saving(alone=True)  # what an earlier fit left when its end was interrupted
-        self.saved_at, self.waits_for_score = None, False
+        self.saved_at, self.waits_for_score, self._watched = None, False, None
         if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
 
@@ -176,6 +178,8 @@ class ModelCheckpoint(Checkpoint):
         self._schedule.start(step, self.clock())
         if self._watch is not None:
             self._watch.start(step)
+            if self._watched is not None:
+                self._watch.load_state_dict(self._watched)
         standing, gone = trainer.strategy.broadcast(after_restart(self))
         adopt(self, standing)
         if gone:
@@ -197,7 +201,7 @@ class ModelCheckpoint(Checkpoint):
             if schedule.interval_s is not None:  # the clocks of several processes differ: the first one's counts
                 is_due = trainer.strategy.broadcast(is_due)
             if is_due or (self.waits_for_score and watch is not None and watch.may_come_any_batch):
-                self._save(trainer, "batch", due=True, ends=is_due)
+                self._save_when_done(trainer, "batch", due=True, ends=is_due)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what waited for this validation, and what is due after each."""
@@ -260,7 +264,11 @@ class ModelCheckpoint(Checkpoint):
         """A validation or an epoch ended; `ends` says whether this is where the callback saves."""
         due = self.waits_for_score or (ends and self._schedule.is_due_after_epoch(trainer.current_epoch))
         if due or (ends and self.save_last):
-            self._save(trainer, moment, due=due, ends=ends)
+            self._save_when_done(trainer, moment, due=due, ends=ends)
+
+    def _save_when_done(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> None:
+        """Save when everyone has had the hook that is running, so that the file holds what they do in it."""
+        trainer.plan.when_done(partial(self._save, trainer, moment, due=due, ends=ends))
 
     # -- what -------------------------------------------------------------------------------------------------------
 
@@ -352,9 +360,9 @@ class ModelCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ranking, the newest path and what is pending."""
-        return {"monitor": self.monitor, "mode": self.mode, "dirpath": self.dirpath} | {
-            name: getattr(self, name) for name in KEPT
-        }
+        watched = None if self._watch is None else self._watch.state_dict()
+        state = {"monitor": self.monitor, "mode": self.mode, "dirpath": self.dirpath, "watched": watched}
+        return state | {name: getattr(self, name) for name in KEPT}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from an earlier run: its checkpoints count, and its files stay."""
@@ -365,6 +373,7 @@ class ModelCheckpoint(Checkpoint):
                 f"checkpoint's was by monitor={state_dict.get('monitor')!r}, mode={state_dict.get('mode')!r}."
             )
         names = KEPT if same_ranking else ("last_model_path",)
+        self._watched = state_dict.get("watched") if same_ranking else None
         adopt(self, {name: state_dict[name] for name in names if name in state_dict})
 
     def __getstate__(self) -> dict[str, Any]:

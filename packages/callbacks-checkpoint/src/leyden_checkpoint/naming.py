@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from leyden_checkpoint.files import without_slashes
+
 if TYPE_CHECKING:
     from leyden import Trainer
 
@@ -42,7 +44,7 @@ def checkpoint_name(
         if field is None:
             continue
         if insert_names:
-            parts += [_without_slashes(field), equals]
+            parts += [without_slashes(field), equals]
         parts.append(_format(metrics.get(field, math.nan), spec or ""))
     return "".join(parts)
 
@@ -99,14 +101,10 @@ def _suits_a_number(spec: str) -> bool:
 def _format(value: Any, spec: str) -> str:
     number = value.item() if isinstance(value, torch.Tensor) else value
     if not isinstance(number, int | float):
-        return _without_slashes(str(number))
+        return without_slashes(str(number))
     try:
         text = format(number, spec)
     except ValueError:  # a whole-number format such as 03d and a metric, which is a float
         text = format(round(number), spec) if math.isfinite(number) else str(number)
     # A space-padded format would leave blanks in the name of a file.
     return text.strip()
-
-
-def _without_slashes(text: str) -> str:
-    return text.replace("/", "_").replace("\\", "_")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,9 @@ __all__ = ["MissingMetric", "Moment", "ScoreWatch", "missing_metric", "saves_at_
 
 Moment = Literal["batch", "validation", "epoch"]
 """When a callback looks: after a training batch, after a validation, at the end of a training epoch."""
+
+
+_LEARNED = ("validated", "is_of_validation", "batch_began_at", "batch_ended_at")
 
 
 class MissingMetric(Exception):
@@ -44,6 +47,15 @@ class ScoreWatch:
         """Training begins, or goes on, after `step` optimizer steps."""
         self._validated = self._is_of_validation = False
         self._batch_began_at = self._batch_ended_at = step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learned so far, as plain data."""
+        return {name: getattr(self, f"_{name}") for name in _LEARNED}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what an earlier run had learned."""
+        for name in _LEARNED:
+            setattr(self, f"_{name}", state[name])
 
     def batch_ended(self, step: int) -> None:
         """A training batch ended; `step` optimizer steps have been taken."""

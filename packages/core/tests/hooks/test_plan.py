@@ -460,6 +460,63 @@ def test_hooks_of_the_trainers_making(when: str, name: str) -> None:
     assert raised.value.__notes__ == [f"Raised by the callback LambdaCallback in {name}."]
 
 
+# -- calls that wait for the end of a hook ---------------------------------------------------------------------------
+
+
+def test_what_waits_for_the_end_of_a_hook_is_called_within_it_and_after_everyone() -> None:
+    events: list[str] = []
+
+    class First(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            plan.when_done(lambda: late("a"))
+            plan.when_done(lambda: late("b"))
+
+    class Last(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            events.append("last")
+
+    def late(name: str) -> None:
+        events.append(f"{name} in {journal.hook}")
+        journal.hook = "elsewhere"
+        if name == "b":
+            plan.when_done(lambda: events.append(f"c in {journal.hook}"))
+
+    plan, journal = compiled([First(), Last()])
+    assert plan.on_train_epoch_end is not None
+    plan.on_train_epoch_end()
+    assert events == ["last", "a in on_train_epoch_end", "b in on_train_epoch_end", "c in elsewhere"]
+    assert journal.hook == "before"
+    plan.when_done(lambda: events.append("at once"))
+    assert events[-1] == "at once"
+
+
+@pytest.mark.parametrize("late_fails", [False, True])
+def test_what_waits_is_forgotten_where_somebody_raises(late_fails: bool) -> None:
+    events: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    class First(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                plan.when_done(fail if late_fails else lambda: events.append("late"))
+                plan.when_done(lambda: events.append("later"))
+
+    class Last(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0 and not late_fails:
+                fail()
+
+    plan, journal = compiled([First(), Last()])
+    assert plan.on_train_batch_end is not None
+    with pytest.raises(ValueError, match="no"):
+        plan.on_train_batch_end({}, None, 0)
+    assert journal.hook == "before"
+    plan.on_train_batch_end({}, None, 1)
+    assert events == []
+
+
 # -- what it costs ---------------------------------------------------------------------------------------------------
 
 

@@ -114,7 +114,7 @@ class Plan:
         """Call `call` when everyone has had the hook that is running, at once where none of the ``on_…_end`` is.
 
         A checkpoint made then holds what callbacks and module did in that hook, and whoever goes on from it is not
-        given the hook again.
+        given the hook again. Where one of them raises, it is not made at all.
         """
         if self._journal.hook.endswith("_end") and getattr(self, self._journal.hook, None) is not None:
             self._after.append(call)
@@ -208,16 +208,29 @@ def _runner(
                 call(*args)
         except BaseException as error:
             journal.hook = outer
+            after.clear()
             _note(error, next(owner for owner, made in calls if made is call), name)
             raise
-        journal.hook = outer
         if after:
-            todo = after.copy()
-            after.clear()
-            for call in todo:
-                call()
+            _call_after(journal, name, outer, after)
+        journal.hook = outer
 
     return run
+
+
+def _call_after(journal: HookContext, name: str, outer: str, after: list[Callable[[], object]]) -> None:
+    """Make the calls that waited for the end of a hook, still within it: they see the metrics that are there then."""
+    try:
+        while after:
+            waiting = after.copy()
+            after.clear()
+            for call in waiting:
+                journal.hook = name
+                call()
+    except BaseException:
+        after.clear()
+        journal.hook = outer
+        raise
 
 
 def _beside(older: Hook, run_older: Callable[..., None], run: Callable[..., None] | None) -> Callable[..., None]:
