@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -128,17 +129,56 @@ def test_every_metric_knows_its_step(journal: Journal, log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [2, 2.0, torch.tensor(2), torch.tensor([2.0]), nn.Parameter(torch.tensor(2.0)), torch.tensor(2.0).bfloat16()],
+    ("value", "dtype"),
+    [
+        (2, torch.float64),
+        (2.0, torch.float32),
+        (torch.tensor(2), torch.float64),
+        (torch.tensor([2.0]), torch.float32),
+        (nn.Parameter(torch.tensor(2.0)), torch.float32),
+        (torch.tensor(2.0).bfloat16(), torch.float32),
+        (torch.tensor(2.0).half(), torch.float32),
+    ],
 )
-def test_numbers_and_tensors_of_one_element(journal: Journal, log: Log, value: Any) -> None:
+def test_numbers_and_tensors_of_one_element(journal: Journal, log: Log, value: Any, dtype: torch.dtype) -> None:
     log("x", value, **BOTH)
     journal.train_epoch_end()
     metrics = journal.callback_metrics
     assert numbers(metrics) == {"x": 2, "x_step": 2, "x_epoch": 2}
     assert {(tensor.dtype, tensor.shape, tensor.requires_grad) for tensor in metrics.values()} == {
-        (torch.float32, torch.Size([]), False)
+        (dtype, torch.Size([]), False)
     }
+
+
+@pytest.mark.parametrize("number", [2**24 + 1, -(2**53), 2**53])
+@pytest.mark.parametrize("kind", [int, torch.tensor, np.int64])
+@pytest.mark.parametrize("reduce_fx", ["mean", "sum", "max", torch.mean])
+def test_whole_numbers_are_not_rounded(journal: Journal, log: Log, number: int, kind: Any, reduce_fx: Any) -> None:
+    log("n", kind(number), reduce_fx=reduce_fx, **BOTH)
+    journal.train_epoch_end()
+    assert {name: int(value) for name, value in journal.callback_metrics.items()} == {
+        "n": number, "n_step": number, "n_epoch": number,
+    }  # fmt: skip
+
+
+def test_ints_beyond_what_torch_takes_are_numbers_too(journal: Journal, log: Log) -> None:
+    log("n", 2**70, **BOTH)
+    journal.train_epoch_end()
+    assert journal.callback_metrics["n"].item() == 2.0**70
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float16])
+def test_under_a_half_default_dtype_metrics_stay_whole(journal: Journal, log: Log, default: torch.dtype) -> None:
+    """As ``bf16-true`` and ``16-true`` set it for the time of a step."""
+    torch.set_default_dtype(default)
+    try:
+        log("python", 1.001, **BOTH)
+        log("tensor", torch.tensor(1.001, dtype=torch.float32), **BOTH)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    journal.train_epoch_end()
+    for name, value in journal.callback_metrics.items():
+        assert (value.dtype, value.item()) == (torch.float32, torch.tensor(1.001).item()), name
 
 
 def test_double_stays_double(journal: Journal, log: Log) -> None:
@@ -179,6 +219,8 @@ def test_enable_graph_keeps_it(journal: Journal, log: Log) -> None:
         (nn.Parameter(torch.ones(2)), r"tensor of shape \(2,\)"),
         (None, "NoneType"),
         ({"a": 1}, "log_dict"),
+        (torch.tensor(1j), "complex"),
+        pytest.param(10**400, "beyond the range of a float", id="400 digits"),
     ],
 )
 def test_other_values_are_errors_naming_key_and_type(log: Log, value: Any, message: str) -> None:

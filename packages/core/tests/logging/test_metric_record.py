@@ -99,7 +99,7 @@ def test_an_integer_result_becomes_floating() -> None:
             self.log("n", self.metrics["n"], on_step=False, on_epoch=True)
 
     value = fit(Module(n=Count())).callback_metrics["n"]
-    assert (value.item(), value.dtype) == (4, torch.float32)
+    assert (value.item(), value.dtype) == (4, torch.float64)
 
 
 @pytest.mark.parametrize("by_name", [False, True])

@@ -246,6 +246,33 @@ def test_manual_optimisation_logs_after_its_backward(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("16-true", torch.float16)])
+def test_metrics_of_a_fit_in_half_precision_are_whole(precision: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    class Half(BoringModule):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            loss = self.loss(batch)
+            assert loss.dtype == dtype
+            losses.append(loss.item())
+            self.log_dict({"loss": loss, "python": 1001.0 + batch_idx}, on_step=True, on_epoch=True)
+            self.log("made here", torch.tensor(batch_idx + 4097, dtype=torch.float32), on_epoch=True, on_step=False)
+            return loss
+
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("val", 2049.0 + batch_idx)
+
+    trainer = make(tmp_path, precision=precision, num_sanity_val_steps=0)
+    trainer.fit(Half(batches={"train": 4, "val": 2}))
+    metrics = trainer.callback_metrics
+    assert {name: value.dtype for name, value in metrics.items()} == dict.fromkeys(metrics, torch.float32)
+    assert metrics["loss_step"].item() == losses[-1]
+    assert metrics["loss_epoch"].item() == pytest.approx(sum(losses) / 4, rel=1e-6)
+    exact = {"python_step": 1004.0, "python_epoch": 1002.5, "made here": 4098.5, "val": 2049.5}
+    assert {name: metrics[name].item() for name in exact} == exact
+    assert rows_of(tmp_path)[-1]["python_epoch"] == 1002.5
+
+
 class HalfTheBatches(BoringModule):
     """Goes another way in every second batch, and logs each batch's number after it."""
 

@@ -29,6 +29,8 @@ def test_numbers_of_every_kind(value: Any) -> None:
         (1j, "complex"),
         (np.ones(3), r"self.log\('x', value.mean\(\)\)"),
         ("x" * 100, r"xxx\.\.\."),
+        pytest.param(10**400, r"beyond the range of a float: 10000+\.\.\.", id="400 digits"),
+        pytest.param(10**5000, r"beyond the range of a float: <int object", id="5000 digits"),
     ],
 )
 def test_everything_else_is_an_error_that_says_what_it_was(value: Any, hint: str) -> None:

@@ -7,12 +7,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["FOLD_EVERY_VALUES", "DeviceBuffer", "Reduction"]
+__all__ = ["FOLD_EVERY_VALUES", "DeviceBuffer", "Reduction", "widest_on"]
 
 Reduction = Literal["mean", "sum", "max", "min"]
 
 FOLD_EVERY_VALUES = 64
 """How many copies are held before they are folded into one number: kernels are launched per fold, not per value."""
+
+
+def widest_on(device: torch.device) -> torch.dtype:
+    """Return the widest floating point dtype there is on `device`."""
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
 class DeviceBuffer:
@@ -33,7 +38,7 @@ class DeviceBuffer:
     def __init__(self, reduction: Reduction, device: torch.device) -> None:
         self.reduction = reduction
         self.device = device
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.dtype = widest_on(device)
         self._values: list[Tensor] = []
         self._sizes: list[int] = []
         self._folded: Tensor | None = None

@@ -22,6 +22,9 @@ __all__ = ["Journal", "Stage"]
 
 Stage = Literal["train", "sanity", "validate", "test"]
 
+_EXACT = 2**53
+"""Up to here a float64 holds every int."""
+
 _EPOCH_ENDS = frozenset({"on_train_epoch_end", "on_validation_epoch_end", "on_test_epoch_end", "on_epoch_end"})
 """Hooks in which an epoch's values are there to be read, though more may yet be logged."""
 
@@ -166,7 +169,7 @@ class Journal:
                     raise
             else:
                 value = value.detach().clone()
-        elif type(value) is not float and type(value) is not int:
+        elif type(value) is not float and not (type(value) is int and -_EXACT <= value <= _EXACT):
             value = self._unusual(name, value, record, enable_graph)
         if not record.weighted:
             size = 1
@@ -180,6 +183,8 @@ class Journal:
 
     def _record(self, name: str, options: Options, value: Any) -> Record:
         """The slow path, once per name and hook: look at everything, so that the next steps need not."""
+        if isinstance(value, Tensor):
+            check_tensor(name, value)
         record = self._registry.record(self._records, (self.hook, name, self.dataloader_idx), options, value)
         if record.traits.on_step and self._stage != "train":
             self.has_step_values = True

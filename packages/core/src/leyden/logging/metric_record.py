@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden.errors import MisconfigurationException
+from leyden.logging.buffer import widest_on
 from leyden.logging.records import Key, Record, Traits
 from leyden.logging.values import is_metric, raise_changed_kind
 
@@ -71,7 +72,9 @@ class MetricRecord(Record):
                 f"{found}, and a logger takes single numbers. Compute it yourself and log its parts."
             )
         scalar: Tensor = value.detach().reshape(())
-        return scalar if scalar.is_floating_point() else scalar.to(self.dtype)
+        if not scalar.is_floating_point():
+            return scalar.to(widest_on(scalar.device))
+        return scalar.to(torch.promote_types(scalar.dtype, torch.float32))
 
     def description(self) -> dict[str, Any]:
         return {**super().description(), "attribute": self.attribute}

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from leyden.logging.buffer import widest_on
+
 __all__ = ["MetricsDict", "to_floats"]
 
 K = TypeVar("K", bound=Hashable)
@@ -72,7 +74,6 @@ def to_floats(values: Mapping[K, float | Tensor]) -> dict[K, float]:
             numbers[key] = 0.0  # holds its place in the order
             elsewhere.setdefault(value.device, {})[key] = value
     for device, there in elsewhere.items():
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        column = torch.stack([value.detach().to(wide).reshape(()) for value in there.values()])
+        column = torch.stack([value.detach().to(widest_on(device)).reshape(()) for value in there.values()])
         numbers.update(zip(there, column.tolist(), strict=True))
     return numbers

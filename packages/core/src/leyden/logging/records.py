@@ -126,7 +126,7 @@ class Record:
     def _tensor(self, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.to(self.dtype).reshape(())
-        return torch.tensor(value, dtype=self.dtype)
+        return torch.tensor(float(value), dtype=self.dtype)  # float: torch takes no int above 64 bits
 
     def _reduced(self, value: float | Tensor, op: str) -> Tensor:
         total = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

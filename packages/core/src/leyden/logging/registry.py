@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from leyden.logging.buffer import widest_on
 from leyden.logging.metric_record import MetricRecord, attribute_of
 from leyden.logging.records import Key, Record, Reduce, Traits
 from leyden.logging.reductions import ExtremeRecord, KeptRecord, MeanRecord, SumRecord
@@ -193,8 +195,14 @@ class Registry:
 
 
 def _dtype_for(value: object) -> torch.dtype:
-    """The dtype a value is reduced to: the default one, or a wider one where it is logged."""
-    default = torch.get_default_dtype()
-    if isinstance(value, Tensor) and value.is_floating_point():
+    """The dtype a value is reduced to: float32, or a wider one where that is the default, or is logged.
+
+    Half precision is for weights: a mean of thousands of losses is not. Whole numbers get float64, which rounds none up
+    to 2**53; float32 does from 2**24 on.
+    """
+    default = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    if not isinstance(value, Tensor):
+        return torch.float64 if isinstance(value, Integral) and not isinstance(value, bool) else default
+    if value.is_floating_point():
         return torch.promote_types(default, value.dtype)
-    return default
+    return widest_on(value.device)

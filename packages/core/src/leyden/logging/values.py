@@ -28,7 +28,13 @@ def is_collection(value: object) -> bool:
 def plain_number(name: str, value: Any) -> float:
     """Return numbers that are neither int nor float, such as bools and numpy scalars, as one."""
     if isinstance(value, Number) and not isinstance(value, complex):
-        return float(value)  # type: ignore[arg-type]
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except OverflowError as error:
+            raise ValueError(
+                f"self.log({name!r}, ...) was called with a number beyond the range of a float: {_short(value)}. Log "
+                "its logarithm, or a part of it."
+            ) from error
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:  # np.bool_ is no Number
         return float(value)
     hint = ""
@@ -66,5 +72,8 @@ def raise_changed_kind(hook: str, name: str, value: object) -> NoReturn:
 
 
 def _short(value: object) -> str:
-    text = repr(value).replace("\n", " ")
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # an int of more digits than Python writes out
+        text = object.__repr__(value)
     return text if len(text) <= 60 else text[:57] + "..."
