@@ -13,7 +13,7 @@ from leyden.errors import MisconfigurationException
 from leyden.module_attachment import AttachedModule
 
 if TYPE_CHECKING:
-    from leyden.runtime.engine import LightningOptimizer
+    from leyden.runtime.wrapped_optimizer import LightningOptimizer
 
 __all__ = ["OptimizationSteps"]
 

@@ -9,7 +9,7 @@ from leyden.callback import Callback, Checkpoint
 from leyden.hooks.attached import as_list
 from leyden.loops.schedule import expected_steps
 from leyden.run_state import RunningStage, TrainerState, TrainerStatus
-from leyden.runtime.engine import LightningOptimizer
+from leyden.runtime.wrapped_optimizer import LightningOptimizer, unwrapped
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -252,7 +252,7 @@ class TrainerProperties:
 
     @optimizers.setter
     def optimizers(self, optimizers: list[Optimizer]) -> None:
-        self._optimizers = list(optimizers)
+        self._optimizers = [unwrapped(optimizer) for optimizer in optimizers]
         self.engine.optimizers = [LightningOptimizer(optimizer, self.engine) for optimizer in self._optimizers]
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden.runtime.engine import LightningOptimizer
+from leyden.runtime.wrapped_optimizer import LightningOptimizer
 
 
 def batches_of(number: int) -> list[Tensor]:

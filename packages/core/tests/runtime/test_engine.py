@@ -1,9 +1,7 @@
-"""Backward, clipping and steps as the engine drives them, and optimizers as manual optimisation sees them."""
+"""Backward, clipping and steps as the engine drives them."""
 
 from __future__ import annotations
 
-import copy
-import pickle
 from typing import Any
 
 import pytest
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden.runtime.engine import Engine, LightningOptimizer, needs_closure
+from leyden.runtime.engine import Engine, needs_closure
 
 
 class Module(LightningModule):
@@ -113,7 +111,7 @@ def test_parameters_without_gradients_are_passed_over() -> None:
 def test_scaled_gradients_are_held_to_a_scaled_limit(arguments: tuple[Any, ...]) -> None:
     """Under manual optimisation clipping comes before the step, which unscales; within the step's hook after that."""
     expected = [3.0, 3.5] if arguments[1] == "value" else [0.6, 0.8]
-    module, seen = Module(), []
+    module, seen = Module(), list[list[float]]()
 
     class Clip(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -160,52 +158,7 @@ def test_an_unknown_algorithm_is_an_error() -> None:
         engine.clip_gradients(optimizer, 1.0, "l2")
 
 
-# -- optimizers as users meet them --------------------------------------------------------------------------------
-
-
-def test_the_wrapper_is_the_optimizer_but_for_its_step() -> None:
-    module = Module()
-    engine, optimizer = engine_of(module)
-    [wrapped] = engine.optimizers
-    assert wrapped.optimizer is optimizer
-    assert wrapped.param_groups is optimizer.param_groups
-    assert wrapped.state_dict() == optimizer.state_dict()
-    assert repr(wrapped).startswith("LightningOptimizer(SGD")
-    module.weight.grad = torch.ones(2)
-    wrapped.zero_grad(set_to_none=False)
-    assert module.weight.grad.tolist() == [0.0, 0.0]
-    wrapped.zero_grad()
-    assert module.weight.grad is None
-    with pytest.raises(AttributeError, match="no_such"):
-        _ = wrapped.no_such
-
-
-def test_arguments_of_step_reach_the_optimizer() -> None:
-    class Scaled(torch.optim.SGD):
-        def step(self, closure: Any = None, *, times: int = 1) -> Any:
-            for _ in range(times):
-                super().step(closure)
-            return f"{times} times"
-
-    class Own(Module):
-        def configure_optimizers(self) -> Any:
-            return Scaled(self.parameters(), lr=1.0)
-
-    module = Own()
-    engine, _ = engine_of(module)
-    [wrapped] = engine.optimizers
-    engine.backward(module.weight.sum())
-    assert wrapped.step(times=2) == "2 times"
-    assert module.weight.tolist() == [1.0, 2.0]
-    assert engine.steps == 1
-
-
-def test_a_wrapper_that_is_still_empty_can_be_asked_for_anything() -> None:
-    """Copying and pickling make an object first and look at it before it has attributes."""
-    empty = object.__new__(LightningOptimizer)
-    with pytest.raises(AttributeError):
-        copy.copy(empty).param_groups  # noqa: B018
-    assert isinstance(pickle.loads(pickle.dumps(empty)), LightningOptimizer)
+# -- closures ----------------------------------------------------------------------------------------------------------
 
 
 class Required(torch.optim.SGD):

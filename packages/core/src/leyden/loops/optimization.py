@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from leyden.errors import MisconfigurationException
 from leyden.loops.steps import training_step_of
 from leyden.loops.training_outputs import check_loss, loss_in, outputs_with
-from leyden.runtime.engine import LightningOptimizer, needs_closure
+from leyden.runtime.engine import needs_closure
+from leyden.runtime.wrapped_optimizer import LightningOptimizer
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

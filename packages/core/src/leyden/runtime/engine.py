@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
+from leyden.runtime.wrapped_optimizer import LightningOptimizer, unwrapped
 
 if TYPE_CHECKING:
     from leyden.hooks.plan import Plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from leyden.runtime.strategy import Strategy
     from leyden.settings import Settings
 
-__all__ = ["Engine", "LightningOptimizer", "needs_closure"]
+__all__ = ["Engine", "needs_closure"]
 
 
 class Engine:
@@ -166,7 +166,7 @@ class Engine:
         if not value:
             return
         limit, scaler = float(value), self._precision.scaler
-        scaled = scaler is not None and self._unscaled is not getattr(optimizer, "optimizer", optimizer)
+        scaled = scaler is not None and self._unscaled is not unwrapped(optimizer)
         if scaler is not None and scaled:
             limit *= scaler.get_scale()
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -182,53 +182,6 @@ class Engine:
 
 class _NothingToStepError(Exception):
     """Leaves an optimizer from within its closure, before it does anything."""
-
-
-class LightningOptimizer:
-    """An optimizer as manual optimisation sees it: ``step()`` also runs precision and hooks, and counts.
-
-    Everything else is the wrapped optimizer's own.
-    """
-
-    def __init__(self, optimizer: Optimizer, engine: Engine) -> None:
-        self._optimizer = optimizer
-        self._engine = engine
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer itself."""
-        return self._optimizer
-
-    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Take a step; a closure is run with gradients on, as ``torch.optim.Optimizer.step`` would."""
-        if closure is not None and not callable(closure):
-            raise MisconfigurationException(f"optimizer.step(closure={closure!r}): expected a callable or None.")
-        if self._engine.idle:
-            return None
-        return self._engine.step(self._optimizer, closure, **kwargs)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients."""
-        self._optimizer.zero_grad(set_to_none=set_to_none)
-
-    @contextlib.contextmanager
-    def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
-        """Let only this optimizer's parameters require gradients; `sync_grad` as in several processes' backward."""
-        module, strategy = self._engine._module, self._engine._strategy
-        assert module is not None
-        hold = contextlib.nullcontext() if sync_grad or strategy.no_grad_sync is None else strategy.no_grad_sync()
-        with hold, module.toggled_optimizer(self):
-            yield
-
-    def __getattr__(self, name: str) -> Any:
-        if (
-            name.startswith("__") or name == "_optimizer"
-        ):  # copying and pickling look for these before the optimizer is set
-            raise AttributeError(name)
-        return getattr(self._optimizer, name)
-
-    def __repr__(self) -> str:
-        return f"LightningOptimizer({self._optimizer!r})"
 
 
 def needs_closure(optimizer: Optimizer) -> bool:
