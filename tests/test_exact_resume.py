@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-
 
 from leyden import Callback, CombinedLoader, LightningModule, Trainer
 from leyden.loggers import CSVLogger
@@ -47,6 +45,7 @@ class Net(LightningModule):
         super().__init__()
         self.optimizer_name, self.scheduler_name = optimizer, scheduler
         self.net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 1))
+        self.trace: Tensor
         self.register_buffer("trace", torch.zeros(()))
         self.seen: list[float] = []
 
@@ -63,7 +62,7 @@ class Net(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.trace += outputs["loss"] if outputs else 0
+        self.trace += outputs["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val", self.step(batch) + torch.rand(()), on_step=True, on_epoch=True, batch_size=1)
@@ -75,11 +74,11 @@ class Net(LightningModule):
         self.log("trace", self.trace)
 
     def configure_optimizers(self) -> Any:
-        optimizer: torch.optim.Optimizer = {
-            "adam": lambda: torch.optim.Adam(self.parameters(), lr=0.01),
-            "sgd": lambda: torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9),
-            "lbfgs": lambda: torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3),
-        }[self.optimizer_name]()
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "adam":
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        else:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         scheduler = self.scheduler_name
         if scheduler == "none":
             return optimizer
@@ -218,7 +217,9 @@ def data(loaders: str, workers: int) -> Any:
     raise AssertionError(loaders)
 
 
-def run(folder: Path, setup: dict[str, Any], seed: int, callbacks: list[Callback], ckpt_path: Path | None = None) -> Any:
+def run(
+    folder: Path, setup: dict[str, Any], seed: int, callbacks: list[Callback], ckpt_path: Path | None = None
+) -> Any:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
@@ -288,6 +289,8 @@ SETUPS = st.fixed_dictionaries(
 
 def check(tmp_path: Path, setup: dict[str, Any], make_cut: Any) -> bool:
     """Run straight, cut and resumed; return whether the cut happened."""
+    if setup["trainer"]["precision"] == "16-mixed":
+        setup = {**setup, "scheduler": "none"}  # torch warns of schedulers where the scaler leaves out the first steps
     if setup["manual"]:
         setup = {**setup, "trainer": {**setup["trainer"], "accumulate_grad_batches": 1}, "scheduler": "none"}
     path = tmp_path / "cut.ckpt"
