@@ -1,20 +1,23 @@
-"""Files that are whole or absent: atomic writes and safe reads of checkpoints."""
+"""Checkpoints that are whole or absent: atomic writes and checked, safe reads, of files and URLs."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import re
-import tempfile
+import zipfile
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from leyden.errors import MisconfigurationException
+from leyden.state import remote
+from leyden.state.integrity import ARCHIVE_START, check_archive
 from leyden.state.plain import SAFE_TYPES
+from leyden.state.writing import CheckpointWriteError, write_file
 
-__all__ = ["load", "save"]
+__all__ = ["CheckpointWriteError", "exists", "load", "save", "verify"]
 
 # Python 3.13 alone says pathlib._local.PosixPath: a file from one Python is to be read by the others.
 _PATHS_BY_OTHER_NAMES = [
@@ -28,64 +31,119 @@ _PATHS_BY_OTHER_NAMES = [
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """Write `obj` with ``torch.save`` so that `path` holds either all of it or what it held before.
 
-    The folder is made when missing. The bytes go to a temporary file beside the target, which is flushed to the disk
-    and renamed; the folder is flushed too, so that the name survives a power cut.
+    The folder is made when missing. The bytes go, as they are made, to a temporary file beside the target, which is
+    flushed to the disk and renamed; the folder is flushed too, so that the name survives a power cut. Temporary files
+    that a killed process left in the folder are removed. A link at `path` is replaced, not what it leads to.
+
+    `path` may be a URL that fsspec knows, such as ``s3://bucket/run/a.ckpt``.
 
     Raises:
-        OSError: the folder or disk refused the write; the temporary file is gone and the old file untouched.
+        CheckpointWriteError: the folder or disk refused the write, an `OSError`; the temporary file is gone and the old
+            file untouched. It says how many bytes are needed and how many are free.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name[:50]}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(obj, file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a checkpoint gets the rights any new file of this user would.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _flush_folder(target.parent)
+    local = remote.local_path(path)
+    if local is None:
+        remote.write_url(obj, os.fspath(path))
+    else:
+        write_file(obj, Path(local))
 
 
 def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: bool = True) -> Any:
-    """Read what `save`, or ``torch.save``, wrote. Nothing in the file is executed unless `weights_only` is False.
+    """Read what `save`, or ``torch.save``, wrote, after comparing all of it with its checksums.
+
+    Nothing in the file is executed unless `weights_only` is False.
 
     Raises:
         FileNotFoundError: there is no such file.
-        MisconfigurationException: a folder, an unreadable file, or one that only ``weights_only=False`` could load.
+        MisconfigurationException: a folder, a file that is not whole, or one that only ``weights_only=False``
+            could load.
     """
-    source = Path(path)
+    with _opened(path) as file:
+        _check(file, path)
+        try:
+            with torch.serialization.safe_globals(
+                [_NO_BYTES, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types()]
+            ):
+                return torch.load(file, map_location=map_location, weights_only=weights_only)
+        except Exception as error:  # bytes that are no checkpoint make torch.load fail in any way there is
+            raise _refused(path, error, weights_only) from error
+
+
+def verify(path: str | os.PathLike[str]) -> None:
+    """Read all of a checkpoint and compare it with its checksums; nothing is kept and nothing executed.
+
+    Files of before torch 1.6 have no checksums: they are loaded, safely, to see that they can be.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MisconfigurationException: it is not whole; the message says why.
+    """
+    with _opened(path) as file:
+        if not _check(file, path):
+            load(path, map_location="cpu")
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something at this path or URL."""
+    local = remote.local_path(path)
+    return remote.exists(os.fspath(path)) if local is None else os.path.exists(local)
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The one file that is checked and then loaded, whatever takes its name meanwhile."""
+    local = remote.local_path(path)
+    if local is None:
+        if remote.is_folder(os.fspath(path)):
+            raise _folder(path)
+        return remote.local_copy(os.fspath(path))
+    source = Path(local)
     if source.is_dir():
-        raise MisconfigurationException(
-            f"ckpt_path={str(path)!r} is a folder; expected a checkpoint file. Name the file inside it."
-        )
+        raise _folder(path)
     if not source.exists():
         near = sorted(str(file) for file in source.parent.glob("*.ckpt"))[:5] if source.parent.is_dir() else []
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
         raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file.{hint}")
-    try:
-        # An empty bytes object is written as a call of `bytes`.
-        with torch.serialization.safe_globals([bytes, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types()]):
-            return torch.load(source, map_location=map_location, weights_only=weights_only)
-    except pickle.UnpicklingError as error:
-        if not weights_only or ("Unsupported" not in str(error) and "weights_only" not in str(error)):
+    if not source.is_file():  # reading a pipe or a device may never end
+        raise MisconfigurationException(f"ckpt_path={str(path)!r} is a pipe or a device; expected a checkpoint file.")
+    return source.open("rb")
+
+
+def _folder(path: str | os.PathLike[str]) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"ckpt_path={str(path)!r} is a folder; expected a checkpoint file. Name the file inside it."
+    )
+
+
+def _check(file: IO[bytes], path: str | os.PathLike[str]) -> bool:
+    """Compare an archive with its checksums; False for another kind of file, of which only loading it tells."""
+    archive = file.read(len(ARCHIVE_START)) == ARCHIVE_START
+    if archive:
+        try:
+            check_archive(file)
+        except zipfile.BadZipFile as error:
             raise _unreadable(path, error) from error
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"{refused[1]}, which a safe load refuses" if refused else "objects that a safe load refuses"
-        raise MisconfigurationException(
-            f"{str(path)!r} holds {what}. Loading it would run code the file brings: only when you trust its author, "
-            "pass weights_only=False."
-        ) from error
-    except PermissionError:
-        raise
-    except Exception as error:  # bytes that are no checkpoint make torch.load fail in any way there is
-        raise _unreadable(path, error) from error
+    file.seek(0)
+    return archive
+
+
+def _refused(path: str | os.PathLike[str], error: Exception, weights_only: bool) -> MisconfigurationException:
+    by_safety = isinstance(error, pickle.UnpicklingError) and weights_only
+    if not by_safety or ("Unsupported" not in str(error) and "weights_only" not in str(error)):
+        return _unreadable(path, error)
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    what = f"{refused[1]}, which a safe load refuses" if refused else "objects that a safe load refuses"
+    return MisconfigurationException(
+        f"{str(path)!r} holds {what}. Loading it would run code the file brings: only when you trust its author, "
+        "pass weights_only=False."
+    )
+
+
+def _empty_bytes() -> bytes:
+    """An empty bytes object is written as a call of `bytes`, which with a number would take that much memory."""
+    return b""
+
+
+_NO_BYTES = (_empty_bytes, "builtins.bytes")
 
 
 def _numpy_types() -> list[Any]:
@@ -108,16 +166,3 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> Misconfigurat
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0][:200]
-
-
-def _flush_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # some systems cannot open a folder; the rename itself is done
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

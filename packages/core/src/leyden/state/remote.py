@@ -1,0 +1,179 @@
+"""Checkpoints at a URL, through fsspec, which torch brings; nothing of it is imported before a path has ``://``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from typing import IO, Any, cast
+
+from leyden.errors import MisconfigurationException
+from leyden.state.temporaries import temporary_name
+from leyden.state.writing import stream, write_error
+
+__all__ = ["exists", "is_folder", "is_url", "local_copy", "local_path", "newest_first", "write_url"]
+
+_UPLOADS_ARE_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "tos", "r2"}
+"""Stores where an object appears when its upload ends, and where a rename would be a copy."""
+
+_BLOCK_BYTES = 16 << 20
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is for fsspec, such as ``s3://bucket/a.ckpt``."""
+    return "://" in os.fspath(path)
+
+
+def local_path(path: str | os.PathLike[str]) -> str | None:
+    """Return the path that is meant when `path` is none of fsspec's, or a ``file://`` URL; None for other URLs."""
+    name = os.fspath(path)
+    if not is_url(name):
+        return name
+    scheme = name.split("://", 1)[0]
+    return os.fspath(_key(name)[1]) if scheme in ("file", "local") else None
+
+
+def exists(url: str) -> bool:
+    """Whether there is something at `url`."""
+    system, key = _key(url)
+    return bool(system.exists(key))
+
+
+def is_folder(url: str) -> bool:
+    """Whether `url` is a folder, or the beginning of other objects' names."""
+    system, key = _key(url)
+    return bool(system.isdir(key))
+
+
+def newest_first(folder: str) -> list[str]:
+    """Return the URLs of all ``*.ckpt`` in and below `folder`, the last written first."""
+    system, key = _key(folder)
+    found = system.find(key, detail=True) if system.exists(key) else {}
+    times = ("mtime", "LastModified", "last_modified", "updated", "created")
+    dated = [
+        (str(next((facts[name] for name in times if facts.get(name)), "")), system.unstrip_protocol(name))
+        for name, facts in found.items()
+        if name.endswith(".ckpt")
+    ]
+    return [url for _, url in sorted(dated, reverse=True)]
+
+
+def write_url(obj: Any, url: str) -> None:
+    """Write `obj` so that `url` holds all of it or what it held before; an upload that fails is given up unfinished.
+
+    Raises:
+        CheckpointWriteError: the store refused.
+    """
+    needed: int | None = None
+    try:
+        system, key = _key(url)
+        folder, _, name = key.rpartition("/")
+        at_once = not _UPLOADS_ARE_ATOMIC.isdisjoint(_protocols(system))
+        into = key if at_once else f"{folder}/{temporary_name(name)}"
+        if folder:
+            system.makedirs(folder, exist_ok=True)
+        if system.isdir(key):
+            raise IsADirectoryError(21, "it is a folder; name a file")
+        try:
+            needed = _upload(obj, system, into)
+            if not at_once:
+                system.mv(into, key)
+        except BaseException:
+            if not at_once:
+                with contextlib.suppress(Exception):
+                    system.rm_file(into)
+            raise
+    except _Refused as error:
+        raise write_error(url, error.reason, error.needed, None) from error.reason
+    except _NotPickled as error:
+        raise error.reason from None
+    except Exception as error:  # each store has its own kinds of errors
+        raise write_error(url, error, needed, None) from error
+
+
+def local_copy(url: str) -> IO[bytes]:
+    """Return what `url` holds as a nameless file in the temporary folder: read over the network once, then checked.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        MisconfigurationException: the store cannot be read.
+    """
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    try:
+        system, key = _key(url)
+        with system.open(key, "rb") as source:
+            shutil.copyfileobj(source, copy, _BLOCK_BYTES)
+        copy.seek(0)
+    except FileNotFoundError:
+        copy.close()
+        raise FileNotFoundError(f"ckpt_path={url!r}: there is no such file.") from None
+    except BaseException as error:
+        copy.close()
+        if not isinstance(error, Exception) or isinstance(error, MisconfigurationException):
+            raise
+        raise MisconfigurationException(
+            f"{url!r} cannot be read ({type(error).__name__}: {error}). Check the address and the credentials."
+        ) from error
+    return cast("IO[bytes]", copy)
+
+
+class _Refused(Exception):
+    """The store's error, and how many bytes the object has."""
+
+    def __init__(self, reason: Exception, needed: int) -> None:
+        super().__init__(str(reason))
+        self.reason, self.needed = reason, needed
+
+
+class _NotPickled(Exception):
+    """The object itself could not be written; no fault of the store."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _upload(obj: Any, system: Any, key: str) -> int:
+    file = system.open(key, "wb")
+    whole = False
+    try:
+        try:
+            written = stream(obj, file.write)
+        except Exception as error:
+            raise _NotPickled(error) from error
+        if written.error is not None:
+            raise _Refused(written.error, written.bytes)
+        try:
+            file.close()
+        except Exception as error:
+            raise _Refused(error, written.bytes) from error
+        whole = True
+    finally:
+        if not whole:
+            _give_up(file)
+    return written.bytes
+
+
+def _give_up(file: Any) -> None:
+    """Closing it, or its collection as garbage, would make the part that was sent an object of that name."""
+    with contextlib.suppress(Exception):
+        file.discard()
+    with contextlib.suppress(Exception):
+        file.closed = True
+
+
+def _protocols(system: Any) -> set[str]:
+    return {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+
+
+def _key(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        system, key = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise MisconfigurationException(
+            f"{url!r} cannot be used: {error}. Install what fsspec needs for this kind of URL."
+        ) from error
+    return system, str(key)

@@ -1,0 +1,87 @@
+"""Temporary files of saves: made beside their target, and removed by a later save where a killed run left them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: left-over files stay, for nothing proves there that their writer is gone
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["make_temporary", "remove_abandoned", "temporary_name"]
+
+_OWN = re.compile(r"\..*\.leyden-(?P<host>[0-9a-f]{8})-\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
+_LONGEST_STEM_BYTES = 100  # file systems take names of 255 bytes
+_OPEN = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def temporary_name(name: str) -> str:
+    """Return a new name for what becomes `name`; it says which host and process writes it."""
+    stem = os.fsdecode(os.fsencode(name)[:_LONGEST_STEM_BYTES])
+    return f".{stem}.leyden-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def make_temporary(target: Path) -> tuple[int, Path]:
+    """Create the file beside `target` and return its descriptor, which holds the lock that says it is being written.
+
+    The lock goes with the process however that ends, and unlike a process id it is never another's and holds across
+    containers. Children that were forked meanwhile keep it: then the file is removed only when they are gone too.
+    """
+    while True:
+        path = target.with_name(temporary_name(target.name))
+        descriptor = os.open(path, _OPEN, 0o666)
+        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # between the two calls another save took it for abandoned
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporaries whose writers are gone: of this host alone, and only those that nobody holds locked.
+
+    A network file system may keep locks within each host; hence those of other hosts are left alone.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # a save must not fail by what it tidies up
+        for entry in entries:
+            own = _OWN.fullmatch(entry.name)
+            if own and own["host"] == _host() and entry.is_file(follow_symlinks=False):
+                _remove_if_abandoned(entry.path)
+
+
+def _remove_if_abandoned(path: str) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            if _lock(descriptor):
+                os.unlink(path)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the file is now locked by this descriptor; None where the file system has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@functools.cache
+def _host() -> str:
+    """Eight hexadecimal digits for this machine; containers on it that have names of their own count as others."""
+    machine = ""
+    with contextlib.suppress(OSError):
+        machine = Path("/etc/machine-id").read_text("utf-8").strip()
+    return hashlib.sha256(f"{socket.gethostname()}\n{machine}".encode()).hexdigest()[:8]

@@ -1,0 +1,164 @@
+"""Writing an object as a stream, so that its target holds all of it or what it held before."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leyden.state.temporaries import make_temporary, remove_abandoned
+
+__all__ = ["CheckpointWriteError", "Stream", "stream", "write_file"]
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written: its path, the bytes it needs and those that are free. Nothing was replaced.
+
+    `errno` and `filename` are those of the system's error.
+
+    Example:
+        >>> from leyden.state import storage
+        >>> try:
+        ...     storage.save({"weight": torch.zeros(3)}, "/dev/null/a.ckpt")
+        ... except storage.CheckpointWriteError as error:
+        ...     error.filename
+        '/dev/null/a.ckpt'
+    """
+
+
+class Stream:
+    """What ``torch.save`` writes into: bytes go on to `write` without a copy, and are counted.
+
+    After the first error the rest is only counted. So the error can say how many bytes are needed, and no exception
+    passes through the C++ writer, which would replace it by its own.
+    """
+
+    def __init__(self, write: Callable[[memoryview], object] | None) -> None:
+        self.bytes = 0
+        self.error: Exception | None = None
+        self._write = write
+
+    def write(self, data: Any) -> int:
+        """Pass on bytes; it never raises an `Exception`."""
+        view = memoryview(data).cast("B")
+        self.bytes += view.nbytes
+        if self._write is not None:
+            try:
+                self._write(view)
+            except Exception as error:
+                self.error, self._write = error, None
+        return view.nbytes
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def stream(obj: Any, write: Callable[[memoryview], object] | None) -> Stream:
+    """Serialise `obj` into `write`, with checksums whatever the process has set, and return how that went."""
+    into = Stream(write)
+    with_checksums = torch.serialization.get_crc32_options()
+    if not with_checksums:
+        torch.serialization.set_crc32_options(True)
+    try:
+        torch.save(obj, into)  # type: ignore[arg-type]  # all that it calls is write and flush
+    finally:
+        if not with_checksums:
+            torch.serialization.set_crc32_options(False)
+    return into
+
+
+def write_file(obj: Any, target: Path) -> None:
+    """Write `obj` to a temporary file beside `target`, flush it to the disk, rename it, and flush the folder.
+
+    Raises:
+        CheckpointWriteError: the folder or disk refused; the temporary file is gone and the old file untouched.
+    """
+    folder = target.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not target.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+        remove_abandoned(folder)
+        descriptor, temporary = make_temporary(target)
+    except OSError as error:
+        raise write_error(target, error, _bytes_needed(obj), _bytes_free(folder)) from error
+    needed: int | None = None
+    try:
+        try:
+            written = stream(obj, lambda view: _write_all(descriptor, view))
+            needed = written.bytes
+            if written.error is not None:
+                raise written.error
+            os.fsync(descriptor)
+            os.replace(temporary, target)
+        finally:
+            os.close(descriptor)
+    except BaseException as error:
+        free = _bytes_free(folder)  # before the part that was written is removed: what the save had is not free for it
+        size = _size(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and needed is not None:
+            raise write_error(target, error, needed, None if free is None else free + size) from error
+        raise
+    _flush_folder(folder)
+
+
+def write_error(
+    path: str | os.PathLike[str], error: Exception, needed: int | None, free: int | None
+) -> CheckpointWriteError:
+    """Return the error for a save to `path` that failed by `error`."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    room = (
+        f"it needs {_amount(needed)}, free there: {_amount(free)}. What was there before is untouched. Make room, or "
+        "save to a folder that can be written."
+    )
+    code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+    return CheckpointWriteError(code, f"cannot write the checkpoint ({why}); {room}", os.fspath(path))
+
+
+def _amount(count: int | None) -> str:
+    return "an unknown number of bytes" if count is None else f"{count:,} bytes ({count / 2**30:.2f} GiB)"
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    done = 0
+    while done < view.nbytes:  # a disk that becomes full takes a part first
+        done += os.write(descriptor, view[done:])
+
+
+def _bytes_needed(obj: Any) -> int | None:
+    try:
+        return stream(obj, None).bytes
+    except Exception:  # what cannot be pickled is not what stopped this save
+        return None
+
+
+def _bytes_free(folder: Path) -> int | None:
+    """What a process of this user may still write; folders that do not exist yet would be in the nearest above."""
+    for place in (folder, *folder.absolute().parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(place).free
+    return None
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name survive a power cut, where the system can flush folders; the rename itself is done."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
