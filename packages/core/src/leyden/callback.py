@@ -62,6 +62,13 @@ class Callback:
     saves_on_exception: bool = False
     """Whether it makes a checkpoint in `on_exception`: the run is then remembered between batches, to be exact."""
 
+    wants_predictions: bool = False
+    """Whether it wants all predictions of a pass in `on_predict_epoch_end`, as ``trainer.predict_loop.predictions``."""
+
+    wants_batch_indices: bool = False
+    """Whether it wants to know which items of the dataset a predict batch has: ``current_batch_indices`` of
+    ``trainer.predict_loop``, and ``epoch_batch_indices`` where a callback wants the predictions too."""
+
     _trainer_ref: Callable[[], Trainer | None] | None = None
 
     @property

@@ -18,7 +18,7 @@ from leyden.callback import Callback, Checkpoint, LambdaCallback
 from leyden.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from leyden_checkpoint import ModelCheckpoint
+    from leyden_checkpoint import BasePredictionWriter, ModelCheckpoint, OnExceptionCheckpoint
     from leyden_finetune import BackboneFinetuning, BaseFinetuning
     from leyden_monitoring import LearningRateMonitor, ModelSummary, ProgressBar, ProgressBarBase, TQDMProgressBar
     from leyden_optim import EarlyStopping, Timer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackboneFinetuning",
     "BaseFinetuning",
+    "BasePredictionWriter",
     "Callback",
     "Checkpoint",
     "EarlyStopping",
@@ -33,6 +34,7 @@ __all__ = [
     "LearningRateMonitor",
     "ModelCheckpoint",
     "ModelSummary",
+    "OnExceptionCheckpoint",
     "ProgressBar",
     "ProgressBarBase",
     "TQDMProgressBar",
@@ -40,7 +42,9 @@ __all__ = [
 ]
 
 _FAMILY = {
+    "BasePredictionWriter": "checkpoint",
     "ModelCheckpoint": "checkpoint",
+    "OnExceptionCheckpoint": "checkpoint",
     "BackboneFinetuning": "finetune",
     "BaseFinetuning": "finetune",
     "LearningRateMonitor": "monitoring",

@@ -141,3 +141,81 @@ def test_an_older_callback_gets_the_predictions_even_if_they_are_not_returned() 
     with pytest.warns(DeprecationWarning, match="on_predict_epoch_end"):
         assert predict(Predicts(), batches(1, 2), return_predictions=False, callbacks=Older()) is None
     assert seen == [[batches(10, 20)]]
+
+
+class Indices(Callback):
+    """Looks at what the loop offers, in every hook in which it may."""
+
+    def __init__(self, *, predictions: bool = False, indices: bool = True) -> None:
+        self.wants_predictions, self.wants_batch_indices = predictions, indices
+        self.batches: list[list[int]] = []
+        self.epoch: tuple[list[Any], list[Any]] = ([], [])
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.batches.append(trainer.predict_loop.current_batch_indices)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loop = trainer.predict_loop
+        assert loop.current_batch_indices == []
+        self.epoch = (list(loop.predictions), list(loop.epoch_batch_indices))
+
+
+def numbers(count: int, **arguments: Any) -> Any:
+    return DataLoader(torch.arange(float(count)), **{"batch_size": 2, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_indices_and_predictions_are_there_for_who_wants_them(workers: int) -> None:
+    seen = Indices(predictions=True)
+    loaders = [numbers(5, num_workers=workers), numbers(3, shuffle=True, num_workers=workers)]
+    assert predict(Predicts(), loaders, return_predictions=False, callbacks=seen) is None
+    predictions, indices = seen.epoch
+    assert [indices[0], [len(batch) for batch in indices[1]]] == [[[0, 1], [2, 3], [4]], [2, 1]]
+    assert seen.batches == [*indices[0], *indices[1]]
+    for of_loader, drawn in zip(predictions, indices, strict=True):
+        assert [batch.tolist() for batch in of_loader] == [[10.0 * index for index in batch] for batch in drawn]
+
+
+def test_one_loader_gives_its_predictions_plainly_and_its_indices_in_a_list() -> None:
+    seen = Indices(predictions=True)
+    returned = predict(Predicts(), numbers(3), callbacks=seen, limit_predict_batches=1)
+    assert [batch.tolist() for batch in returned] == [batch.tolist() for batch in seen.epoch[0]] == [[0.0, 10.0]]
+    assert seen.epoch[1] == [[[0, 1]]]
+
+
+def test_nothing_is_kept_of_a_pass_for_who_wants_batches_only() -> None:
+    module, seen = Predicts(), Indices()
+    assert predict(module, numbers(5), return_predictions=False, callbacks=seen) is None
+    assert (seen.batches, seen.epoch) == ([[0, 1], [2, 3], [4]], ([], []))
+    assert module.alive() <= 1
+
+
+def test_nothing_is_recorded_where_nobody_asks() -> None:
+    seen, loader = Indices(indices=False), numbers(5)
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, callbacks=seen)
+    trainer.predict(Predicts(), loader)
+    assert trainer.predict_dataloaders is loader
+    assert (seen.batches, seen.epoch[1]) == ([[], [], []], [])
+    assert trainer.predict_loop.predictions == []
+
+
+def test_data_without_indices_are_told_of_once() -> None:
+    seen = Indices(predictions=True)
+    with pytest.warns(UserWarning, match="which cannot be told of list: batch_indices will be an empty list there"):
+        predict(Predicts(), [numbers(2), batches(3)], callbacks=seen)
+    assert (seen.batches, seen.epoch[1]) == ([[0, 1], []], [[[0, 1]], []])
+
+
+def test_an_exception_lets_go_of_what_was_kept() -> None:
+    class Break(Callback):
+        def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            raise RuntimeError("at the end")
+
+    seen = Indices(predictions=True)
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, callbacks=[seen, Break()])
+    with pytest.raises(RuntimeError, match="at the end"):
+        trainer.predict(Predicts(), numbers(3))
+    loop = trainer.predict_loop
+    assert (loop.predictions, loop.epoch_batch_indices, loop.current_batch_indices) == ([], [], [])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from leyden.data.indices import recording
 from leyden.data.loaders import check_loader
 from leyden.data.sources import EvalSource, TrainSource
 from leyden.overrides import is_overridden
@@ -47,20 +49,28 @@ def request_train_source(trainer: Trainer) -> TrainSource:
     )
 
 
-def request_eval_source(trainer: Trainer, stage: str) -> EvalSource:
-    """Return what "validate", "test" or "predict" reads, as `request_train_source` does for training."""
+def request_eval_source(trainer: Trainer, stage: str, *, record_indices: bool = False) -> EvalSource:
+    """Return what "validate", "test" or "predict" reads, as `request_train_source` does for training.
+
+    With `record_indices` each loader has a recorder that `leyden.data.indices.recorder_of` finds, where it can.
+    """
     settings, short = trainer.settings, "val" if stage == "validate" else stage
     return EvalSource(
         request_loader(trainer, f"{short}_dataloader"),
         limit=getattr(settings, f"limit_{short}_batches"),
         stage=stage,
         overfit=settings.overfit_batches if stage == "validate" else 0,
-        prepare=_preparation(trainer, stage),
+        prepare=_preparation(trainer, stage, record_indices=record_indices),
     )
 
 
-def _preparation(trainer: Trainer, stage: str) -> Any:
-    return partial(trainer.strategy.prepare_loader, stage=stage) if trainer.settings.use_distributed_sampler else None
+def _preparation(trainer: Trainer, stage: str, *, record_indices: bool = False) -> Any:
+    prepare: Callable[[Any], Any] | None = None
+    if trainer.settings.use_distributed_sampler:
+        prepare = partial(trainer.strategy.prepare_loader, stage=stage)
+    if not record_indices:
+        return prepare
+    return recording if prepare is None else lambda loader: recording(prepare(loader))
 
 
 def _provider(trainer: Trainer, name: str) -> Any:
