@@ -165,3 +165,35 @@ def test_one_logger_or_callback_needs_no_list() -> None:
     assert (made.loggers, made.callbacks) == ([logger], [callback])
     several: list[Logger] = [logger, CSVLogger("y")]
     assert trainer(logger=iter(several)).loggers == several
+
+
+def test_what_is_assigned_later_is_checked_too_and_changes_nothing_where_it_is_wrong() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, max_epochs=3)
+    for name, value, expected in (
+        ("max_epochs", "many", "an int"),
+        ("min_epochs", 4, "the minimum is above the maximum"),
+        ("max_steps", -2, "an int >= -1"),
+        ("limit_train_batches", 1.5, "a number of batches"),
+        ("val_check_interval", 0, "a number of training batches"),
+        ("gradient_clip_val", -1.0, "a number >= 0"),
+        ("gradient_clip_algorithm", "l2", "'norm', 'value' or None"),
+        ("log_every_n_steps", None, None),
+    ):
+        before = getattr(trainer, name)
+        if expected is not None:
+            with pytest.raises(MisconfigurationException, match=rf"Trainer\({name}=.*{expected}|{expected}"):
+                setattr(trainer, name, value)
+            assert getattr(trainer, name) == before
+        else:
+            setattr(trainer, name, value)
+            assert getattr(trainer, name) == 50
+
+
+def test_what_is_assigned_later_is_resolved_as_at_first() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, max_epochs=3)
+    trainer.overfit_batches = 2
+    assert (trainer.limit_train_batches, trainer.limit_val_batches) == (2, 2)
+    trainer.limit_val_batches = 0
+    trainer.gradient_clip_val = 0.0
+    assert trainer.limit_val_batches == 0
+    assert not trainer.settings.gradient_clip_val

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from leyden.errors import MisconfigurationException
 
-__all__ = ["Settings"]
+__all__ = ["Setting", "Settings"]
+
+T = TypeVar("T")
 
 _DEFAULT_MAX_EPOCHS = 1000
 
@@ -65,8 +67,24 @@ class Settings:
         if self.barebones:
             self._strip_to_barebones()
         self._fill_defaults()
+        self._overfit()
         if self.fast_dev_run:
             self._shorten_for_development()
+
+    def assign(self, name: str, value: Any) -> None:
+        """Set `name` later on: with the checks and defaults of ``Trainer(...)``; what cannot work changes nothing."""
+        before = getattr(self, name)
+        setattr(self, name, value)
+        try:
+            self._check_counts()
+            self._check_batches()
+            self._check_choices()
+        except MisconfigurationException:
+            setattr(self, name, before)
+            raise
+        self._fill_defaults()
+        if name == "overfit_batches":
+            self._overfit()
 
     def _check_counts(self) -> None:
         for name, low, optional in (
@@ -189,9 +207,11 @@ class Settings:
         self.min_steps = self.min_steps or 0
         self.num_sanity_val_steps = 2 if self.num_sanity_val_steps is None else self.num_sanity_val_steps
         self.log_every_n_steps = 50 if self.log_every_n_steps is None else self.log_every_n_steps
+        self.gradient_clip_val = self.gradient_clip_val or None
+
+    def _overfit(self) -> None:
         if self.overfit_batches:
             self.limit_train_batches = self.limit_val_batches = self.overfit_batches
-        self.gradient_clip_val = self.gradient_clip_val or None
 
     def _shorten_for_development(self) -> None:
         batches = 1 if self.fast_dev_run is True else int(self.fast_dev_run)
@@ -208,6 +228,25 @@ class Settings:
         """Validation batches before training; ``math.inf`` for all of them."""
         steps = self.num_sanity_val_steps
         return math.inf if steps == -1 else int(steps or 0)
+
+
+class _HasSettings(Protocol):
+    @property
+    def settings(self) -> Settings: ...
+
+
+class Setting(Generic[T]):
+    """A property that is the setting of the same name; what is set is checked."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: _HasSettings, owner: type) -> T:
+        value: T = getattr(instance.settings, self._name)
+        return value
+
+    def __set__(self, instance: _HasSettings, value: T) -> None:
+        instance.settings.assign(self._name, value)
 
 
 def _is_int(value: Any) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from leyden.callback import Callback, Checkpoint
 from leyden.hooks.attached import as_list
 from leyden.loops.schedule import expected_steps
 from leyden.run_state import RunningStage, TrainerState, TrainerStatus
 from leyden.runtime.wrapped_optimizer import LightningOptimizer, unwrapped
+from leyden.settings import Setting, Settings
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -25,26 +26,8 @@ if TYPE_CHECKING:
     from leyden.runtime.engine import Engine
     from leyden.runtime.precision import Precision
     from leyden.runtime.strategy import Strategy
-    from leyden.settings import Settings
 
 __all__ = ["TrainerProperties"]
-
-
-T = TypeVar("T")
-
-
-class _Setting(Generic[T]):
-    """A property of the trainer that is the setting of the same name."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, trainer: TrainerProperties, owner: type) -> T:
-        value: T = getattr(trainer.settings, self._name)
-        return value
-
-    def __set__(self, trainer: TrainerProperties, value: T) -> None:
-        setattr(trainer.settings, self._name, value)
 
 
 class TrainerProperties:
@@ -72,24 +55,24 @@ class TrainerProperties:
 
     # -- settings, resolved; they can be changed between runs -----------------------------------------------------
 
-    max_epochs = _Setting[int]()
-    min_epochs = _Setting[int]()
-    max_steps = _Setting[int]()
-    min_steps = _Setting[int]()
-    gradient_clip_val = _Setting[float | None]()
-    gradient_clip_algorithm = _Setting[str | None]()
-    fast_dev_run = _Setting[bool | int]()
-    limit_train_batches = _Setting[int | float | None]()
-    limit_val_batches = _Setting[int | float | None]()
-    limit_test_batches = _Setting[int | float | None]()
-    limit_predict_batches = _Setting[int | float | None]()
-    overfit_batches = _Setting[int | float]()
-    log_every_n_steps = _Setting[int]()
-    check_val_every_n_epoch = _Setting[int | None]()
-    val_check_interval = _Setting[int | float | None]()
-    num_sanity_val_steps = _Setting[int]()
-    barebones = _Setting[bool]()
-    reload_dataloaders_every_n_epochs = _Setting[int]()
+    max_epochs = Setting[int]()
+    min_epochs = Setting[int]()
+    max_steps = Setting[int]()
+    min_steps = Setting[int]()
+    gradient_clip_val = Setting[float | None]()
+    gradient_clip_algorithm = Setting[str | None]()
+    fast_dev_run = Setting[bool | int]()
+    limit_train_batches = Setting[int | float | None]()
+    limit_val_batches = Setting[int | float | None]()
+    limit_test_batches = Setting[int | float | None]()
+    limit_predict_batches = Setting[int | float | None]()
+    overfit_batches = Setting[int | float]()
+    log_every_n_steps = Setting[int]()
+    check_val_every_n_epoch = Setting[int | None]()
+    val_check_interval = Setting[int | float | None]()
+    num_sanity_val_steps = Setting[int]()
+    barebones = Setting[bool]()
+    reload_dataloaders_every_n_epochs = Setting[int]()
 
     # -- progress ---------------------------------------------------------------------------------------------------
 

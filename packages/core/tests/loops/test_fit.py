@@ -143,6 +143,42 @@ def test_a_loader_that_ends_before_its_length_is_warned_of() -> None:
     assert events == words("t0.0 t0.1 t0.2")
 
 
+def test_every_fit_has_its_sanity_check() -> None:
+    """But for one that goes on from a checkpoint, which `tests/state` looks at."""
+    module = Events()
+    trainer = Trainer(
+        accelerator="cpu", logger=False, discover_callbacks=False, max_epochs=1, limit_val_batches=2,
+        num_sanity_val_steps=1,
+    )  # fmt: skip
+    for _ in range(2):
+        trainer.fit(module, batches(1), batches(2))
+        trainer.max_epochs += 1
+    assert " ".join(module.events) == "s.0 t0.0 v0.0 v0.1 s.0 t1.0 v1.0 v1.1"
+
+
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_without_training_batches_a_fit_does_nothing(limit: float, caplog: pytest.LogCaptureFixture) -> None:
+    events, trainer = fit(3, 3, limit_train_batches=limit, num_sanity_val_steps=2)
+    assert (events, trainer.global_step, trainer.current_epoch) == ([], 0, 0)
+    assert "no training batches were asked for" in caplog.text
+
+
+def test_limits_of_the_fit_loop_are_those_of_the_trainer() -> None:
+    _, trainer = fit(2, max_epochs=1)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(Events(), batches(2))
+    assert (trainer.max_epochs, trainer.current_epoch, trainer.global_step) == (3, 3, 6)
+    trainer.max_steps = 7
+    assert trainer.fit_loop.max_steps == 7
+    trainer.fit_loop.max_epochs = 9
+    trainer.fit(Events(), batches(2))
+    assert trainer.global_step == 7
+    with pytest.raises(MisconfigurationException, match=r"max_epochs='3'\): expected an int >= -1 or None"):
+        trainer.fit_loop.max_epochs = "3"  # type: ignore[assignment]
+    trainer.fit_loop.min_epochs, trainer.fit_loop.min_steps = 2, 5
+    assert (trainer.min_epochs, trainer.min_steps, trainer.max_epochs) == (2, 5, 9)
+
+
 def test_several_validation_loaders_come_one_after_the_other() -> None:
     events, trainer = fit(1, [batches(2), Stream(1)], max_epochs=1, num_sanity_val_steps=1)
     assert events == words("s.0 s.0@1 t0.0 v0.0 v0.1 v0.0@1")

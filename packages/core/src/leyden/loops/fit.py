@@ -17,6 +17,7 @@ from leyden.loops.schedulers import step_schedulers
 from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.run_state import RunningStage
+from leyden.settings import Setting, Settings
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -25,7 +26,12 @@ __all__ = ["FitLoop"]
 
 
 class FitLoop(FitProgress):
-    """Trains a module. Its counters are the progress of the run."""
+    """Trains a module. Its counters are the progress of the run; its limits are those of the trainer."""
+
+    max_epochs = Setting[int]()
+    min_epochs = Setting[int]()
+    max_steps = Setting[int]()
+    min_steps = Setting[int]()
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
@@ -37,11 +43,19 @@ class FitLoop(FitProgress):
         self._validates = False
         self._log_every, self._max_steps = 0, math.inf
 
+    @property
+    def settings(self) -> Settings:
+        """The trainer's."""
+        return self._trainer.settings
+
     # -- a fit ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Train until an epoch, step or time limit, or until ``trainer.should_stop``."""
         trainer, plan = self._trainer, self._trainer.plan
+        if trainer.settings.limit_train_batches == 0:
+            _tell_of_no_work()
+            return
         self.sanity_check()
         trainer.state.stage = RunningStage.TRAINING
         self.setup_data()
@@ -89,7 +103,7 @@ class FitLoop(FitProgress):
     def _has_work(self) -> bool:
         settings = self._trainer.settings
         if self.num_batches == 0 or settings.max_steps == 0 or settings.max_epochs == 0:
-            rank_zero_info("`Trainer.fit` stopped: no training batches were asked for.")
+            _tell_of_no_work()
             return False
         return not self.done
 
@@ -104,9 +118,10 @@ class FitLoop(FitProgress):
         every = settings.reload_dataloaders_every_n_epochs
         if self.source is not None and (not every or self.epoch - self.loaded_at_epoch < every):
             return
-        self.source = request_train_source(self._trainer)
-        if not self._resumed:  # a run that goes on reloads when it would have without the interruption
+        if self.source is not None or not self._resumed:
             self.loaded_at_epoch = self.epoch
+        with self.as_of(self.loaded_at_epoch):
+            self.source = request_train_source(self._trainer)
         self.schedule = ValidationSchedule.of(settings, self.num_batches) if self.num_batches else self.schedule
 
     def forget_data(self) -> None:
@@ -284,3 +299,7 @@ class FitLoop(FitProgress):
                 f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; "
                 "correct its __len__, since limits, the last accumulation window and validation count on it."
             )
+
+
+def _tell_of_no_work() -> None:
+    rank_zero_info("`Trainer.fit` stopped: no training batches were asked for.")
