@@ -67,3 +67,34 @@ def test_folders_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("HOME", "/home/someone")
     assert files.absolute("~/runs") == "/home/someone/runs"
     assert files.absolute(Path("here")) == os.path.join(os.getcwd(), "here")
+    assert files.absolute("file:///runs/1") == "/runs/1"
+    assert files.absolute("memory://runs/1/") == "memory://runs/1"
+
+
+def test_at_a_url_names_are_joined_and_taken_apart_by_slashes() -> None:
+    assert files.join("memory://runs", "a.ckpt") == "memory://runs/a.ckpt"
+    assert files.name_in("memory://runs/a.ckpt") == "a.ckpt"
+    assert (files.join("runs", "a.ckpt"), files.name_in("runs/a.ckpt")) == (os.path.join("runs", "a.ckpt"), "a.ckpt")
+
+
+def test_at_a_url_files_and_folders_are_written_found_and_removed() -> None:
+    files.write_text("memory://files/deep/a.yaml", "a: 1")
+    assert files.exists("memory://files/deep/a.yaml")
+    files.remove("memory://files/deep/a.yaml")
+    files.remove("memory://files/gone already")
+    assert not files.exists("memory://files/deep/a.yaml")
+    files.write_text("memory://files/folder/part", "x")
+    files.remove("memory://files/folder")
+    assert not files.exists("memory://files/folder/part")
+
+
+def test_a_store_that_refuses_to_remove_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+
+    def refuse(*args: object, **named: object) -> None:
+        raise RuntimeError("access denied")
+
+    files.write_text("memory://refused/a", "a")
+    monkeypatch.setattr(MemoryFileSystem, "rm", refuse)
+    with pytest.raises(OSError, match=r"'memory://refused/a' cannot be removed \(RuntimeError: access denied\)"):
+        files.remove("memory://refused/a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from leyden import LightningModule, Trainer
+from leyden import Callback, LightningModule, Trainer
 from leyden.errors import MisconfigurationException
 from leyden.state import storage
 from leyden.testing import BoringModule
@@ -28,9 +29,9 @@ class Scored(BoringModule):
         self.log("val_loss", self.scores[self.trainer.current_epoch])
 
 
-def trainer_with(checkpoint: ModelCheckpoint, max_epochs: int = 2) -> Trainer:
+def trainer_with(*callbacks: Callback, max_epochs: int = 2) -> Trainer:
     return Trainer(
-        max_epochs=max_epochs, logger=False, callbacks=checkpoint, num_sanity_val_steps=0, discover_callbacks=False
+        max_epochs=max_epochs, logger=False, callbacks=callbacks, num_sanity_val_steps=0, discover_callbacks=False
     )
 
 
@@ -79,6 +80,35 @@ def test_a_save_that_fails_leaves_files_and_memory_as_they_were(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_full_disk_is_told_with_the_bytes_and_leaves_the_checkpoint_before_whole(
+    monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    write = os.write
+
+    class Fill(Callback):
+        """Lets the disk be full from the second epoch on."""
+
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                monkeypatch.setattr(os, "write", self.refuse)
+
+        @staticmethod
+        def refuse(descriptor: int, data: Any) -> int:
+            if descriptor <= 2:
+                return write(descriptor, data)
+            raise OSError(28, "No space left on device")
+
+    checkpoint = ModelCheckpoint("kept", "{epoch}", "val_loss", save_last="link", asynchronous=asynchronous)
+    with pytest.raises(OSError, match="No space left on device") as full:
+        trainer_with(checkpoint, Fill()).fit(Scored(2.0, 1.0))
+    kept = os.path.abspath("kept")
+    assert full.value.filename == f"{kept}/epoch=1.ckpt"
+    assert re.search(r"it needs [\d,]+ bytes .*, free there: [\d,]+ bytes", str(full.value))
+    assert steps() == {"epoch=0.ckpt": 4, "last.ckpt": 4}
+    assert (checkpoint.best_model_path, checkpoint.last_model_path) == (f"{kept}/epoch=0.ckpt", f"{kept}/last.ckpt")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
 def test_where_training_goes_on_the_next_save_makes_up_for_it(
     monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
@@ -124,6 +154,18 @@ def test_what_cannot_be_saved_at_all_stops_training_at_once() -> None:
         with pytest.raises(MisconfigurationException, match="nothing to save"):
             trainer_with(checkpoint).fit(Wrong(1.0, 1.0))
         assert checkpoint.best_model_path == ""
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_no_file_can_hold_stops_training_however_errors_of_the_disk_are_met(asynchronous: bool) -> None:
+    class Wrong(Scored):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["mine"] = open_for_good
+
+    checkpoint = ModelCheckpoint("kept", on_save_error="warn", asynchronous=asynchronous)
+    with Path("file").open("w") as open_for_good, pytest.raises(TypeError, match="pickle"):
+        trainer_with(checkpoint).fit(Wrong(1.0, 1.0))
+    assert steps() == {}
 
 
 def test_a_file_that_cannot_be_removed_is_told_of_and_the_new_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:

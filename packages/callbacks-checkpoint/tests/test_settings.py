@@ -18,7 +18,7 @@ from leyden_checkpoint import ModelCheckpoint
     [
         ({"dirpath": 3}, "dirpath=3: expected a folder's path"),
         ({"dirpath": ""}, "dirpath='': expected a folder's path"),
-        ({"dirpath": "s3://bucket"}, "dirpath='s3://bucket': this version writes to local folders only"),
+        ({"dirpath": "nowhere://a"}, "dirpath='nowhere://a': fsspec knows no such place (Protocol not known: nowhere)"),
         ({"filename": 3}, "filename=3: expected a template"),
         ({"filename": "{epoch"}, "filename='{epoch' is no template"),
         ({"filename": "last", "save_last": True}, "both want the same file"),

@@ -45,7 +45,7 @@ def test_a_full_disk_stops_both_or_neither(seen: Seen, kind: str) -> None:
     first, second, _ = seen
     assert first[f"full-{kind}"][0].startswith("OSError: [Errno 28] No space left on device")
     assert second[f"full-{kind}"][0].startswith(
-        "RuntimeError: The first process could not save a checkpoint. OSError: [Errno 28] No space left on device"
+        "OSError: The first process could not save: OSError: [Errno 28] No space left on device"
     )
     assert first[f"full-{kind}"][1] == second[f"full-{kind}"][1] == []
     assert first[f"full-{kind}-warn"] == second[f"full-{kind}-warn"] == ["", []]

@@ -1,4 +1,4 @@
-"""The file system as checkpoints need it: look, link, and remove what is no longer wanted."""
+"""Files as checkpoints need them, at paths and at URLs: look, link, and remove what is no longer wanted."""
 
 from __future__ import annotations
 
@@ -6,18 +6,44 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
-__all__ = ["absolute", "exists", "join", "link", "remove", "without_slashes", "write_text"]
+from leyden.state.remote import is_url, local_path
+from leyden.state.storage import exists as storage_exists
+
+__all__ = ["absolute", "exists", "join", "link", "name_in", "remove", "url_problem", "without_slashes", "write_text"]
 
 
 def absolute(folder: str | os.PathLike[str]) -> str:
-    """Return `folder` as an absolute path with ``~`` expanded: what a run wrote is found again from anywhere."""
-    return os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    """Return `folder` as an absolute path with ``~`` expanded: what a run wrote is found again from anywhere.
+
+    A URL stays as it is; one of ``file://`` becomes a path.
+    """
+    local = local_path(folder)
+    return os.fspath(folder).rstrip("/") if local is None else os.path.abspath(os.path.expanduser(local))
+
+
+def url_problem(folder: str) -> str:
+    """Return why nothing can be written to a URL like this; nothing where it can, or where it is a path."""
+    if not is_url(folder):
+        return ""
+    import fsspec  # type: ignore[import-untyped]
+
+    try:
+        fsspec.get_filesystem_class(folder.split("://", 1)[0])
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def join(folder: str, name: str) -> str:
-    """Return the path of `name` in `folder`."""
-    return os.path.join(folder, name)
+    """Return the path, or URL, of `name` in `folder`."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+
+
+def name_in(path: str) -> str:
+    """Return the last part of a path or URL."""
+    return path.rpartition("/")[2] if is_url(path) else os.path.basename(path)
 
 
 def without_slashes(text: str) -> str:
@@ -27,7 +53,7 @@ def without_slashes(text: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is something under this name, be it a link that leads nowhere."""
-    return os.path.lexists(path)
+    return storage_exists(path) if is_url(path) else os.path.lexists(path)
 
 
 def link(target: str, path: str) -> None:
@@ -53,7 +79,9 @@ def link(target: str, path: str) -> None:
 
 def remove(path: str) -> None:
     """Remove a checkpoint, which may be a file, a link or a folder; one that is gone already is no error."""
-    if os.path.isdir(path) and not os.path.islink(path):
+    if is_url(path):
+        _remove_url(path)
+    elif os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
         Path(path).unlink(missing_ok=True)
@@ -61,5 +89,28 @@ def remove(path: str) -> None:
 
 def write_text(path: str, text: str) -> None:
     """Write a small text file; the folder is made when missing."""
+    if is_url(path):
+        system, key = _system_of(path)
+        system.makedirs(key.rpartition("/")[0] or "/", exist_ok=True)
+        system.pipe_file(key, text.encode())
+        return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")
+
+
+def _remove_url(url: str) -> None:
+    try:
+        system, key = _system_of(url)
+        if system.exists(key):
+            system.rm(key, recursive=system.isdir(key))
+    except FileNotFoundError:
+        return
+    except Exception as error:  # each store has its own kinds of errors
+        raise OSError(f"{url!r} cannot be removed ({type(error).__name__}: {error})") from error
+
+
+def _system_of(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    system, key = url_to_fs(url)
+    return system, str(key)

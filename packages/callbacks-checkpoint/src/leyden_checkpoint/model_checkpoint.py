@@ -43,13 +43,14 @@ class ModelCheckpoint(Checkpoint):
     Files of an earlier run stay, also when it is resumed and its best are taken over and overtaken.
 
     Arguments that types don't explain:
-        dirpath: folder; None: ``checkpoints`` in the folder of the first logger's version, or in `default_root_dir`.
+        dirpath: folder, or a URL that fsspec knows, as ``s3://bucket/run``; None: ``checkpoints`` in the folder of the
+            first logger's version, or in `default_root_dir`.
         filename: template without extension, ``{epoch}-{step}`` unless given; any metric may be named, with a format:
             ``{epoch:02d}-{val_loss:.2f}``. A metric that is missing reads ``nan``.
         monitor: metric to rank by; also ``"step"`` and ``"epoch"``, which need not be logged.
         save_top_k: checkpoints to keep; -1 keeps all, 0 none (then `save_last` alone writes).
         save_last: keep the newest as ``last.ckpt`` too, whether it is among the best or not. ``"link"`` makes it a link
-            where the newest is among the best, and a file where it is not.
+            where the newest is among the best, and a file where it is not, or where there are no links.
         save_on_train_epoch_end: True saves at the end of the training epoch, False after validation. None chooses: the
             end of the epoch where a validation ends each epoch or there is none, else after each validation.
         enable_version_counter: a name that is taken gets ``-v1``; False overwrites.
@@ -342,7 +343,7 @@ class ModelCheckpoint(Checkpoint):
         if ver is not None:
             name = f"{name}{self.CHECKPOINT_JOIN_CHAR}v{ver}"
         name += self.FILE_EXTENSION
-        return os.path.join(self.dirpath, name) if self.dirpath else name
+        return files.join(self.dirpath, name) if self.dirpath else name
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether a checkpoint with the score `current` would be kept; the first process decides."""
@@ -355,7 +356,7 @@ class ModelCheckpoint(Checkpoint):
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write the ranking as YAML, path to score; without `filepath` to ``best_k_models.yaml`` in `dirpath`."""
-        target = os.path.join(self.dirpath or "", "best_k_models.yaml") if filepath is None else filepath
+        target = files.join(self.dirpath or "", "best_k_models.yaml") if filepath is None else filepath
         files.write_text(os.fspath(target), as_yaml(self.best_k_models))
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden_checkpoint.files import without_slashes
+from leyden_checkpoint.files import absolute, join, without_slashes
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -62,11 +62,13 @@ def first_free_name(name_of: Callable[[int | None], str], exists: Callable[[str]
 def folder_of(trainer: Trainer) -> str:
     """Return where checkpoints go by default: beside what the first logger writes, else in the root folder."""
     if not trainer.loggers:
-        return os.path.join(os.path.abspath(trainer.default_root_dir), "checkpoints")
+        return join(absolute(trainer.default_root_dir), "checkpoints")
     logger = trainer.loggers[0]
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    folder = logger.save_dir or trainer.default_root_dir
-    return os.path.abspath(os.path.join(folder, logger.name or "", version, "checkpoints"))
+    folder = absolute(logger.save_dir or trainer.default_root_dir)
+    for part in (logger.name or "", version, "checkpoints"):
+        folder = join(folder, part) if part else folder
+    return folder
 
 
 def template_problems(template: str) -> list[str]:

@@ -27,7 +27,7 @@ class OnExceptionCheckpoint(Checkpoint):
     With several processes the first one saves if it is cut short itself, and does not wait for the others.
 
     Arguments that types don't explain:
-        dirpath: folder; made when there is something to save.
+        dirpath: folder, or a URL that fsspec knows; made when there is something to save.
         filename: name of the file, without extension.
 
     Raises:
@@ -76,6 +76,8 @@ def _check(owner: str, dirpath: Any, filename: Any) -> None:
     problem = ""
     if not isinstance(dirpath, str | os.PathLike) or not os.fspath(dirpath):
         problem = f"dirpath={dirpath!r}: expected the path of a folder"
+    elif why := files.url_problem(os.fspath(dirpath)):
+        problem = f"dirpath={os.fspath(dirpath)!r}: fsspec knows no such place ({why})"
     elif not isinstance(filename, str) or filename in ("", ".", "..") or files.without_slashes(filename) != filename:
         problem = f"filename={filename!r}: expected a file name without its extension; give the folder as dirpath"
     if problem:

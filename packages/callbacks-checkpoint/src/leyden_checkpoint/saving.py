@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from leyden.state.remote import is_url
 from leyden_checkpoint import files
 from leyden_checkpoint.background import RESERVED
 from leyden_checkpoint.naming import first_free_name
@@ -97,7 +98,7 @@ def _keep_last(checkpoint: ModelCheckpoint, metrics: Mapping[str, Any], turn: Tu
         return path == turn.path or (path != previous and _is_taken(path))
 
     turn.last = _free_path(checkpoint, metrics, checkpoint.CHECKPOINT_NAME_LAST, is_taken)
-    turn.links = checkpoint.save_last == "link" and bool(turn.path)
+    turn.links = checkpoint.save_last == "link" and bool(turn.path) and not is_url(turn.last)
     turn.superseded += [previous] if previous else []
     turn.standing["last_model_path"] = turn.last
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from leyden.errors import MisconfigurationException, did_you_mean
+from leyden_checkpoint.files import url_problem
 from leyden_checkpoint.naming import template_problems
 
 __all__ = ["check_settings"]
@@ -29,8 +30,8 @@ def _folder_problems(given: dict[str, Any]) -> list[str]:
     problems = []
     if dirpath is not None and not (isinstance(dirpath, str | os.PathLike) and os.fspath(dirpath)):
         problems.append(f"dirpath={dirpath!r}: expected a folder's path, or None for the logger's folder")
-    elif dirpath is not None and "://" in str(os.fspath(dirpath)):
-        problems.append(f"dirpath={str(dirpath)!r}: this version writes to local folders only; give a mounted folder")
+    elif dirpath is not None and (why := url_problem(os.fspath(dirpath))):
+        problems.append(f"dirpath={os.fspath(dirpath)!r}: fsspec knows no such place ({why})")
     if filename is not None:
         if isinstance(filename, str):
             problems += template_problems(filename)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -69,5 +68,5 @@ def _remembered(checkpoint: ModelCheckpoint) -> Mapping[str, None]:
 
 
 def _find(path: str, folder: str | None) -> str:
-    moved_to = os.path.join(folder or "", os.path.basename(path))
+    moved_to = files.join(folder or "", files.name_in(path))
     return next((place for place in (path, moved_to) if files.exists(place)), "")

@@ -158,8 +158,8 @@ def _conclude(
             logger.after_save_checkpoint(checkpoint)
     if outcome.error is None:
         _announce(checkpoint, turn)
-    elif checkpoint.on_save_error == "raise":
-        raise outcome.error
+    elif checkpoint.on_save_error == "raise" or not isinstance(outcome.error, OSError):
+        raise outcome.error  # what cannot be pickled is a mistake, and no matter of the disk
     else:
         _warn(checkpoint, turn, outcome)
 
@@ -169,10 +169,10 @@ def _shared(trainer: Trainer, outcome: Outcome) -> Outcome:
     if trainer.world_size == 1:
         return outcome
     told = f"{type(outcome.error).__name__}: {outcome.error}" if outcome.error is not None else ""
-    written, told = trainer.strategy.broadcast((outcome.files, told))
+    written, told, of_disk = trainer.strategy.broadcast((outcome.files, told, isinstance(outcome.error, OSError)))
     if trainer.is_global_zero or not told:
         return Outcome(written, outcome.error)
-    return Outcome(written, RuntimeError(f"The first process could not save a checkpoint. {told}"))
+    return Outcome(written, (OSError if of_disk else RuntimeError)(f"The first process could not save: {told}"))
 
 
 def _warn(checkpoint: ModelCheckpoint, turn: Turn, outcome: Outcome) -> None:
