@@ -519,9 +519,9 @@ def scheduled(module: Any) -> Any:
     Row("a tensor", lambda: resume(save=torch.ones(1)), ("a.ckpt", "no checkpoint of a training", "a Tensor")),
     Row("a list, to test", lambda: resume(fn="test", save=[1]), ("a.ckpt", "no checkpoint of a training", "a list")),
     Row(
-        "of Lightning",
+        "of Lightning, weights only",
         lambda: resume(save={"pytorch-lightning_version": "2.6.0", "state_dict": {}, "loops": {}, "global_step": 1}),
-        ("a.ckpt", "written by Lightning", "Net.load_from_checkpoint"),
+        ("a.ckpt", "weights only", "Net.load_from_checkpoint"),
     ),
     Row(
         "of other loops",

@@ -69,6 +69,9 @@ class Callback:
     """Whether it wants to know which items of the dataset a predict batch has: ``current_batch_indices`` of
     ``trainer.predict_loop``, and ``epoch_batch_indices`` where a callback wants the predictions too."""
 
+    state_version: int = 1
+    """The version of what `state_dict` returns; raise it when that changes, and read older ones in `migrate_state`."""
+
     _trainer_ref: Callable[[], Trainer | None] | None = None
 
     @property
@@ -121,21 +124,9 @@ class Callback:
             )
             return
         trainer.journal.log(
-            name,
-            value,
-            prog_bar,
-            logger,
-            on_step,
-            on_epoch,
-            reduce_fx,
-            enable_graph,
-            sync_dist,
-            sync_dist_group,
-            add_dataloader_idx,
-            batch_size,
-            metric_attribute,
-            rank_zero_only,
-        )
+            name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
+            add_dataloader_idx, batch_size, metric_attribute, rank_zero_only,
+        )  # fmt: skip
 
     def log_dict(
         self,
@@ -329,6 +320,10 @@ class Callback:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned; not called where the checkpoint holds nothing under `state_key`."""
+
+    def migrate_state(self, state_dict: dict[str, Any], from_version: int) -> dict[str, Any]:
+        """Turn a state of an older `state_version` into one of this; `load_state_dict` gets what it returns."""
+        return state_dict
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is made and may be changed in place."""

@@ -12,14 +12,15 @@ from leyden.optimizers import read_optimizers
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.runtime.numerics import numerics
+from leyden.state.callback_states import restore_callbacks
 from leyden.state.checkpoint import (
     check_checkpoint,
-    restore_callbacks,
     restore_loggers,
     restore_module,
     restore_progress,
     restore_training,
 )
+from leyden.state.lightning_format import from_lightning, is_of_lightning, warn_of_lightning
 from leyden.state.resolve import resolve_checkpoint
 from leyden.state.storage import load
 from leyden.verification import verify
@@ -136,6 +137,10 @@ def _read_checkpoint(trainer: Trainer, ckpt_path: Any, weights_only: bool) -> di
         return None
     checkpoint: dict[str, Any] = load(trainer.ckpt_path, map_location="cpu", weights_only=weights_only)
     check_checkpoint(checkpoint, trainer.ckpt_path, trainer.lightning_module, str(trainer.state.fn))
+    if is_of_lightning(checkpoint):
+        checkpoint = from_lightning(checkpoint, trainer.accumulate_grad_batches)
+        if trainer.state.fn is TrainerFn.FITTING:
+            warn_of_lightning(checkpoint, trainer.ckpt_path)
     return checkpoint
 
 

@@ -106,11 +106,12 @@ def test_a_run_resumed_at_the_end_of_an_epoch_equals_one_without_interruption(st
 def test_a_checkpoint_holds_the_run_as_a_safe_load_reads_it() -> None:
     checkpoint = everything(fitted(Counter()))
     assert sorted(checkpoint) == [
-        "callbacks", "epoch", "format_version", "global_step", "gradients", "hparams_name", "hyper_parameters",
-        "leyden_version", "loggers", "loops", "lr_schedulers", "metrics", "optimizer_states", "precision", "rng",
-        "state_dict",
+        "callback_versions", "callbacks", "epoch", "format_version", "global_step", "gradients", "hparams_name",
+        "hyper_parameters", "leyden_version", "loggers", "loops", "lr_schedulers", "metrics", "optimizer_states",
+        "precision", "pytorch-lightning_version", "rng", "state_dict",
     ]  # fmt: skip
     assert checkpoint["callbacks"] == {"Counter": {"count": 3}}
+    assert checkpoint["callback_versions"] == {"Counter": 1}
     assert checkpoint["hyper_parameters"] == {"rate": 0.05}
     assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, 3)
     assert len(checkpoint["optimizer_states"]) == len(checkpoint["lr_schedulers"]) == 1
@@ -120,7 +121,8 @@ def test_weights_only_holds_weights_hyperparameters_and_counters() -> None:
     fitted(Counter()).save_checkpoint("a.ckpt", weights_only=True)
     checkpoint = load("a.ckpt")
     assert sorted(checkpoint) == [
-        "epoch", "format_version", "global_step", "hparams_name", "hyper_parameters", "leyden_version", "state_dict",
+        "epoch", "format_version", "global_step", "hparams_name", "hyper_parameters", "leyden_version",
+        "pytorch-lightning_version", "state_dict",
     ]  # fmt: skip
     assert Net.load_from_checkpoint("a.ckpt").hparams == {"rate": 0.05}
 

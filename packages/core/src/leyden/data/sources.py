@@ -100,11 +100,17 @@ class TrainSource:
             set_generator_states(loader, state)
 
     def resume(self, state: Mapping[str, Any]) -> Iterator[Any]:
-        """Return the rest of the epoch in which `state` was made; what was read before is not read again."""
+        """Return the rest of the epoch in which `state` was made; what was read before is not read again.
+
+        Where the place is None, as in a checkpoint of Lightning, the order is drawn anew and as many are read and left out.
+        """
         if not state["batches"]:
             return iter(self)
-        self._whole.load_state_dict(state["place"])
+        if state["place"] is not None:
+            self._whole.load_state_dict(state["place"])
         rest = self._start()
+        if state["place"] is None:
+            rest = islice(rest, int(state["batches"]), None)
         return rest if self._all_of_it else islice(rest, int(self.num_batches) - int(state["batches"]))
 
     def state_dict(self, batches: int) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
-from leyden.rank_zero import rank_zero_warn
-from leyden.state.plain import check_plain
+from leyden.state.callback_states import save_callbacks
+from leyden.state.lightning_format import LIGHTNING_VERSION, LIGHTNING_VERSION_KEY, is_of_lightning
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
@@ -20,7 +19,6 @@ __all__ = [
     "FORMAT_VERSION",
     "check_checkpoint",
     "dump",
-    "restore_callbacks",
     "restore_loggers",
     "restore_module",
     "restore_progress",
@@ -28,6 +26,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+_OF_A_RUN = ("global_step", "loops", "optimizer_states")
 _BARE_WEIGHTS = "For bare weights use module.load_state_dict(torch.load(path))."
 
 
@@ -37,6 +36,7 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "leyden_version": _version(),
+        LIGHTNING_VERSION_KEY: LIGHTNING_VERSION,
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
         "state_dict": trainer.fit_loop.weights(),
@@ -56,31 +56,13 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         if state and not weights_only:
             checkpoint[type(trainer.datamodule).__qualname__] = state
     if not weights_only:
-        checkpoint["callbacks"] = _callback_states(trainer, checkpoint)
+        save_callbacks(trainer, checkpoint)
     if trainer.datamodule is not None:
         trainer.datamodule.on_save_checkpoint(checkpoint)
     outer, trainer.journal.hook = trainer.journal.hook, "on_save_checkpoint"
     module.on_save_checkpoint(checkpoint)
     trainer.journal.hook = outer  # whoever saves in a hook may log in it afterwards
     return checkpoint
-
-
-def _callback_states(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Ask every callback for its state; those of older generations return it from `on_save_checkpoint`."""
-    states: dict[str, Any] = {}
-    for entry in trainer.plan.entries("state_dict"):
-        state = entry.call()
-        if state:
-            states[_key(entry.owner)] = state
-    checkpoint["callbacks"] = states
-    for entry in trainer.plan.entries("on_save_checkpoint"):
-        if isinstance(entry.owner, Callback):
-            returned = entry.call(checkpoint)
-            if isinstance(returned, Mapping) and returned:
-                states.setdefault(_key(entry.owner), dict(returned))
-    for key, state in states.items():
-        check_plain(state, f"the state of the callback {key}: state_dict()")
-    return states
 
 
 def check_checkpoint(checkpoint: object, path: str, module: LightningModule, fn: str) -> None:
@@ -98,11 +80,7 @@ def check_checkpoint(checkpoint: object, path: str, module: LightningModule, fn:
     load_weights = (
         f"Load its weights with {type(module).__name__}.load_from_checkpoint(path) and fit without ckpt_path."
     )
-    if "pytorch-lightning_version" in checkpoint:
-        raise MisconfigurationException(
-            f"ckpt_path={path!r} was written by Lightning, whose progress fit cannot take up. {load_weights}"
-        )
-    if not all(name in checkpoint for name in ("global_step", "loops", "optimizer_states")):
+    if not all(name in checkpoint for name in (_OF_A_RUN[::2] if is_of_lightning(checkpoint) else _OF_A_RUN)):
         if "state_dict" in checkpoint:
             what, how = "holds weights only", load_weights
         else:
@@ -137,26 +115,6 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
             "model, or of another version of this one? With `strict_loading = False` on the module, missing and "
             "unexpected weights are passed over."
         ) from error
-
-
-def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Hand callbacks the checkpoint, then each its own state; states that nobody takes are named in a warning."""
-    for entry in trainer.plan.entries("on_load_checkpoint"):
-        if isinstance(entry.owner, Callback):
-            entry.call(checkpoint)
-    states = checkpoint.get("callbacks") or {}
-    for entry in (*trainer.plan.entries("on_load_state"), *trainer.plan.entries("load_state_dict")):
-        if _key(entry.owner) in states:
-            entry.call(states[_key(entry.owner)])
-    if trainer.state.fn != "fit":
-        return  # an evaluation needs no more than the weights; who has other callbacks, or none, misses nothing
-    known = {callback.state_key for callback in trainer.callbacks}
-    unknown = sorted(str(key) for key in states if key not in known)
-    if unknown:
-        rank_zero_warn(
-            f"the checkpoint holds states of callbacks that this Trainer does not have: {', '.join(unknown)}. Add them "
-            "to Trainer(callbacks=[...]) to go on exactly as before."
-        )
 
 
 def restore_loggers(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -221,11 +179,6 @@ def _of_another_kind(path: str, part: str, error: Exception) -> Misconfiguration
         f"ckpt_path={path!r}: its {part} cannot be read ({type(error).__name__}: {error}). It was written by another "
         "version or by other code; load its weights with load_from_checkpoint and fit without ckpt_path."
     )
-
-
-def _key(owner: object) -> str:
-    assert isinstance(owner, Callback)
-    return owner.state_key
 
 
 def _some(checkpoint: object) -> str:

@@ -14,6 +14,7 @@ import torch
 from leyden.errors import MisconfigurationException
 from leyden.state import remote
 from leyden.state.integrity import ARCHIVE_START, check_archive
+from leyden.state.lightning_types import lightning_types
 from leyden.state.plain import SAFE_TYPES
 from leyden.state.writing import CheckpointWriteError, write_file
 
@@ -62,7 +63,7 @@ def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: b
         _check(file, path)
         try:
             with torch.serialization.safe_globals(
-                [_NO_BYTES, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types()]
+                [_NO_BYTES, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types(), *lightning_types()]
             ):
                 return torch.load(file, map_location=map_location, weights_only=weights_only)
         except Exception as error:  # bytes that are no checkpoint make torch.load fail in any way there is
