@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["MisconfigurationException", "SIGTERMException", "UnknownArgumentError", "did_you_mean"]
+__all__ = ["MisconfigurationException", "SIGTERMException", "UnknownArgumentError", "did_you_mean", "with_article"]
 
 
 class MisconfigurationException(Exception):
@@ -21,6 +21,16 @@ class SIGTERMException(SystemExit):
 
     def __init__(self, code: int = 143) -> None:
         super().__init__(code)
+
+
+def with_article(name: str) -> str:
+    """Return ``"an int"`` for "int", ``"a str"`` for "str".
+
+    Example:
+        >>> with_article("Optimizer"), with_article("tuple")
+        ('an Optimizer', 'a tuple')
+    """
+    return f"{'an' if name[:1] in tuple('aeiouAEIOU') else 'a'} {name}"
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from leyden.datamodule import LightningDataModule
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.module import LightningModule
 from leyden.rank_zero import rank_zero_info
 
@@ -102,7 +102,7 @@ def _check_model(model: Any, fn: str) -> None:
         elif isinstance(model, LightningDataModule):
             hint = " The model comes first, the data after it."
         raise MisconfigurationException(
-            f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got a {type(model).__name__}.{hint}"
+            f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got {with_article(type(model).__name__)}.{hint}"
         )
     if not isinstance(vars(model).get("_parameters"), dict):
         raise MisconfigurationException(

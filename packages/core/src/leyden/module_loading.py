@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.errors import MisconfigurationException, did_you_mean, with_article
 from leyden.hparams import AttributeDict, HyperparametersMixin
 from leyden.hparams_encoding import decode
 from leyden.module_hooks import ModuleHooks
@@ -113,7 +113,7 @@ def read_checkpoint(path: Any, map_location: Any, weights_only: bool | None) -> 
         checkpoint = torch.load(path, map_location=location, weights_only=safe)
     if not isinstance(checkpoint, dict):
         raise MisconfigurationException(
-            f"{_shown(path)} holds a {type(checkpoint).__name__}; expected a checkpoint, which is a dict."
+            f"{_shown(path)} holds {with_article(type(checkpoint).__name__)}; expected a checkpoint, which is a dict."
         )
     return checkpoint
 
@@ -205,7 +205,7 @@ def _read_hparams(path: Path) -> dict[str, Any]:
         values = _read_yaml(text, path)
     if not isinstance(values, dict):
         raise MisconfigurationException(
-            f"hparams_file={str(path)!r} holds a {type(values).__name__}; expected names with their values."
+            f"hparams_file={str(path)!r} holds {with_article(type(values).__name__)}; expected names with their values."
         )
     return values
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
+from leyden.errors import with_article
 from leyden.module import LightningModule
 
 __all__ = ["is_overridden"]
@@ -34,7 +35,7 @@ def is_overridden(method_name: str, instance: object, parent: type | None = None
         )
         if parent is None:
             raise ValueError(
-                f"is_overridden({method_name!r}) of a {type(instance).__name__} needs `parent`, the class to "
+                f"is_overridden({method_name!r}) of {with_article(type(instance).__name__)} needs `parent`, the class to "
                 "compare with."
             )
     inherited = getattr(parent, method_name, None)

@@ -47,6 +47,11 @@ def test_what_is_no_logger_is_an_error(logger: Any) -> None:
         chosen(logger)
 
 
+def test_the_error_shows_what_was_given_and_what_is_wrong_with_it() -> None:
+    with pytest.raises(MisconfigurationException, match=r"Trainer\(logger=\[3\]\): .* but 3 is an int\."):
+        chosen([3])
+
+
 def test_barebones_takes_no_logger() -> None:
     with pytest.raises(MisconfigurationException, match=r"barebones=True, logger=.*leave the logger out"):
         chosen(CSVLogger("a"), off=True)

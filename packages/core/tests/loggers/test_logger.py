@@ -86,3 +86,9 @@ def test_tensorboard_s_logger_is_in_the_monitoring_family(monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "leyden_monitoring", None)
     with pytest.raises(ImportError, match="pip install leyden-callbacks-monitoring"):
         _ = leyden.loggers.TensorBoardLogger
+
+
+def test_a_monitoring_family_without_the_class_is_to_be_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "leyden_monitoring", ModuleType("leyden_monitoring"))
+    with pytest.raises(ImportError, match=r"pip install --upgrade leyden-callbacks-monitoring"):
+        _ = leyden.loggers.TensorBoardLogger

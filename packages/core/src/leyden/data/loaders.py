@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.rank_zero import rank_zero_only
 from leyden.seed import WORKERS_VARIABLE, worker_init_fn
 
@@ -143,7 +143,7 @@ def loader_length(loader: object) -> int | None:
     except (TypeError, NotImplementedError, OverflowError):
         return None
     except Exception as error:
-        error.add_note(f"raised by len() of a {type(loader).__name__} that Leyden asked for its number of batches")
+        error.add_note(f"raised by len() of {with_article(type(loader).__name__)} that Leyden asked for its number of batches")
         raise
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from leyden.errors import with_article
 from leyden.rank_zero import rank_zero_warn
 from leyden.state.rng import collect_rng, restore_rng
 
@@ -185,7 +186,7 @@ def _read_on(loader: Any, count: int) -> Iterator[Any]:
         rest: Iterator[Any] = iter(loader[count:])
         return rest
     rank_zero_warn(
-        f"resuming reads the first {count} batches of a {type(loader).__name__} again to find its place, since it "
+        f"resuming reads the first {count} batches of {with_article(type(loader).__name__)} again to find its place, since it "
         "cannot say where it stands. Give it state_dict() and load_state_dict(), or use torchdata's StatefulDataLoader."
     )
     batches: Iterator[Any] = iter(loader)

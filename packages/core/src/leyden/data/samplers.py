@@ -18,7 +18,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.rank_zero import rank_zero_warn
 from leyden.seed import SEED_VARIABLE, isolate_rng, seed_generators
 
@@ -41,7 +41,7 @@ def replace_sampler(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
         inner = getattr(batch_sampler, "sampler", None)
         if inner is None:
             raise MisconfigurationException(
-                f"The batch sampler {type(batch_sampler).__name__} of a {type(loader).__name__} has no attribute "
+                f"The batch sampler {type(batch_sampler).__name__} of {with_article(type(loader).__name__)} has no attribute "
                 "`sampler`, so another sampler cannot be put into it. Draw indices from `self.sampler` in it, or make "
                 "the batch sampler distributed yourself and set Trainer(use_distributed_sampler=False)."
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 
 if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
@@ -119,7 +119,7 @@ def _rebuilt(value: Any, items: Any) -> Any:
         return type(value)(items)
     except TypeError as error:
         raise TypeError(
-            f"The batch holds a {type(value).__name__}, which cannot be rebuilt from its items ({error}). Give the "
+            f"The batch holds {with_article(type(value).__name__)}, which cannot be rebuilt from its items ({error}). Give the "
             "class a `to(device)` method that returns the moved object, or override `transfer_batch_to_device` in the "
             "LightningModule."
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from leyden.callback import Callback
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.hooks.contract import HOOKS, REMOVED_MODULE_METHODS, Hook, hooks_of_callbacks
 from leyden.hooks.signatures import fit, takes
 from leyden.hooks.spelling import near_miss
@@ -92,7 +92,7 @@ def _checked_callback(given: object, where: str) -> Callback:
             f"{where} holds the class {given.__qualname__}. Give an instance of it: {given.__name__}()."
         )
     raise MisconfigurationException(
-        f"{where} holds {given!r:.80}, a {type(given).__qualname__}; expected instances of leyden.Callback."
+        f"{where} holds {given!r:.80}, {with_article(type(given).__qualname__)}; expected instances of leyden.Callback."
     )
 
 

@@ -17,9 +17,16 @@ def __getattr__(name: str) -> Any:
     if name != "TensorBoardLogger":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from leyden_monitoring import TensorBoardLogger
-    except ImportError as error:
+        import leyden_monitoring
+    except ModuleNotFoundError as error:
+        if error.name != "leyden_monitoring":
+            raise
         raise ImportError(
             "TensorBoardLogger is in a distribution of its own. To install it: pip install leyden-callbacks-monitoring"
         ) from error
-    return TensorBoardLogger
+    if not hasattr(leyden_monitoring, name):
+        raise ImportError(
+            "The leyden-callbacks-monitoring that is installed has no TensorBoardLogger yet. A later one has: "
+            "pip install --upgrade leyden-callbacks-monitoring; until then log to a CSVLogger."
+        )
+    return leyden_monitoring.TensorBoardLogger

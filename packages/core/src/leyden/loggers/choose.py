@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.loggers.csv_logs import CSVLogger
 from leyden.loggers.logger import Logger
 
@@ -73,7 +73,7 @@ def choose_loggers(logger: Any, root_dir: str, *, off: bool, dummy: bool) -> lis
     for one in given:
         if not isinstance(one, Logger):
             raise MisconfigurationException(
-                f"Trainer(logger={one!r:.80}): expected a Logger, a list of them, True, False or None, got a "
-                f"{type(one).__name__}."
+                f"Trainer(logger={logger!r:.80}): expected a Logger, a list of them, True, False or None, but "
+                f"{one!r:.80} is {with_article(type(one).__name__)}."
             )
     return [DummyLogger() for _ in given] if dummy else given

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.logging.buffer import widest_on
 from leyden.logging.records import Key, Record, Traits
 from leyden.logging.values import is_metric, raise_changed_kind
@@ -65,7 +65,7 @@ class MetricRecord(Record):
     def _scalar(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:
             found = (
-                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{with_article(type(value).__name__)}"
             )
             raise MisconfigurationException(
                 f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} in `{self.key[0]}` computes "

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 
 __all__ = ["check_tensor", "is_collection", "is_metric", "plain_number", "raise_changed_kind"]
 
@@ -66,7 +66,7 @@ def check_tensor(name: str, value: Tensor) -> None:
 def raise_changed_kind(hook: str, name: str, value: object) -> NoReturn:
     """Raise the error for a name under which both a metric object and plain values were logged."""
     raise MisconfigurationException(
-        f"self.log({name!r}, ...) in `{hook}` got a {type(value).__name__} after values of another kind: a metric "
+        f"self.log({name!r}, ...) in `{hook}` got {with_article(type(value).__name__)} after values of another kind: a metric "
         "object and plain values can't be reduced together. Use two names."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 
 __all__ = ["check_loss", "loss_in", "outputs_with"]
 
@@ -32,7 +32,7 @@ def loss_in(output: Any, module: object) -> Tensor | None:
     loss = output.get("loss")
     if not isinstance(loss, Tensor):
         keys = sorted(map(str, output))
-        seen = f"its 'loss' is a {type(loss).__name__}" if "loss" in output else f"its keys are {keys}"
+        seen = f"its 'loss' is {with_article(type(loss).__name__)}" if "loss" in output else f"its keys are {keys}"
         raise MisconfigurationException(
             f"{name} returned a dict without a loss tensor ({seen}); put the loss under the key 'loss'."
         )

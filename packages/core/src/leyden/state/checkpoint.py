@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, with_article
 from leyden.state.callback_states import save_callbacks
 from leyden.state.lightning_format import LIGHTNING_VERSION, LIGHTNING_VERSION_KEY, is_of_lightning
 
@@ -183,7 +183,7 @@ def _of_another_kind(path: str, part: str, error: Exception) -> Misconfiguration
 
 def _some(checkpoint: object) -> str:
     if not isinstance(checkpoint, Mapping):
-        return f"a {type(checkpoint).__name__}"
+        return f"{with_article(type(checkpoint).__name__)}"
     keys = sorted(map(str, checkpoint))
     return ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
 
