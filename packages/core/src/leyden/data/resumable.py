@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from leyden.data.loaders import loader_length
 from leyden.errors import with_article
 from leyden.rank_zero import rank_zero_warn
 from leyden.state.rng import collect_rng, restore_rng
@@ -41,13 +43,16 @@ class ResumableLoader:
         True
     """
 
-    __slots__ = ("_batches", "_indices", "_read", "_resumed", "loader")
+    __slots__ = ("_batches", "_had_workers", "_indices", "_own", "_read", "_resumed", "_settled", "loader")
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self._batches = 0
         self._resumed: Mapping[str, Any] | None = None
         self._indices: _Indices | None = None
+        self._had_workers = False
+        self._own: _OwnPlace | None = None  # of the iteration begun last, by a loader that knows its place
+        self._settled: Mapping[str, Any] | None = None  # how the iteration before the next one was left
         self._read = loader
         if (
             isinstance(loader, DataLoader)
@@ -78,31 +83,55 @@ class ResumableLoader:
         Going on draws nothing from the run's random numbers: all that an epoch's beginning draws was drawn before.
         """
         state, self._resumed = self._resumed, None
+        settled, self._settled = self._settled, None
         self._batches = 0
-        if state is None or not state["batches"]:
-            return iter(self._read)
-        self._batches = int(state["batches"])
+        if state is not None and state["batches"]:
+            self._batches = int(state["batches"])
+            return self._undrawn(lambda: self._go_on(state))
+        if settled is not None:
+            self._undrawn(lambda: self._settle(settled))
+        if self._had_workers and self._indices is not None and not self._has_workers:
+            self._indices.draw_from_here()
+        self._had_workers = False
+        return self._begin_own(0) if self.has_own_state else iter(self._read)
+
+    def _undrawn(self, call: Callable[[], Any]) -> Any:
+        """Make the call and put back what it drew."""
         now, generators = collect_rng(), generator_states(self.loader)
         try:
-            return self._go_on(state)
+            return call()
         finally:
             restore_rng(now)
             set_generator_states(self.loader, generators)
 
     def _go_on(self, state: Mapping[str, Any]) -> Iterator[Any]:
-        if state["own"] is not None and _has_state(self.loader):
+        if state["own"] is not None and self.has_own_state:
             self.loader.load_state_dict(state["own"])
-            return iter(self.loader)
+            return self._begin_own(self._batches)
         if self._indices is not None and state["drawn"] is not None:
             self._indices.resume(state["drawn"], self._batches)
             return iter(self._read)
         return _read_on(self.loader, self._batches)
 
+    def _begin_own(self, batches: int) -> Iterator[Any]:
+        self._own = _OwnPlace(iter(self.loader), batches, loader_length(self.loader))
+        return self._own
+
+    def _settle(self, left: Mapping[str, Any]) -> None:
+        """Bring a loader that knows its place to where it was left when its last iteration was over."""
+        self.loader.load_state_dict(left["own"])
+        if left["ended"]:
+            self.loader.state_dict()  # a StatefulDataLoader takes up its state when it is first asked for it
+        else:
+            next(iter(self.loader), None)  # begun, so that the next iteration is another one
+
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """Return the place after `batches` batches, or after those that were iterated, as plain data."""
+        if batches is None:
+            batches = self._batches if self._own is None else self._own.done
         return {
-            "batches": self._batches if batches is None else batches,
-            "own": self.loader.state_dict() if _has_state(self.loader) else None,
+            "batches": batches,
+            "own": None if self._own is None else self.loader.state_dict(),
             "drawn": None if self._indices is None else self._indices.drawn_at,
             "generators": generator_states(self.loader),
         }
@@ -111,6 +140,56 @@ class ResumableLoader:
         """Let the next iteration begin at the place of `state`."""
         set_generator_states(self.loader, state["generators"])
         self._resumed = state
+
+    @property
+    def _has_workers(self) -> bool:
+        """Whether workers are waiting for the next epoch; the first epoch draws a seed for them, the others do not."""
+        return getattr(self._read, "_iterator", None) is not None
+
+    def draws(self) -> dict[str, Any]:
+        """Return, as plain data, what beyond the run's random numbers decides what the next epoch reads."""
+        settled = self._settled
+        if self._own is not None and settled is None:  # before, asking would begin an iteration
+            settled = {"own": self.loader.state_dict(), "ended": self._own.ended}
+        workers = not self.has_own_state and (self._had_workers or self._has_workers)
+        return {"generators": generator_states(self.loader), "workers": workers, "settled": settled}
+
+    def set_draws(self, state: Mapping[str, Any]) -> None:
+        """Put back what `draws` returned."""
+        set_generator_states(self.loader, state["generators"])
+        self._had_workers = bool(state["workers"])
+        self._settled = state["settled"] if self.has_own_state else None
+
+
+class _OwnPlace:
+    """The batches of a loader that knows its place: no more than it says, and read to the end when they are.
+
+    Attributes:
+        done: batches read since its first.
+        ended: whether the loader came to its end; else another iteration cuts this one short.
+    """
+
+    __slots__ = ("_batches", "_length", "done", "ended")
+
+    def __init__(self, batches: Iterator[Any], done: int, length: int | float | None) -> None:
+        self._batches, self._length = batches, math.inf if length is None else length
+        self.done, self.ended = done, False
+
+    def __iter__(self) -> _OwnPlace:
+        return self
+
+    def __next__(self) -> Any:
+        if self.done >= self._length:
+            next(self._batches, None)
+            self.ended = True
+            raise StopIteration
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self.ended = True
+            raise
+        self.done += 1
+        return batch
 
 
 class _Counted:
@@ -141,6 +220,7 @@ class _Indices:
         self._sampler, self._loader = sampler, loader
         self._skip = 0
         self._resumed_at: Mapping[str, Any] | None = None
+        self._draws_from: Mapping[str, Any] | None = None
         self.drawn_at: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -155,9 +235,16 @@ class _Indices:
         """Let the next iteration draw as from `drawn_at`, without the first `skip`."""
         self._resumed_at, self._skip = drawn_at, skip
 
+    def draw_from_here(self) -> None:
+        """Let the next iteration draw as if nothing were drawn until it begins."""
+        self._draws_from = {"run": collect_rng(), "generators": generator_states(self._loader)}
+
     def __iter__(self) -> Iterator[Any]:
         # A generator, since samplers are: nothing is drawn before the first index is asked for.
         resumed_at, self._resumed_at = self._resumed_at, None
+        if self._draws_from is not None:
+            self._restore(self._draws_from)
+            self._draws_from = None
         now = {"run": collect_rng(), "generators": generator_states(self._loader)}
         if resumed_at is None:
             self.drawn_at = now

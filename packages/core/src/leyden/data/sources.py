@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
-
-from torch import Tensor
 
 from leyden.data.combined import CombinedLoader, Mode
 from leyden.data.loaders import (
@@ -21,7 +19,7 @@ from leyden.data.loaders import (
     seed_workers,
     set_epoch,
 )
-from leyden.data.resumable import ResumableLoader, generator_states, set_generator_states
+from leyden.data.resumable import ResumableLoader
 from leyden.data.samplers import overfit_loader
 from leyden.errors import MisconfigurationException, with_article
 from leyden.rank_zero import rank_zero_warn
@@ -78,7 +76,8 @@ class TrainSource:
         self._start = _starter(self._whole)
         self._single = _single_loaders(self.loaders)  # found once: a long list of batches is slow to look through
         # A list gives exactly what it says; any other loader may give more than its length.
-        self._all_of_it = self.num_batches == math.inf or (type(whole) in (list, tuple) and self.num_batches == length)
+        exact = type(whole) in (list, tuple) or _has_own_state(self._whole)
+        self._all_of_it = self.num_batches == math.inf or (exact and self.num_batches == length)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the epoch to samplers and datasets that want to know it."""
@@ -90,14 +89,14 @@ class TrainSource:
             return self._start()
         return islice(self._start(), int(self.num_batches)) if self.num_batches else iter(())
 
-    def generator_states(self) -> list[list[Tensor]]:
-        """Return, per loader, the states of generators of its own: they outlive an epoch."""
-        return [generator_states(loader) for loader in self._single]
+    def draws(self) -> list[dict[str, Any]]:
+        """Return, per loader, what of its own decides its draws and outlives an epoch: generators, workers."""
+        return [reader.draws() for reader in _single_loaders(self._whole)]
 
-    def set_generator_states(self, states: list[list[Tensor]]) -> None:
-        """Put back what `generator_states` returned."""
-        for loader, state in zip(self._single, states, strict=False):
-            set_generator_states(loader, state)
+    def set_draws(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Put back what `draws` returned."""
+        for reader, state in zip(_single_loaders(self._whole), states, strict=False):
+            reader.set_draws(state)
 
     def resume(self, state: Mapping[str, Any]) -> Iterator[Any]:
         """Return the rest of the epoch in which `state` was made; what was read before is not read again.
@@ -170,7 +169,7 @@ class EvalSource:
             length = loader_length(loader)
             batches = limit_batches(_effective(limit, overfit), length, argument)
             if length == 0 and limit != 0:
-                self._complain_of_empty(loader, name, index)
+                raise _nothing_in(loader, f"{name}[{index}]" if self.several else name)
             own_limit = own_limits[index] if own_limits is not None else None
             self.num_batches.append(batches if own_limit is None else min(batches, own_limit))
 
@@ -181,12 +180,6 @@ class EvalSource:
         if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
             return loaders.flattened, loaders.limits
         return flatten_loaders(loaders)[0] if is_collection(loaders) else [loaders], None
-
-    def _complain_of_empty(self, loader: Any, name: str, index: int) -> None:
-        where = f"{name}[{index}]" if self.several else name
-        if name != "predict_dataloader":
-            raise _nothing_in(loader, where)
-        rank_zero_warn(f"`{where}` is empty: there is nothing to predict.")
 
     def first(self, n_batches: int | float) -> EvalSource:
         """Return a source that reads at most `n_batches` of each of these loaders; for the sanity check."""
@@ -199,14 +192,17 @@ class EvalSource:
         for loader in self._single:
             set_epoch(loader, epoch)
 
-    def generator_states(self) -> list[list[Tensor]]:
-        """Return, per loader, the states of generators of its own: they outlive a pass."""
-        return [generator_states(loader) for loader in self._single]
+    def draws(self) -> list[dict[str, Any]]:
+        """Return, per loader, what of its own decides its draws and outlives a pass: generators, workers."""
+        return [reader.draws() for reader in self._readers()]
 
-    def set_generator_states(self, states: list[list[Tensor]]) -> None:
-        """Put back what `generator_states` returned."""
-        for loader, state in zip(self._single, states, strict=False):
-            set_generator_states(loader, state)
+    def set_draws(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Put back what `draws` returned."""
+        for reader, state in zip(self._readers(), states, strict=False):
+            reader.set_draws(state)
+
+    def _readers(self) -> list[Any]:
+        return [single for loader in self._whole for single in _single_loaders(loader)]
 
     def __iter__(self) -> Iterator[tuple[int, Iterator[Any]]]:
         return self.resume(None)
@@ -221,7 +217,8 @@ class EvalSource:
                 batches -= done
                 if batches:  # a state that nobody goes on from would be taken by the next pass
                     loader.load_state_dict(state["place"])
-            if batches == math.inf:
+            # A loader that knows its place comes to its end by itself, and is to see it.
+            if batches == math.inf or (_has_own_state(loader) and self.num_batches[index] == loader_length(loader.loader)):
                 yield index, _starter(loader)()
             else:
                 yield index, islice(_starter(loader)(), int(batches)) if batches > 0 else iter(())
@@ -256,6 +253,10 @@ def _resumable(loaders: object, mode: Mode) -> Any:
         return ResumableLoader(loader)
 
     return CombinedLoader(map_loaders(one, loaders), mode) if is_collection(loaders) else one(loaders)
+
+
+def _has_own_state(loader: Any) -> bool:
+    return isinstance(loader, ResumableLoader) and loader.has_own_state
 
 
 def _starter(loader: Any) -> Callable[[], Iterator[Any]]:

@@ -32,6 +32,7 @@ class GradientFreeLoop:
         hooks: the word its hooks carry: "validation", "test" or "predict".
         batch_idx: the batch now running, within its dataloader.
         batches_seen: batches done since the trainer was made.
+        loaded_at_epoch: the epoch for which the dataloaders were asked for.
     """
 
     def __init__(self, trainer: Trainer, stage: str) -> None:
@@ -43,7 +44,8 @@ class GradientFreeLoop:
         self.batch_idx = 0
         self.batches_seen = 0
         self.source: EvalSource | None = None
-        self._loaded_at_epoch = 0
+        self._told_of_no_step = False
+        self.loaded_at_epoch = 0
 
     @property
     def wanted(self) -> bool:
@@ -52,7 +54,8 @@ class GradientFreeLoop:
         if getattr(trainer.settings, self._limit_name) == 0:
             return False
         has_step, has_data = trainer.module_overrides(f"{self.hooks}_step"), has_loader(trainer, self._loader_name)
-        if has_data and not has_step:
+        if has_data and not has_step and not self._told_of_no_step:
+            self._told_of_no_step = True
             rank_zero_warn(
                 f"{type(trainer.lightning_module).__name__} has a {self._loader_name} but no {self.hooks}_step, so "
                 f"{self.hooks} is skipped; "
@@ -65,14 +68,20 @@ class GradientFreeLoop:
         """Batches per dataloader; ``math.inf`` where unknown; empty before the dataloaders are there."""
         return [] if self.source is None else list(self.source.num_batches)
 
+    def forget_data(self) -> None:
+        """Ask for dataloaders anew: another run may bring others."""
+        self.source, self._told_of_no_step = None, False
+
     def setup_data(self) -> None:
         """Ask for the dataloaders, the first time and, within a fit, every `reload_dataloaders_every_n_epochs`."""
         trainer, every = self._trainer, self._trainer.settings.reload_dataloaders_every_n_epochs
         epoch = trainer.fit_loop.epoch
-        if self.source is not None and (not every or epoch - self._loaded_at_epoch < every):
+        if self.source is not None and (not every or epoch - self.loaded_at_epoch < every):
             return
-        self.source = request_eval_source(trainer, self.stage)
-        self._loaded_at_epoch = epoch
+        if self.source is not None or not trainer.fit_loop.resumes:
+            self.loaded_at_epoch = epoch
+        with trainer.fit_loop.as_of(self.loaded_at_epoch):
+            self.source = request_eval_source(trainer, self.stage)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

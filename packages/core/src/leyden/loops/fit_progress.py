@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from leyden.loops.progress import Counts, Progress
@@ -79,6 +80,20 @@ class FitProgress:
         self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = False
         self._resumed, self._boundary, self._ahead = {}, None, None
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a checkpoint was loaded from which nothing has been done yet."""
+        return bool(self._resumed)
+
+    @contextmanager
+    def as_of(self, epoch: int) -> Iterator[None]:
+        """Ask for dataloaders as in that epoch: a run that goes on gets those it had, and reloads when it would have."""
+        now, self.epoch = self.epoch, epoch
+        try:
+            yield
+        finally:
+            self.epoch = now
+
     # -- state ------------------------------------------------------------------------------------------------------
 
     @property
@@ -101,7 +116,7 @@ class FitProgress:
             "gradients": {name: grad.clone() for name, grad in self._gradients().items()},
             "buffers": {name: buffer.clone() for name, buffer in self._trainer.lightning_module.named_buffers()},
             "place": self._place(),
-            "generators": self._generators(),
+            "draws": self._draws(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,7 +126,8 @@ class FitProgress:
             state.update(is_last_batch=False, window_ends=False, stepped=False)
         boundary = self._boundary if self.in_batch else None
         state["place"] = self._place() if boundary is None else boundary["place"]
-        state["generators"] = self._generators() if boundary is None else boundary["generators"]
+        state["val_loaded_at_epoch"] = self.val_loop.loaded_at_epoch
+        state["draws"] = self._draws() if boundary is None else boundary["draws"]
         return state
 
     def weights(self) -> dict[str, Any]:
@@ -134,7 +150,8 @@ class FitProgress:
         if self.pending == "epoch" and not (self.is_last_batch or self.epoch_skipped):
             self.pending = ""
         self.batch_idx = self.batches_done - 1
-        self._resumed = {"place": state["place"], "generators": state["generators"]}
+        self.val_loop.loaded_at_epoch = state.get("val_loaded_at_epoch", state["loaded_at_epoch"])
+        self._resumed = {"place": state["place"], "draws": state.get("draws", ())}
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Take what `run_state` gave; random numbers and gradients are put back when the loop goes on."""
@@ -151,11 +168,9 @@ class FitProgress:
             for name, parameter in self._trainer.lightning_module.named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
-        for source, states in zip(
-            (self.source, self.val_loop.source), self._resumed.get("generators", ()), strict=False
-        ):
+        for source, states in zip((self.source, self.val_loop.source), self._resumed.get("draws", ()), strict=False):
             if source is not None:
-                source.set_generator_states(states)
+                source.set_draws(states)
         if "rng" in self._resumed:
             restore_rng(self._resumed["rng"])
         if self.pending == "validation":
@@ -169,9 +184,9 @@ class FitProgress:
         named = self._trainer.lightning_module.named_parameters()
         return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
 
-    def _generators(self) -> list[list[Any]]:
-        """States of generators that dataloaders have of their own, for training and validation."""
-        return [[] if source is None else source.generator_states() for source in (self.source, self.val_loop.source)]
+    def _draws(self) -> list[list[Any]]:
+        """What dataloaders have of their own that decides their draws, for training and validation."""
+        return [[] if source is None else source.draws() for source in (self.source, self.val_loop.source)]
 
     def _place(self) -> dict[str, Any] | None:
         """Where the data stand that are being read."""
