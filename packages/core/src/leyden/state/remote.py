@@ -6,13 +6,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+from datetime import datetime
 from typing import IO, Any, cast
 
 from leyden.errors import MisconfigurationException
 from leyden.state.temporaries import temporary_name
 from leyden.state.writing import stream, write_error
 
-__all__ = ["exists", "is_folder", "is_url", "local_copy", "local_path", "newest_first", "write_url"]
+__all__ = ["checkpoints", "exists", "is_folder", "is_url", "local_copy", "local_path", "write_url"]
 
 _UPLOADS_ARE_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "tos", "r2"}
 """Stores where an object appears when its upload ends, and where a rename would be a copy."""
@@ -46,17 +47,24 @@ def is_folder(url: str) -> bool:
     return bool(system.isdir(key))
 
 
-def newest_first(folder: str) -> list[str]:
-    """Return the URLs of all ``*.ckpt`` in and below `folder`, the last written first."""
+def checkpoints(folder: str) -> list[tuple[str, float]]:
+    """Return the URLs of all ``*.ckpt`` in and below `folder`, with the time each was written, in seconds."""
     system, key = _key(folder)
     found = system.find(key, detail=True) if system.exists(key) else {}
-    times = ("mtime", "LastModified", "last_modified", "updated", "created")
-    dated = [
-        (str(next((facts[name] for name in times if facts.get(name)), "")), system.unstrip_protocol(name))
+    return [
+        (str(system.unstrip_protocol(name)), _written_at(facts))
         for name, facts in found.items()
         if name.endswith(".ckpt")
     ]
-    return [url for _, url in sorted(dated, reverse=True)]
+
+
+def _written_at(facts: dict[str, Any]) -> float:
+    """Each store has its own word for it, and gives a number, a date, or the text of one."""
+    names = ("mtime", "LastModified", "last_modified", "updated", "created")
+    at = next((facts[name] for name in names if facts.get(name)), 0.0)
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at)
+    return at.timestamp() if isinstance(at, datetime) else float(at)
 
 
 def write_url(obj: Any, url: str) -> None:
@@ -139,7 +147,7 @@ def _upload(obj: Any, system: Any, key: str) -> int:
     whole = False
     try:
         try:
-            written = stream(obj, file.write)
+            written = stream(obj, lambda view: _write_blocks(file, view))
         except Exception as error:
             raise _NotPickled(error) from error
         if written.error is not None:
@@ -153,6 +161,11 @@ def _upload(obj: Any, system: Any, key: str) -> int:
         if not whole:
             _give_up(file)
     return written.bytes
+
+
+def _write_blocks(file: Any, view: memoryview) -> None:
+    for start in range(0, view.nbytes, _BLOCK_BYTES):  # fsspec copies what it is given at once
+        file.write(view[start : start + _BLOCK_BYTES])
 
 
 def _give_up(file: Any) -> None:

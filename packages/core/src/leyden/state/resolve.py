@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.state import remote
 from leyden.state.checkpoint import check_checkpoint
 from leyden.state.storage import load
 
@@ -63,7 +66,7 @@ def _last(trainer: Trainer) -> str:
         raise _no_callback("last")
     known = [str(getattr(callback, "last_model_path", "")) for callback in trainer.checkpoint_callbacks]
     files = [path for path in known if path] or [
-        str(path) for path in _newest_first(trainer) if path.name.startswith("last")
+        path for path in _newest_first(trainer) if os.path.basename(path).startswith("last")
     ]
     if not files:
         raise MisconfigurationException(
@@ -85,30 +88,40 @@ def _hpc(trainer: Trainer) -> str:
 def _newest_whole(trainer: Trainer, weights_only: bool) -> str | None:
     for path in _newest_first(trainer):
         try:
-            checkpoint = load(path, map_location="meta", weights_only=weights_only)
-            check_checkpoint(checkpoint, str(path), trainer.lightning_module, str(trainer.state.fn))
-        except MisconfigurationException as error:
+            checkpoint = load(path, map_location="meta", weights_only=weights_only)  # compares all checksums too
+            check_checkpoint(checkpoint, path, trainer.lightning_module, str(trainer.state.fn))
+        except (MisconfigurationException, OSError) as error:  # it may also be gone by now, or not ours to read
             rank_zero_warn(f"ckpt_path='auto' passes over {path}: {error}")
             continue
         rank_zero_info(f"ckpt_path='auto': going on from {path}.")
-        return str(path)
+        return path
     rank_zero_info(f"ckpt_path='auto': no checkpoint in {_places(trainer)}; training begins afresh.")
     return None
 
 
-def _newest_first(trainer: Trainer) -> list[Path]:
-    files = {path for folder in _folders(trainer) for path in folder.rglob("*.ckpt")}
-    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)
+def _newest_first(trainer: Trainer) -> list[str]:
+    dated = {path: at for folder in _folders(trainer) for path, at in _dated(folder)}
+    return sorted(dated, key=lambda path: (dated[path], path), reverse=True)
 
 
-def _folders(trainer: Trainer) -> list[Path]:
+def _dated(folder: str) -> Iterator[tuple[str, float]]:
+    """Yield the checkpoints in and below a folder with the time at which they were written, in seconds."""
+    local = remote.local_path(folder)
+    if local is None:
+        yield from remote.checkpoints(folder)
+        return
+    for path in Path(local).rglob("*.ckpt"):
+        with suppress(FileNotFoundError):  # rotated away meanwhile, or a link that leads nowhere
+            yield str(path), path.stat().st_mtime_ns / 1e9
+
+
+def _folders(trainer: Trainer) -> list[str]:
     given: list[Any] = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    folders = [Path(folder) for folder in given if folder]
-    return folders or [Path(trainer.default_root_dir)]
+    return [os.fspath(folder) for folder in given if folder] or [os.fspath(trainer.default_root_dir)]
 
 
 def _places(trainer: Trainer) -> str:
-    return " or ".join(str(folder) for folder in _folders(trainer))
+    return " or ".join(_folders(trainer))
 
 
 def _no_callback(name: str) -> MisconfigurationException:

@@ -31,6 +31,9 @@ class CheckpointWriteError(OSError):
         '/dev/null/a.ckpt'
     """
 
+    def __str__(self) -> str:
+        return f"[Errno {self.errno}] cannot write {self.filename!r} {self.strerror}"
+
 
 class Stream:
     """What ``torch.save`` writes into: bytes go on to `write` without a copy, and are counted.
@@ -120,7 +123,7 @@ def write_error(
         "save to a folder that can be written."
     )
     code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-    return CheckpointWriteError(code, f"cannot write the checkpoint ({why}); {room}", os.fspath(path))
+    return CheckpointWriteError(code, f"({why}): {room}", os.fspath(path))
 
 
 def _amount(count: int | None) -> str:
