@@ -42,3 +42,15 @@ def test_memory_is_looked_at_early_and_late() -> None:
     seen = json.loads(_run("memory-worker", "--steps", "1000").splitlines()[-1])
     assert seen["steps"] == 1000
     assert 0 < seen["early_kib"] <= seen["late_kib"] + 1024
+
+
+def test_each_way_to_make_a_checkpoint_is_measured_over_a_plain_save() -> None:
+    command = [sys.executable, "-m", "benchmarks.checkpoints", "--parameters", "5000", "--rounds", "1"]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[2:])
+    assert rows.pop("torch.save") == "1.000"
+    assert [name.strip() for name in rows] == [
+        "copy in memory", "ModelCheckpoint()", "ModelCheckpoint(asynchronous=True)", "until its file is whole"
+    ]  # fmt: skip
+    assert all(float(ratio) > 0 for ratio in rows.values())

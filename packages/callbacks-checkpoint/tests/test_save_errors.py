@@ -90,6 +90,7 @@ def test_a_full_disk_is_told_with_the_bytes_and_leaves_the_checkpoint_before_who
 
         def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             if trainer.current_epoch == 1:
+                checkpoint.finish_saving()
                 monkeypatch.setattr(os, "write", self.refuse)
 
         @staticmethod

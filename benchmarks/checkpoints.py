@@ -1,0 +1,133 @@
+"""``python -m benchmarks.checkpoints``: how long a training waits for a checkpoint, over a plain ``torch.save``.
+
+The model has 100 million parameters and Adam, 1.2 GB with its state. Within one training the same checkpoint is made in
+turn by ``torch.save`` into a new file that is flushed to the disk, by a copy of its tensors in memory, by
+``ModelCheckpoint()`` and by ``ModelCheckpoint(asynchronous=True)``; what is printed is the median of each over that of
+``torch.save``, so that machine and disk are in no figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: its thread pool reads it once
+
+import torch
+from torch import Tensor, nn
+
+from leyden import Callback, LightningModule, Trainer
+from leyden.state.checkpoint import dump
+from leyden_checkpoint import ModelCheckpoint
+
+__all__ = ["measure"]
+
+_TENSOR_SIZE = 4_000_000
+
+
+class Large(LightningModule):
+    """Nothing but parameters, in tensors of four million, all of which get a gradient."""
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        sizes = [_TENSOR_SIZE] * (parameters // _TENSOR_SIZE) + [parameters % _TENSOR_SIZE]
+        self.weights = nn.ParameterList(torch.zeros(size) for size in sizes if size)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        losses: list[Tensor] = [(weight - batch).square().mean() for weight in self.weights]
+        return torch.stack(losses).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters())
+
+
+class Stopwatch(Callback):
+    """Makes the checkpoint in each way in turn, and keeps what each took, in seconds."""
+
+    def __init__(self, folder: Path, rounds: int) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self._rounds = rounds
+        self._folder = folder
+        self._waiting, self._background = (
+            ModelCheckpoint(folder / name, "newest", asynchronous=name == "background")
+            for name in ("waiting", "background")
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not 0 < batch_idx <= self._rounds:  # Adam has its state after the first step, the last is timed alone
+            return
+        self._time("torch.save", lambda: self._plain_save(trainer))
+        (self._folder / "plain.ckpt").unlink()  # each is written anew; what a disk does for a file it has is not timed
+        self._time("copy in memory", lambda: _copies(dump(trainer)))
+        self._time("ModelCheckpoint()", lambda: _save(self._waiting, trainer))
+        self._time("ModelCheckpoint(asynchronous=True)", lambda: _save(self._background, trainer))
+        self._time("  until its file is whole", self._background.finish_saving)
+
+    def _time(self, name: str, act: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        kept = act()  # what it returns is freed when the time is taken
+        self.seconds.setdefault(name, []).append(time.perf_counter() - start)
+        del kept
+
+    def _plain_save(self, trainer: Trainer) -> None:
+        with (self._folder / "plain.ckpt").open("wb") as file:
+            torch.save(dump(trainer), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _save(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
+    """What the end of an epoch makes of it; the step is forgotten, so that each call saves."""
+    checkpoint.saved_at = None
+    checkpoint._save(trainer, "epoch", due=True, ends=True)
+
+
+def _copies(content: Any) -> list[Tensor]:
+    if isinstance(content, Tensor):
+        return [content.clone()]
+    if isinstance(content, dict):
+        content = list(content.values())
+    return [copy for item in content for copy in _copies(item)] if isinstance(content, list) else []
+
+
+def measure(parameters: int, rounds: int, folder: Path) -> dict[str, float]:
+    """Return the median seconds of each way to make a checkpoint of `parameters` parameters with Adam."""
+    stopwatch = Stopwatch(folder, rounds)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=stopwatch,
+        logger=False,
+        discover_callbacks=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(Large(parameters), [torch.ones(1)] * (rounds + 1))
+    return {name: statistics.median(seconds) for name, seconds in stopwatch.seconds.items()}
+
+
+def main() -> None:
+    """Measure and print the ratios."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__)
+    parser.add_argument("--parameters", type=int, default=100_000_000, help="of the model (100 million)")
+    parser.add_argument("--rounds", type=int, default=5, help="saves of each kind (5)")
+    parser.add_argument("--folder", type=Path, help="where to write, on the disk to measure; a temporary one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        medians = measure(arguments.parameters, arguments.rounds, Path(folder))
+    base = medians["torch.save"]
+    print(f"{arguments.parameters:,} parameters with Adam; torch.save takes {base:.2f} s here\n")
+    for name, seconds in medians.items():
+        print(f"{name:36} {seconds / base:6.3f}")
+
+
+if __name__ == "__main__":
+    main()
