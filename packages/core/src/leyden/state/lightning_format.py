@@ -32,7 +32,7 @@ def from_lightning(checkpoint: Mapping[str, Any], accumulate_grad_batches: int =
     batch that was saved in its `on_train_batch_end` had stepped.
 
     Example:
-        >>> old = {"pytorch-lightning_version": "1.4.9", "epoch": 3, "global_step": 60, "state_dict": {}}
+        >>> old = {"pytorch-lightning_version": "1.4.9", "epoch": 3, "global_step": 60, "optimizer_states": []}
         >>> from_lightning(old)["loops"]["fit_loop"]["epoch"]
         3
     """
