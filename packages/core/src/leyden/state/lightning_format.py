@@ -70,7 +70,7 @@ def _progress(checkpoint: Mapping[str, Any], accumulate_grad_batches: int) -> di
         "epoch": int(checkpoint.get("epoch", 0)), "batches_done": 0, "batches_seen": steps,
         "batches_that_stepped": steps if logged is None else int(logged), "validated_at": -1, "is_last_batch": False,
         "epoch_started": False, "epoch_skipped": False, "window_ends": False, "stepped": False, "pending": "",
-        "place": None, "draws": [], "generators": [],
+        "place": None,
     }  # fmt: skip
     current, total = _mapping(batches.get("current")), _mapping(batches.get("total"))
     finished = int(current.get("processed", current.get("completed", 0)))
