@@ -109,3 +109,32 @@ def test_hpc_is_the_one_with_the_highest_number() -> None:
     for name in ("hpc_ckpt_2", "hpc_ckpt_10", "hpc_ckpt_x", "other"):
         Path(f"{name}.ckpt").touch()
     assert resolved(make(), "hpc") == os.path.abspath("hpc_ckpt_10.ckpt")
+
+
+def test_auto_passes_over_a_newest_file_with_one_flipped_bit() -> None:
+    older, newer = written("a.ckpt", at_s=1000), written("b.ckpt", at_s=2000)
+    data = bytearray(Path(newer).read_bytes())
+    weight = torch.load(newer, weights_only=True)["state_dict"]["layer.weight"]
+    data[data.index(weight.numpy().tobytes())] ^= 1
+    Path(newer).write_bytes(data)
+    with pytest.warns(UserWarning, match=r"passes over .*b\.ckpt: .*CRC-32"):
+        found = resolved(make(Keeps(dirpath=".")), "auto")
+    assert found == older
+
+
+def test_auto_passes_over_a_link_that_leads_nowhere() -> None:
+    path = written("a.ckpt", at_s=1000)
+    os.symlink("gone", "last.ckpt")
+    assert resolved(make(Keeps(dirpath=".")), "auto") == path
+
+
+def test_auto_looks_at_urls_too() -> None:
+    trainer = make(max_epochs=1)
+    trainer.fit(BoringModule())
+    for name in ("a", "b"):
+        trainer.save_checkpoint(f"memory://auto/{name}.ckpt")
+    assert resolved(make(Keeps(dirpath="memory://auto")), "auto") == "memory:///auto/b.ckpt"
+    assert resolved(make(Keeps(dirpath="memory://empty")), "auto") is None
+    going_on = make(max_epochs=2)
+    going_on.fit(BoringModule(), ckpt_path="memory://auto/b.ckpt")
+    assert going_on.current_epoch == 2
