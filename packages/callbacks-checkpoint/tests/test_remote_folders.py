@@ -75,6 +75,15 @@ def test_a_run_goes_on_from_there_and_leaves_what_was_there_alone() -> None:
     assert listing() == ["epoch=1.ckpt", "epoch=3.ckpt", "last.ckpt"]
 
 
+@pytest.mark.parametrize("ckpt_path", ["auto", "last"])
+def test_a_new_process_finds_the_newest_there(ckpt_path: str) -> None:
+    trainer_with(ModelCheckpoint("memory://kept", save_last=True), max_epochs=1).fit(Scored())
+    trainer = trainer_with(ModelCheckpoint("memory://kept", save_last=True), max_epochs=2)
+    trainer.fit(Scored(), ckpt_path=ckpt_path)
+    assert str(trainer.ckpt_path).startswith("memory://kept/")
+    assert (trainer.global_step, trainer.fit_loop.batches_seen) == (4, 4)
+
+
 def test_names_that_are_taken_get_a_version() -> None:
     for _ in range(2):
         trainer_with(ModelCheckpoint("memory://kept", "best"), max_epochs=1).fit(Scored())
