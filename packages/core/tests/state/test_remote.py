@@ -185,7 +185,7 @@ def test_checkpoints_come_with_the_time_they_were_written() -> None:
     fsspec.filesystem("memory").pipe("/runs/notes.txt", b"text")
     dated = remote.checkpoints("memory://runs") + remote.checkpoints("oss://bucket")
     found = [url for url, _ in sorted(dated, key=lambda each: each[1])]
-    assert found == ["memory:///runs/x/1.ckpt", "memory:///runs/2.ckpt", "oss://bucket/3.ckpt"]
+    assert found == ["memory://runs/x/1.ckpt", "memory://runs/2.ckpt", "oss://bucket/3.ckpt"]
     assert all(before <= at <= datetime.now(UTC).timestamp() for _, at in dated)
     assert remote.checkpoints("memory://nowhere") == []
 

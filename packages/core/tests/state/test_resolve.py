@@ -133,7 +133,7 @@ def test_auto_looks_at_urls_too() -> None:
     trainer.fit(BoringModule())
     for name in ("a", "b"):
         trainer.save_checkpoint(f"memory://auto/{name}.ckpt")
-    assert resolved(make(Keeps(dirpath="memory://auto")), "auto") == "memory:///auto/b.ckpt"
+    assert resolved(make(Keeps(dirpath="memory://auto")), "auto") == "memory://auto/b.ckpt"
     assert resolved(make(Keeps(dirpath="memory://empty")), "auto") is None
     going_on = make(max_epochs=2)
     going_on.fit(BoringModule(), ckpt_path="memory://auto/b.ckpt")

@@ -51,10 +51,11 @@ def checkpoints(folder: str) -> list[tuple[str, float]]:
     """Return the URLs of all ``*.ckpt`` in and below `folder`, with the time each was written, in seconds."""
     system, key = _key(folder)
     found = system.find(key, detail=True) if system.exists(key) else {}
+    above, begins = folder.rstrip("/"), key.rstrip("/") + "/"
     return [
-        (str(system.unstrip_protocol(name)), _written_at(facts))
+        (f"{above}/{name.removeprefix(begins)}", _written_at(facts))
         for name, facts in found.items()
-        if name.endswith(".ckpt")
+        if name.endswith(".ckpt") and name.startswith(begins)
     ]
 
 
