@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -136,7 +137,6 @@ OTHER = SGD(parameters(), lr=0.1)
         (([SGD_], ["step"]), r"the scheduler 'step' \(str\) has no step, state_dict and load_state_dict"),
         (([SGD_], [StepLR(OTHER, 1)]), r"the scheduler StepLR belongs to an optimizer that was not returned"),
         (([SGD_], [{"interval": "step"}]), r"lacks the key 'scheduler' \(it has \['interval'\]\)"),
-        (([SGD_], [{"scheduler": Warmup(), "intervall": "step"}]), r"'intervall'; .*Did you mean 'interval'\?"),
         (([SGD_], [{"scheduler": Warmup(), "interval": "batch"}]), r"interval is 'batch'; expected 'epoch' or 'step'"),
         (([SGD_], [{"scheduler": Warmup(), "frequency": 0}]), r"frequency is 0; expected an int >= 1"),
         (([SGD_], [{"scheduler": Warmup(), "frequency": 1.5}]), r"frequency is 1\.5; expected an int >= 1"),
@@ -148,6 +148,19 @@ def test_nonsense_is_named(returned: Any, message: str) -> None:
     with pytest.raises(MisconfigurationException, match=rf"configure_optimizers: .*{message}") as caught:
         read_optimizers(returned)
     assert "Expected an Optimizer; a list of them;" in str(caught.value)
+
+
+def test_keys_that_a_scheduler_s_dict_does_not_know_are_left_out_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"the key 'intervall', which is left out; .*\. Did you mean 'interval'\?"):
+        _, [config] = read_optimizers(([SGD_], [{"scheduler": Warmup(), "intervall": "step"}]))
+    assert config.interval == "epoch"
+
+
+@pytest.mark.parametrize("returned", [{"optimizer": SGD_, "lr_schedulers": None}, ["adam"], 3])
+def test_messages_name_the_class_and_end_sentences_once(returned: Any) -> None:
+    with pytest.raises(MisconfigurationException, match=r"^Net\.configure_optimizers: ") as caught:
+        read_optimizers(returned, "Net")
+    assert not re.search(r"[.?]\.", str(caught.value))
 
 
 def test_nonsense_is_found_before_the_first_batch() -> None:

@@ -76,7 +76,7 @@ def test_an_argument_out_of_its_range(name: str, value: Any, expected: str) -> N
         ({"min_epochs": 3, "max_epochs": 2}, ["min_epochs=3, max_epochs=2", "lower min_epochs"]),
         ({"min_steps": 3, "max_steps": 2}, ["min_steps=3, max_steps=2", "lower min_steps"]),
         ({"val_check_interval": 0.5, "check_val_every_n_epoch": None}, ["val_check_interval=0.5", "must be an int"]),
-        ({"logger": [CSVLogger("x"), "tb"]}, ["logger='tb'", "expected a Logger"]),
+        ({"logger": [CSVLogger("x"), "tb"]}, ["'tb' is a str", "expected a Logger"]),
         ({"max_time": "soon"}, ["max_time='soon'", "DD:HH:MM:SS"]),
         ({"max_time": timedelta(-1)}, ["max_time=datetime.timedelta(days=-1)", "not negative"]),
         *(

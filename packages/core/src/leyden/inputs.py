@@ -40,6 +40,8 @@ def take_inputs(trainer: Trainer, fn: str, model: Any, datamodule: Any, ckpt_pat
                 f"Trainer.{fn}: both a {name} and a datamodule were given; the batches can come from one of them only. "
                 "Leave one out."
             )
+    if fn != "fit":
+        _check_not_empty(trainer, fn, loaders)
     _check_datamodule(datamodule, fn)
     if model is None and fn != "fit":
         model, ckpt_path = _of_last_run(trainer, fn, ckpt_path)
@@ -59,6 +61,17 @@ def _check_idle(trainer: Trainer, fn: str) -> None:
             f"trainer: Trainer(...).{fn}(module, ...); validation within fit is steered by val_check_interval and "
             "check_val_every_n_epoch."
         )
+
+
+def _check_not_empty(trainer: Trainer, fn: str, loaders: dict[str, Any]) -> None:
+    """Refuse an empty list of dataloaders or batches; within a fit it means that there is no validation."""
+    for name, given in loaders.items():
+        wanted = getattr(trainer.settings, f"limit_{name.removesuffix('_dataloader')}_batches") != 0
+        if isinstance(given, list | tuple) and not given and wanted:
+            raise MisconfigurationException(
+                f"Trainer.{fn}(dataloaders={given!r}): there is nothing in it. Pass a DataLoader, or leave it out "
+                "where the module or a datamodule has one."
+            )
 
 
 def _check_datamodule(datamodule: Any, fn: str) -> None:
@@ -102,7 +115,8 @@ def _check_model(model: Any, fn: str) -> None:
         elif isinstance(model, LightningDataModule):
             hint = " The model comes first, the data after it."
         raise MisconfigurationException(
-            f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got {with_article(type(model).__name__)}.{hint}"
+            f"Trainer.{fn}(model={model!r:.80}): expected a LightningModule, got "
+            f"{with_article(type(model).__name__)}.{hint}"
         )
     if not isinstance(vars(model).get("_parameters"), dict):
         raise MisconfigurationException(

@@ -123,7 +123,7 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
         plan.on_configure_sharded_model()
     trainer.strategy.setup_module(module)
     trainer.batch_transfer = compile_transfer(
-        module, datamodule, trainer.strategy.root_device, trainer.precision_plugin.convert_input
+        module, datamodule, trainer.strategy.root_device, trainer.precision_plugin.convert_input, trainer.journal
     )
     if fitting:
         _prepare_fit(trainer, checkpoint)
@@ -151,7 +151,9 @@ def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
     else:
         restore_progress(trainer, checkpoint, str(trainer.ckpt_path))
     trainer.journal.hook = "configure_optimizers"
-    trainer.optimizers, trainer.lr_scheduler_configs = read_optimizers(module.configure_optimizers())
+    trainer.optimizers, trainer.lr_scheduler_configs = read_optimizers(
+        module.configure_optimizers(), type(module).__name__
+    )
     if not trainer.optimizers and module.automatic_optimization:
         rank_zero_warn(
             f"{type(module).__name__}.configure_optimizers returned no optimizer, so that fit trains nothing."

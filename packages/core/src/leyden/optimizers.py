@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.rank_zero import rank_zero_warn
 
 __all__ = ["LRSchedulerConfig", "read_optimizers"]
 
@@ -60,8 +61,8 @@ class LRSchedulerConfig:
             )
 
 
-def read_optimizers(returned: Any) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
-    """Return the optimizers and scheduler settings in what ``configure_optimizers`` returned.
+def read_optimizers(returned: Any, owner: str = "") -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """Return the optimizers and scheduler settings in what ``configure_optimizers`` of a class `owner` returned.
 
     Raises:
         MisconfigurationException: it is none of the documented forms; the message says what was seen.
@@ -75,6 +76,15 @@ def read_optimizers(returned: Any) -> tuple[list[Optimizer], list[LRSchedulerCon
         >>> len(optimizers), schedulers[0].interval
         (1, 'epoch')
     """
+    try:
+        return _read(returned)
+    except MisconfigurationException as error:
+        if not owner:
+            raise
+        raise MisconfigurationException(f"{owner}.{error}") from error.__cause__
+
+
+def _read(returned: Any) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
     optimizers, schedulers = _split(returned)
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
@@ -147,12 +157,13 @@ def _read_scheduler(given: Any, monitor: str | None = None) -> LRSchedulerConfig
     known = [field.name for field in fields(LRSchedulerConfig)]
     for key in given:
         if key not in known:
-            raise _nonsense(
-                f"the scheduler's dict has the key {key!r}; expected {', '.join(known)}.{did_you_mean(str(key), known)}"
+            rank_zero_warn(
+                f"configure_optimizers: the scheduler's dict has the key {key!r}, which is left out; known are "
+                f"{', '.join(known)}.{did_you_mean(str(key), known)}"
             )
     if "scheduler" not in given:
         raise _nonsense(f"the scheduler's dict lacks the key 'scheduler' (it has {sorted(map(str, given))})")
-    settings = {**given, "monitor": given.get("monitor") or monitor}
+    settings = {**{key: given[key] for key in known if key in given}, "monitor": given.get("monitor") or monitor}
     return LRSchedulerConfig(**settings)
 
 
@@ -162,4 +173,5 @@ def _seen(value: Any) -> str:
 
 
 def _nonsense(what: str) -> MisconfigurationException:
-    return MisconfigurationException(f"configure_optimizers: {what}. Expected {_FORMS}.")
+    stop = "" if what.endswith(("?", ".")) else "."
+    return MisconfigurationException(f"configure_optimizers: {what}{stop} Expected {_FORMS}.")

@@ -35,8 +35,8 @@ def is_overridden(method_name: str, instance: object, parent: type | None = None
         )
         if parent is None:
             raise ValueError(
-                f"is_overridden({method_name!r}) of {with_article(type(instance).__name__)} needs `parent`, the class to "
-                "compare with."
+                f"is_overridden({method_name!r}) of {with_article(type(instance).__name__)} needs `parent`, the class "
+                "to compare with."
             )
     inherited = getattr(parent, method_name, None)
     if inherited is None:

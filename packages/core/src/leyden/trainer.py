@@ -126,7 +126,7 @@ class Trainer(TrainerProperties):
             raise _unknown_argument(positional, unknown)
         self.settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
         self._choose_runtime(
-            accelerator, devices, num_nodes, precision if plugins is None else as_list(plugins), strategy
+            accelerator, devices, num_nodes, precision if plugins is None else _precision_in(plugins), strategy
         )
         self.default_root_dir = _root_dir(default_root_dir)
         if barebones and profiler:
@@ -283,6 +283,7 @@ class Trainer(TrainerProperties):
         loop.source = None
 
         def body() -> PREDICT_OUTPUT | None:
+            self.journal.clear()  # nothing is logged here: what there is would be of another run
             loop.setup_data()
             return loop.run(return_predictions is not False)
 
@@ -368,6 +369,16 @@ def _root_dir(given: Any) -> str:
     if not isinstance(given, str | os.PathLike):
         raise MisconfigurationException(f"Trainer(default_root_dir={given!r}): expected the path of a folder or None.")
     return os.fspath(given)
+
+
+def _precision_in(plugins: Any) -> Precision:
+    given = as_list(plugins)
+    if len(given) != 1 or not isinstance(given[0], Precision):
+        raise MisconfigurationException(
+            f"Trainer(plugins={plugins!r:.80}): expected one leyden.runtime.precision.Precision; choose among those "
+            "there are by precision=."
+        )
+    return given[0]
 
 
 def _timer(max_time: Any, given: list[Any]) -> list[Callback]:

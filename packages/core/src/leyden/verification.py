@@ -32,6 +32,8 @@ def verify(trainer: Trainer) -> None:
     if fn != "predict":
         _need_step(trainer, {"validate": "validation_step"}.get(fn, f"{fn}_step"), f"`Trainer.{fn}`")
     _need_loader(trainer, loader)
+    if fn == "predict":
+        _need_predictions(trainer)
 
 
 def _verify_fit(trainer: Trainer) -> None:
@@ -66,6 +68,16 @@ def _need_step(trainer: Trainer, name: str, where: str) -> None:
         raise MisconfigurationException(
             f"{type(trainer.lightning_module).__name__} has no {name}, which {where} calls for each batch; define "
             f"`def {name}(self, batch, batch_idx)`."
+        )
+
+
+def _need_predictions(trainer: Trainer) -> None:
+    """`predict_step` calls the module itself, which torch refuses where there is no `forward`."""
+    module = trainer.lightning_module
+    if not (trainer.module_overrides("predict_step") or trainer.module_overrides("forward")):
+        raise MisconfigurationException(
+            f"{type(module).__name__} has neither predict_step nor forward, of which `Trainer.predict` needs one; "
+            "define `def predict_step(self, batch, batch_idx)`, or `def forward(self, batch)`."
         )
 
 

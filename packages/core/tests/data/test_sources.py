@@ -278,10 +278,10 @@ def test_an_empty_evaluation_loader_is_an_error(stage: str) -> None:
         EvalSource(range(3), limit=0.1, stage=stage)
 
 
-def test_predicting_nothing_warns() -> None:
-    with pytest.warns(UserWarning, match="`predict_dataloader` is empty: there is nothing to predict"):
-        source = EvalSource(range(0), stage="predict")
-    assert evaluated(source) == [[]]
+def test_predicting_nothing_is_an_error_unless_it_is_asked_for() -> None:
+    with pytest.raises(MisconfigurationException, match="`predict_dataloader` gave a range without a single batch"):
+        EvalSource(range(0), stage="predict")
+    assert evaluated(EvalSource(range(0), stage="predict", limit=0)) == [[]]
 
 
 def test_no_loaders_is_nothing_to_evaluate() -> None:

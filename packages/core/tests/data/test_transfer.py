@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -234,6 +234,29 @@ def test_one_hook_alone_is_called_directly() -> None:
     convert = compile_transfer(LightningModule(), None, CPU, str.upper)
     assert convert is not None
     assert convert("batch", 0) == "BATCH"
+
+
+def test_hooks_are_told_of_where_somebody_wants_to_know() -> None:
+    journal = SimpleNamespace(hook="training_step")
+    seen: list[str] = []
+
+    class Watched(LightningModule):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            seen.append(journal.hook)
+            return batch
+
+        def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+            return self.on_before_batch_transfer(batch, dataloader_idx)
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return self.on_before_batch_transfer(batch, dataloader_idx)
+
+    transfer = compile_transfer(Watched(), None, CPU, None, journal)
+    assert transfer is not None
+    assert transfer("batch", 0) == "batch"
+    assert seen == ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"]
+    assert journal.hook == "training_step"
+    assert compile_transfer(LightningModule(), None, CPU, None, journal) is None
 
 
 def test_a_hook_set_on_the_instance_counts() -> None:

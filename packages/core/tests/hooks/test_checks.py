@@ -39,7 +39,7 @@ def nothing(*args: Any, **kwargs: Any) -> None: ...
     [
         (Callback, r"callbacks= holds the class Callback\. Give an instance of it: Callback\(\)\."),
         ("EarlyStopping", r"callbacks= holds 'EarlyStopping', a str; expected instances of leyden\.Callback\."),
-        (3, r"callbacks= holds 3, a int; expected"),
+        (3, r"callbacks= holds 3, an int; expected"),
         (None, r"callbacks= holds None, a NoneType; expected"),
         (nothing, r"callbacks= holds <function nothing .*>, a function; expected"),
     ],

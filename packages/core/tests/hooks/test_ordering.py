@@ -90,6 +90,13 @@ def test_absent_callbacks_are_ignored() -> None:
     assert order(made(A, runs_after=("D", C, "nobody")), made(B, runs_before="Nowhere")) == ["A", "B"]
 
 
+def test_names_that_nobody_has_are_told_of_with_the_nearest() -> None:
+    told = reasons(made(A, runs_before=("Nope", "SubBB"), runs_after=("C",)), made(SubB), made(C))
+    assert "runs before 'Nope', which nobody here is called;" in told["A"]
+    assert "runs before 'SubBB', which nobody here is called (Did you mean 'SubB'?)" in told["A"]
+    assert "'C', which" not in told["A"]
+
+
 def test_a_class_that_names_its_own_base_does_not_mean_its_siblings() -> None:
     class Last(Callback):
         runs_after = (Callback,)

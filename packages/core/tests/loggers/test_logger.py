@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -83,7 +85,7 @@ def test_an_unknown_logger_is_an_attribute_error() -> None:
 
 
 def test_tensorboard_s_logger_is_in_the_monitoring_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "leyden_monitoring", None)
+    monkeypatch.setitem(sys.modules, "leyden_monitoring", None)
     with pytest.raises(ImportError, match="pip install leyden-callbacks-monitoring"):
         _ = leyden.loggers.TensorBoardLogger
 

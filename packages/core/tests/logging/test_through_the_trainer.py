@@ -215,7 +215,13 @@ def test_a_callback_that_logs_where_it_can_t_is_named(tmp_path: Path, hook: str)
     assert any("Hasty" in note and hook in note for note in caught.value.__notes__)
 
 
-@pytest.mark.parametrize("hook", ["predict_step", "configure_optimizers", "setup", "train_dataloader"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        *("predict_step", "configure_optimizers", "setup", "train_dataloader"),
+        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+    ],
+)
 def test_a_module_that_logs_where_it_can_t(tmp_path: Path, hook: str) -> None:
     class Module(BoringModule):
         def _log(self, *args: Any, **kwargs: Any) -> Any:

@@ -146,9 +146,32 @@ def test_a_validation_loader_without_a_step_is_warned_of_and_left_out() -> None:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     trainer = make_trainer()
-    with pytest.warns(UserWarning, match="Trained has a val_dataloader but no validation_step"):
+    with pytest.warns(UserWarning, match="Trained has a val_dataloader but no validation_step") as caught:
         trainer.fit(Trained(), batches(1), batches(1))
-    assert trainer.global_step == 1
+    assert (trainer.global_step, len(caught)) == (1, 1)
+    trainer.max_epochs = 3
+    with pytest.warns(UserWarning, match="no validation_step") as caught:
+        trainer.fit(Trained(), batches(1), batches(1))
+    assert len(caught) == 1, "each fit tells of it once"
+
+
+@pytest.mark.parametrize("fn", ["validate", "test", "predict"])
+@pytest.mark.parametrize("empty", [[], ()])
+def test_an_empty_list_is_an_error_unless_nothing_is_asked_for(fn: str, empty: Any) -> None:
+    class Each(Evaluated):
+        def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            return batch
+
+    with pytest.raises(MisconfigurationException, match=rf"Trainer\.{fn}\(dataloaders=.*there is nothing in it"):
+        getattr(make_trainer(), fn)(Each(), empty)
+    limit = {f"limit_{'val' if fn == 'validate' else fn}_batches": 0}
+    assert getattr(make_trainer(**limit), fn)(Each(), empty) == []
+
+
+def test_within_a_fit_no_validation_loaders_mean_no_validation() -> None:
+    module = Evaluated()
+    make_trainer(max_epochs=1).fit(module, batches(1.0), [])
+    assert module.training
 
 
 def test_batches_are_counted_over_runs() -> None:

@@ -222,6 +222,15 @@ def test_intervals_hold_for_streams_too() -> None:
     assert fit(Stream(3), 1, val_check_interval=2)[0] == words("t0.0 t0.1 v0.0 t0.2 t1.0 t1.1 v1.0 t1.2")
 
 
+def test_an_interval_beyond_an_epoch_of_unknown_length_is_warned_of_once() -> None:
+    with pytest.warns(UserWarning, match=r"validation did not run: .*val_check_interval=5\) .* 3 .* epoch 0") as caught:
+        events, _ = fit(Stream(3), 1, val_check_interval=5)
+    assert len(caught) == 1
+    assert " ".join(events) == "t0.0 t0.1 t0.2 t1.0 t1.1 t1.2"
+    events, _ = fit(Stream(3), 1, val_check_interval=5, check_val_every_n_epoch=None)
+    assert " ".join(events) == "t0.0 t0.1 t0.2 t1.0 t1.1 v1.0 t1.2"
+
+
 def test_an_interval_beyond_the_epoch_is_an_error_before_the_first_step() -> None:
     with pytest.raises(MisconfigurationException, match=r"val_check_interval=4\): the epoch has only 3"):
         fit(3, 1, val_check_interval=4)

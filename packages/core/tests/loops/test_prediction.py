@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from leyden import Callback, LightningModule, Trainer
+from leyden import Callback, LightningModule, MisconfigurationException, Trainer
 
 
 class Predicts(LightningModule):
@@ -74,6 +74,26 @@ def test_nothing_to_predict_gives_nothing() -> None:
     assert predict(module, batches(1), limit_predict_batches=0) == []
     assert predict(module, batches(1), return_predictions=False, limit_predict_batches=0) is None
     assert module.events == []
+
+
+def test_without_a_step_and_a_forward_there_is_nothing_to_predict_with() -> None:
+    class Bare(LightningModule):
+        pass
+
+    with pytest.raises(MisconfigurationException, match="Bare has neither predict_step nor forward"):
+        predict(Bare(), loader(1.0))
+
+
+def test_metrics_of_an_earlier_run_are_gone() -> None:
+    class Tested(Predicts):
+        def test_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("seen", 1.0)
+
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False)
+    trainer.test(Tested(), loader(1.0), verbose=False)
+    assert set(trainer.callback_metrics) == {"seen"}
+    trainer.predict(Tested(), loader(1.0))
+    assert (trainer.callback_metrics, trainer.logged_metrics) == ({}, {})
 
 
 def test_limits_hold_for_each_loader() -> None:

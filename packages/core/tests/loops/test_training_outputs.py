@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,6 +32,35 @@ def batches_of(number: int) -> list[Tensor]:
 def fit(module: LightningModule, batches: Any, callback: Callback | None = None, **arguments: Any) -> None:
     arguments = {"max_epochs": 1, "callbacks": callback, **arguments}
     Trainer(accelerator="cpu", logger=False, discover_callbacks=False, **arguments).fit(module, batches)
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_values_at_any_depth_keep_no_graph(automatic: bool) -> None:
+    class Pair(NamedTuple):
+        mean: Tensor
+        name: str
+
+    class Nested(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = automatic
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            out = self.net(batch)
+            parts = {"list": [out, 1], "tuple": (out, "a"), "pair": Pair(out.mean(), "b"), "deep": {"x": [{"y": out}]}}
+            return {"loss": out.square().mean(), "parts": parts, "none": None}
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            parts = outputs["parts"]
+            tensors = [parts["list"][0], parts["tuple"][0], parts["pair"].mean, parts["deep"]["x"][0]["y"]]
+            assert [tensor.requires_grad for tensor in [outputs["loss"], *tensors]] == [False] * 5
+            assert (parts["list"][1], parts["tuple"][1], parts["pair"].name, outputs["none"]) == (1, "a", "b", None)
+            assert type(parts["pair"]) is Pair
+            self.looked = True
+
+    module = Nested()
+    fit(module, batches_of(1))
+    assert module.looked
 
 
 def test_outputs_hold_the_divided_loss_and_the_other_values_detached() -> None:

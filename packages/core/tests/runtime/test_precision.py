@@ -102,6 +102,12 @@ def test_any_other_is_an_error(given: Any) -> None:
         Trainer(accelerator="cpu", precision="bf16-mixd")
 
 
+@pytest.mark.parametrize("given", [3, "bf16", [], [choose_precision("32", "cpu")] * 2])
+def test_plugins_that_are_none_are_an_error_that_names_them(given: Any) -> None:
+    with pytest.raises(MisconfigurationException, match=r"Trainer\(plugins=.*expected one .*; choose .* precision="):
+        Trainer(accelerator="cpu", plugins=given)
+
+
 def test_mps_has_no_64_bits() -> None:
     with pytest.raises(MisconfigurationException, match="mps has no 64-bit floats"):
         choose_precision("64-true", "mps")

@@ -143,7 +143,8 @@ def loader_length(loader: object) -> int | None:
     except (TypeError, NotImplementedError, OverflowError):
         return None
     except Exception as error:
-        error.add_note(f"raised by len() of {with_article(type(loader).__name__)} that Leyden asked for its number of batches")
+        kind = with_article(type(loader).__name__)
+        error.add_note(f"raised by len() of {kind} that Leyden asked for its number of batches")
         raise
 
 

@@ -273,8 +273,9 @@ def _read_on(loader: Any, count: int) -> Iterator[Any]:
         rest: Iterator[Any] = iter(loader[count:])
         return rest
     rank_zero_warn(
-        f"resuming reads the first {count} batches of {with_article(type(loader).__name__)} again to find its place, since it "
-        "cannot say where it stands. Give it state_dict() and load_state_dict(), or use torchdata's StatefulDataLoader."
+        f"resuming reads the first {count} batches of {with_article(type(loader).__name__)} again to find its place, "
+        "since it cannot say where it stands. Give it state_dict() and load_state_dict(), or use torchdata's "
+        "StatefulDataLoader."
     )
     batches: Iterator[Any] = iter(loader)
     for _ in islice(batches, count):

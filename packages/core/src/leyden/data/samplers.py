@@ -41,9 +41,9 @@ def replace_sampler(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
         inner = getattr(batch_sampler, "sampler", None)
         if inner is None:
             raise MisconfigurationException(
-                f"The batch sampler {type(batch_sampler).__name__} of {with_article(type(loader).__name__)} has no attribute "
-                "`sampler`, so another sampler cannot be put into it. Draw indices from `self.sampler` in it, or make "
-                "the batch sampler distributed yourself and set Trainer(use_distributed_sampler=False)."
+                f"The batch sampler {type(batch_sampler).__name__} of {with_article(type(loader).__name__)} has no "
+                "attribute `sampler`, so another sampler cannot be put into it. Draw indices from `self.sampler` in "
+                "it, or make the batch sampler distributed yourself and set Trainer(use_distributed_sampler=False)."
             )
         replacements[id(batch_sampler)] = _copy_with(batch_sampler, {id(inner): sampler})
     return _loader_copy(loader, replacements)

@@ -22,7 +22,6 @@ from leyden.data.loaders import (
 from leyden.data.resumable import ResumableLoader
 from leyden.data.samplers import overfit_loader
 from leyden.errors import MisconfigurationException, with_article
-from leyden.rank_zero import rank_zero_warn
 
 __all__ = ["EvalSource", "TrainSource"]
 
@@ -282,7 +281,7 @@ def _limit_argument(limit: int | float | None, overfit: int | float, name: str) 
 
 def _nothing_in(loader: object, name: str) -> MisconfigurationException:
     return MisconfigurationException(
-        f"`{name}` gave {with_article(type(loader).__name__)} without a single batch. Its dataset may be empty or smaller than a "
-        "batch with drop_last=True, or it is an iterator that was read to its end. Give it data and make it iterable "
-        "anew, or switch this stage off with its `limit_…_batches=0`."
+        f"`{name}` gave {with_article(type(loader).__name__)} without a single batch. Its dataset may be empty or "
+        "smaller than a batch with drop_last=True, or it is an iterator that was read to its end. Give it data and "
+        "make it iterable anew, or switch this stage off with its `limit_…_batches=0`."
     )

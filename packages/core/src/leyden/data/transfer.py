@@ -14,6 +14,7 @@ from leyden.errors import MisconfigurationException, with_article
 
 if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
+    from leyden.hooks.plan import HookContext
     from leyden.module import LightningModule
 
 __all__ = ["compile_transfer", "map_tensors", "move_to_device"]
@@ -119,9 +120,9 @@ def _rebuilt(value: Any, items: Any) -> Any:
         return type(value)(items)
     except TypeError as error:
         raise TypeError(
-            f"The batch holds {with_article(type(value).__name__)}, which cannot be rebuilt from its items ({error}). Give the "
-            "class a `to(device)` method that returns the moved object, or override `transfer_batch_to_device` in the "
-            "LightningModule."
+            f"The batch holds {with_article(type(value).__name__)}, which cannot be rebuilt from its items ({error}). "
+            "Give the class a `to(device)` method that returns the moved object, or override "
+            "`transfer_batch_to_device` in the LightningModule."
         ) from error
 
 
@@ -130,19 +131,21 @@ def compile_transfer(
     datamodule: LightningDataModule | None,
     device: torch.device,
     convert_input: Callable[[Any], Any] | None = None,
+    context: HookContext | None = None,
 ) -> Transfer | None:
     """Return what takes ``(batch, dataloader_idx)`` to the batch a step gets, or None when a batch is passed as it is.
 
     In order: `convert_input` of the precision, then the hooks `on_before_batch_transfer`, `transfer_batch_to_device`
     and `on_after_batch_transfer`, each where somebody overrides it; the datamodule's instead of the module's. On the
-    CPU nothing moves, so that without hooks and conversion there is nothing to call.
+    CPU nothing moves, so that without hooks and conversion there is nothing to call. `context` is told which hook runs.
 
     Raises:
         MisconfigurationException: module and datamodule both override the same hook.
     """
-    before = _overriding(module, datamodule, "on_before_batch_transfer")
-    transfer = _overriding(module, datamodule, "transfer_batch_to_device")
-    after = _overriding(module, datamodule, "on_after_batch_transfer")
+    before, transfer, after = (
+        _named(context, hook, _overriding(module, datamodule, hook))
+        for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    )
 
     steps: list[Transfer] = []
     if convert_input is not None:
@@ -157,6 +160,20 @@ def compile_transfer(
     if after is not None:
         steps.append(after)
     return _chained(steps)
+
+
+def _named(context: HookContext | None, hook: str, call: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Return `call` so that `context` knows of it while it runs: nothing can be logged there."""
+    if context is None or call is None:
+        return call
+
+    def run(*args: Any) -> Any:
+        outer, context.hook = context.hook, hook
+        batch = call(*args)
+        context.hook = outer
+        return batch
+
+    return run
 
 
 def _chained(steps: list[Transfer]) -> Transfer | None:

@@ -179,7 +179,24 @@ def _reason(index: int, placed: Sequence[Placed], relations: Sequence[_Relation]
         if POSITIONS.index(first) > POSITIONS.index(second):
             text += f" (wins over the positions {position!r} here and {_position(other)!r} there)"
         reasons.append(text)
+    reasons += _unmet(item.callback, callbacks)
     return "; ".join(dict.fromkeys(reasons))
+
+
+def _unmet(callback: Callback, callbacks: Sequence[Callback]) -> list[str]:
+    """What `callback` declares of callbacks that are not there, with the name that may have been meant."""
+    others = [other for other in callbacks if other is not callback]
+    names = {base.__name__ for other in others for base in type(other).__mro__[:-1]}
+    names |= {other.name for other in others if isinstance(other.name, str)}
+    unmet = []
+    for word in ("runs_before", "runs_after"):
+        for target in _targets(callback, word):
+            if isinstance(target, str) and not any(_is_meant(target, callback, other) for other in others):
+                guess = did_you_mean(target, names).strip()
+                unmet.append(
+                    f"{word.replace('_', ' ')} {target!r}, which nobody here is called{f' ({guess})' if guess else ''}"
+                )
+    return unmet
 
 
 def _cycle_message(callbacks: Sequence[Callback], relations: Sequence[_Relation], stuck: set[int]) -> str:

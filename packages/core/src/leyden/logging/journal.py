@@ -103,7 +103,7 @@ class Journal:
             self._registry.reset("validate")
         else:
             if not (stage == "train" and self._restored):
-                self._forget()
+                self.clear()
             self._restored = False
         self._stage = stage
         self.resume(stage)
@@ -119,7 +119,8 @@ class Journal:
         self.batch = self.dataloader_idx = None
         self.has_step_values = stage != "train" and any(r.traits.on_step for r in self._records.values())
 
-    def _forget(self) -> None:
+    def clear(self) -> None:
+        """Forget all records and metrics: another entry point begins."""
         self._registry.forget()
         self._board.clear()
         self._batches = {}
@@ -341,7 +342,7 @@ class Journal:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the run that made `state` would have: reductions cut in mid-epoch end bit-equal."""
-        self._forget()
+        self.clear()
         self._registry.load_state_dict(state["records"])
         self._board.load_state_dict(state["metrics"])
         self._batches = dict(state["batches"])

@@ -64,9 +64,9 @@ class MetricRecord(Record):
 
     def _scalar(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:
-            found = (
-                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{with_article(type(value).__name__)}"
-            )
+            found = with_article(type(value).__name__)
+            if isinstance(value, Tensor):
+                found = f"a tensor of shape {tuple(value.shape)}"
             raise MisconfigurationException(
                 f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} in `{self.key[0]}` computes "
                 f"{found}, and a logger takes single numbers. Compute it yourself and log its parts."

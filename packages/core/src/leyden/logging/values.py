@@ -66,8 +66,8 @@ def check_tensor(name: str, value: Tensor) -> None:
 def raise_changed_kind(hook: str, name: str, value: object) -> NoReturn:
     """Raise the error for a name under which both a metric object and plain values were logged."""
     raise MisconfigurationException(
-        f"self.log({name!r}, ...) in `{hook}` got {with_article(type(value).__name__)} after values of another kind: a metric "
-        "object and plain values can't be reduced together. Use two names."
+        f"self.log({name!r}, ...) in `{hook}` got {with_article(type(value).__name__)} after values of another kind: a "
+        "metric object and plain values can't be reduced together. Use two names."
     )
 
 

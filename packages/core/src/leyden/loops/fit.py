@@ -126,7 +126,8 @@ class FitLoop(FitProgress):
 
     def forget_data(self) -> None:
         """Ask for dataloaders anew: another fit may bring others."""
-        self.source = self.val_loop.source = None
+        self.source = None
+        self.val_loop.forget_data()
 
     def sanity_check(self) -> None:
         """Run a few validation batches first, so that a mistake there shows at once. Not when resuming."""
@@ -293,6 +294,13 @@ class FitLoop(FitProgress):
             rank_zero_info(
                 f"No optimizer step was taken in the whole first epoch. Does {type(module).__name__}.training_step "
                 "return the loss?"
+            )
+        unknown = source.num_batches == math.inf
+        if unknown and self._validates and self.schedule.is_beyond(self.batches_done, self.epoch):
+            rank_zero_warn(
+                f"validation did not run: Trainer(val_check_interval={self.schedule.every_n_batches}) is more than the "
+                f"{self.batches_done} training batches of epoch {self.epoch}, whose number was not known before. Lower "
+                "it, or set check_val_every_n_epoch=None to count batches across epochs."
             )
         if not self.is_last_batch:
             rank_zero_warn(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leyden.errors import MisconfigurationException
 from leyden.loops.steps import training_step_of
+from leyden.loops.training_outputs import detached
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -44,9 +45,7 @@ class ManualOptimization:
         elif isinstance(output, Tensor):
             self.outputs = {"loss": output.detach()}
         elif isinstance(output, Mapping):
-            self.outputs = {
-                key: value.detach() if isinstance(value, Tensor) else value for key, value in output.items()
-            }
+            self.outputs = detached(output)
         else:
             raise MisconfigurationException(
                 f"{type(self._module).__name__}.training_step returned {output!r:.80} ({type(output).__name__}); under "

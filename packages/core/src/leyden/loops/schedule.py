@@ -55,6 +55,12 @@ class ValidationSchedule:
         count = batches_in_all if self.every_n_epochs is None else batches_in_epoch
         return count % self.every_n_batches == 0
 
+    def is_beyond(self, batches: int, epoch: int) -> bool:
+        """Whether the first epoch that should validate, with that many batches, is over before the interval is."""
+        if self.every_n_epochs is None or epoch + 1 != self.every_n_epochs:
+            return False
+        return batches < self.every_n_batches < math.inf
+
     def due_in_epoch(self, epoch: int) -> bool:
         """Whether this epoch validates at all."""
         return self.every_n_epochs is None or (epoch + 1) % self.every_n_epochs == 0

@@ -44,5 +44,5 @@ def _report_missing(trainer: Trainer, config: LRSchedulerConfig) -> None:
         "set strict=False in the scheduler's dict to skip such steps."
     )
     if config.strict:
-        raise MisconfigurationException(f"configure_optimizers: {message}")
+        raise MisconfigurationException(f"{type(trainer.lightning_module).__name__}.configure_optimizers: {message}")
     rank_zero_warn(message)

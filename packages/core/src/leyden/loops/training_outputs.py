@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leyden.errors import MisconfigurationException, with_article
 
-__all__ = ["check_loss", "loss_in", "outputs_with"]
+__all__ = ["check_loss", "detached", "loss_in", "outputs_with"]
 
 
 def loss_in(output: Any, module: object) -> Tensor | None:
@@ -43,9 +43,33 @@ def outputs_with(loss: Tensor, output: Any) -> dict[str, Any]:
     """Return the dict that hooks get: `loss`, which is detached, and the step's other values, detached."""
     if isinstance(output, Tensor):
         return {"loss": loss}
-    extras = {key: value.detach() if isinstance(value, Tensor) else value for key, value in output.items()}
-    extras["loss"] = loss
-    return extras
+    return {**detached(output), "loss": loss}
+
+
+def detached(output: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the values of `output`, with tensors detached, also those in dicts, lists and tuples at any depth.
+
+    A hook that keeps them keeps no graph alive. Whatever else holds tensors is passed on as it is.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> detached({"parts": [weight * 2, ("name", weight)]})
+        {'parts': [tensor([2.]), ('name', tensor([1.]))]}
+    """
+    return {key: _detached(value) for key, value in output.items()}
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    kind = type(value)
+    if kind is dict:
+        return detached(value)
+    if kind is list or kind is tuple:
+        return kind(_detached(item) for item in value)
+    if isinstance(value, tuple) and hasattr(kind, "_make"):
+        return kind._make(_detached(item) for item in value)
+    return value
 
 
 def check_loss(loss: Tensor, module: object, batch_idx: int, *, detect_anomaly: bool) -> None:
