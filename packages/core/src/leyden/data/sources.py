@@ -217,10 +217,13 @@ class EvalSource:
                 if batches:  # a state that nobody goes on from would be taken by the next pass
                     loader.load_state_dict(state["place"])
             # A loader that knows its place comes to its end by itself, and is to see it.
-            if batches == math.inf or (_has_own_state(loader) and self.num_batches[index] == loader_length(loader.loader)):
+            ends = _has_own_state(loader) and self.num_batches[index] == loader_length(loader.loader)
+            if batches <= 0:
+                yield index, iter(())
+            elif ends or batches == math.inf:
                 yield index, _starter(loader)()
             else:
-                yield index, islice(_starter(loader)(), int(batches)) if batches > 0 else iter(())
+                yield index, islice(_starter(loader)(), int(batches))
 
     def state_dict(self, dataloader_idx: int, batches: int) -> dict[str, Any]:
         """Return the place after `batches` batches of one of the loaders, as plain data."""

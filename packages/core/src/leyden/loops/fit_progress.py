@@ -87,7 +87,7 @@ class FitProgress:
 
     @contextmanager
     def as_of(self, epoch: int) -> Iterator[None]:
-        """Ask for dataloaders as in that epoch: a run that goes on gets those it had, and reloads when it would have."""
+        """Ask for dataloaders as in that epoch: a run that goes on gets, and reloads, what it would have."""
         now, self.epoch = self.epoch, epoch
         try:
             yield
@@ -193,7 +193,8 @@ class FitProgress:
         if self.source is None or not self.epoch_started:
             return None
         read_ahead = None if self._ahead is None else self._ahead.place
-        place = {"train": self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead}
+        train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead
+        place = {"train": {**train, "batches": self.batches_done, "ahead": self._ahead and self._ahead.rng}}
         if self.pending == "validation":
             place["val"] = self.val_loop.state_dict()
         return place

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from leyden.state.rng import collect_rng, restore_rng
+
 if TYPE_CHECKING:
     from leyden.data.sources import TrainSource
     from leyden.profilers import Profiler
@@ -23,6 +25,7 @@ class LookAhead:
 
     Attributes:
         exhausted: whether the item last given was the final one.
+        rng: the state of the random numbers before the item after that was read.
         place: what `place_of` said when the item last given had been read, None without it.
 
     Example:
@@ -31,12 +34,13 @@ class LookAhead:
         [('a', False), ('b', True)]
     """
 
-    __slots__ = ("_items", "_next", "_place_of", "exhausted", "place")
+    __slots__ = ("_items", "_next", "_place_of", "exhausted", "place", "rng")
 
     def __init__(self, items: Iterator[Any], place_of: Callable[[], Any] | None = None) -> None:
         self._items = items
         self._place_of = place_of
         self.place: Any = None
+        self.rng: dict[str, Any] | None = None
         self._next = next(items, _END)
         self.exhausted = self._next is _END
 
@@ -49,6 +53,7 @@ class LookAhead:
             raise StopIteration
         if self._place_of is not None:
             self.place = self._place_of()
+        self.rng = collect_rng()
         self._next = next(self._items, _END)
         self.exhausted = self._next is _END
         return item
@@ -63,5 +68,13 @@ def open_batches(
         batches = profiler.wrap_iterator("next(train_dataloader)", batches)
     if source.length_known:
         return batches, None
-    ahead = LookAhead(batches, (lambda: source.state_dict(0)) if source.counts_itself else None)
+    place_of = (lambda: source.state_dict(0)) if source.counts_itself else None
+    before = None if resumed is None else resumed.get("ahead")
+    if before is None:
+        ahead = LookAhead(batches, place_of)
+    else:  # what is read ahead again draws what it drew then, and leaves the random numbers as they are
+        now = collect_rng()
+        restore_rng(before)
+        ahead = LookAhead(batches, place_of)
+        restore_rng(now)
     return ahead, ahead
