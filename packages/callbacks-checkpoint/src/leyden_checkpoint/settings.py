@@ -6,7 +6,8 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.arguments import is_int, refuse
+from leyden.errors import did_you_mean
 from leyden_checkpoint.files import url_problem
 from leyden_checkpoint.naming import template_problems
 
@@ -21,8 +22,7 @@ def check_settings(owner: str, given: dict[str, Any], name_last: str) -> None:
         *_rhythm_problems(given, owner),
         *_flag_problems(given),
     ]
-    if problems:
-        raise MisconfigurationException("\n  - ".join([f"{owner}(...) cannot work:", *problems]))
+    refuse(owner, problems)
 
 
 def _folder_problems(given: dict[str, Any]) -> list[str]:
@@ -47,7 +47,7 @@ def _ranking_problems(given: dict[str, Any], name_last: str) -> list[str]:
         problems.append(f"monitor={monitor!r}: expected the name of a metric that is logged, or None")
     if mode not in ("min", "max"):
         problems.append(f"mode={mode!r}: expected 'min' or 'max'.{did_you_mean(str(mode), ('min', 'max'))}")
-    if not _is_int(top_k) or top_k < -1:
+    if not is_int(top_k) or top_k < -1:
         problems.append(f"save_top_k={top_k!r}: expected -1 (keep all), 0 (none) or a number of checkpoints to keep")
     elif monitor is None and top_k > 1:
         problems.append(
@@ -64,7 +64,7 @@ def _ranking_problems(given: dict[str, Any], name_last: str) -> list[str]:
 def _rhythm_problems(given: dict[str, Any], owner: str) -> list[str]:
     problems = []
     for name, unit in (("every_n_train_steps", "optimizer steps"), ("every_n_epochs", "epochs")):
-        if given[name] is not None and not (_is_int(given[name]) and given[name] >= 0):
+        if given[name] is not None and not (is_int(given[name]) and given[name] >= 0):
             problems.append(f"{name}={given[name]!r}: expected a number of {unit} (int >= 1), 0 for never, or None")
     interval = given["train_time_interval"]
     if interval is not None and not (isinstance(interval, timedelta) and interval > timedelta(0)):
@@ -102,7 +102,3 @@ def _flag_problems(given: dict[str, Any]) -> list[str]:
             "None (after validation where it runs within epochs or not in each)"
         )
     return problems
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

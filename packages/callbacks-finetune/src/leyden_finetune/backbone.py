@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import Optimizer
 
+from leyden.arguments import check_arguments, is_count, is_positive
 from leyden.errors import MisconfigurationException
 from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_info
-from leyden_finetune.arguments import check_arguments, is_count, is_positive
 from leyden_finetune.base import BaseFinetuning
 from leyden_finetune.schedulers import set_learning_rate
 

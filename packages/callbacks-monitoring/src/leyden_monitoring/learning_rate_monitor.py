@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from leyden.arguments import check_arguments
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
-from leyden_monitoring.arguments import check_arguments
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
+from leyden.arguments import check_arguments, is_count
 from leyden.rank_zero import rank_zero_warn
-from leyden_monitoring.arguments import check_arguments, is_count
 from leyden_monitoring.display import (
     Display,
     PlainLines,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from leyden.arguments import check_arguments, is_count
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_warn
-from leyden_monitoring.arguments import check_arguments, is_count
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from leyden_monitoring.arguments import check_arguments, is_count
+from leyden.arguments import check_arguments, is_count
 from leyden_monitoring.display import Display, Stage
 from leyden_monitoring.live_progress import LiveProgressBar
 

@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from leyden.arguments import refuse
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.rank_zero import rank_zero_info
@@ -67,8 +68,7 @@ class Timer(Callback):
             problems.append(f"interval={interval!r}: expected 'step' or 'epoch'.{nearest}")
         if not isinstance(verbose, bool):
             problems.append(f"verbose={verbose!r}: expected True or False")
-        if problems:
-            raise MisconfigurationException("\n  - ".join([f"{type(self).__name__}(...) cannot work:", *problems]))
+        refuse(type(self).__name__, problems)
         self.interval = interval
         self.verbose = verbose
         self._watches = {stage: Stopwatch() for stage in _STAGES}

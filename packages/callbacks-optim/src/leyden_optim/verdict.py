@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
-from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.arguments import is_int, is_name, is_number, refuse
+from leyden.errors import did_you_mean
 
 __all__ = ["Criteria", "EarlyStoppingReason"]
 
@@ -83,18 +84,18 @@ class Criteria:
     def check(self, owner: str, flags: Mapping[str, object], check_on_train_epoch_end: object) -> None:
         """Raise one error that names every argument of `owner` out of range and what was expected."""
         problems = []
-        if not _is_name(self.monitor):
+        if not is_name(self.monitor):
             problems.append(f"monitor={self.monitor!r}: expected the name of a metric that is logged")
-        if not _is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
+        if not is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
             problems.append(f"min_delta={self.min_delta!r}: expected a number >= 0; mode says which way is better")
-        if not _is_int(self.patience) or self.patience < 0:
+        if not is_int(self.patience) or self.patience < 0:
             problems.append(f"patience={self.patience!r}: expected a number of checks (int >= 0)")
         if self.mode not in ("min", "max"):
             nearest = did_you_mean(str(self.mode), ("min", "max"))
             problems.append(f"mode={self.mode!r}: expected 'min' or 'max'.{nearest}")
         for name in ("stopping_threshold", "divergence_threshold"):
             value = getattr(self, name)
-            if value is not None and (not _is_number(value) or math.isnan(value)):
+            if value is not None and (not is_number(value) or math.isnan(value)):
                 problems.append(f"{name}={value!r}: expected a number or None")
         for name, value in {"check_finite": self.check_finite, **flags}.items():
             if not isinstance(value, bool):
@@ -102,8 +103,7 @@ class Criteria:
         if not isinstance(check_on_train_epoch_end, bool | None):
             problems.append(f"check_on_train_epoch_end={check_on_train_epoch_end!r}: expected True, False or None")
         problems += [] if problems else self._contradictions()
-        if problems:
-            raise MisconfigurationException("\n  - ".join([f"{owner}(...) cannot work:", *problems]))
+        refuse(owner, problems)
 
     def _contradictions(self) -> list[str]:
         stopping, divergence = self.stopping_threshold, self.divergence_threshold
@@ -114,15 +114,3 @@ class Criteria:
             f"stopping_threshold={stopping!r} and divergence_threshold={divergence!r} with mode={self.mode!r} stop at "
             f"every score; give a stopping_threshold {side} the divergence_threshold"
         ]
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from leyden.arguments import is_int, is_number
 from leyden.errors import MisconfigurationException
 
 __all__ = ["Setting", "Settings"]
@@ -109,9 +110,9 @@ class Settings:
                 "factor that changes by epoch use the callback GradientAccumulationScheduler(scheduling=...) of "
                 "leyden-callbacks-optim."
             )
-        if not _is_int(self.accumulate_grad_batches) or self.accumulate_grad_batches < 1:
+        if not is_int(self.accumulate_grad_batches) or self.accumulate_grad_batches < 1:
             raise _out_of_range("accumulate_grad_batches", self.accumulate_grad_batches, "an int >= 1")
-        if not isinstance(self.fast_dev_run, bool) and (not _is_int(self.fast_dev_run) or self.fast_dev_run < 0):
+        if not isinstance(self.fast_dev_run, bool) and (not is_int(self.fast_dev_run) or self.fast_dev_run < 0):
             raise _out_of_range("fast_dev_run", self.fast_dev_run, "True, False or a number of batches >= 0")
         for low_name, high_name in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
             low_value, high_value = getattr(self, low_name), getattr(self, high_name)
@@ -133,7 +134,7 @@ class Settings:
             value = getattr(self, name)
             if value is None and name != "overfit_batches":
                 continue
-            if not _is_fraction(value) and not (_is_int(value) and value >= 0):
+            if not _is_fraction(value) and not (is_int(value) and value >= 0):
                 raise _out_of_range(
                     name, value, "a number of batches (int >= 0) or a fraction of them (float from 0.0 to 1.0)"
                 )
@@ -141,7 +142,7 @@ class Settings:
         if (
             interval is not None
             and not (_is_fraction(interval) and interval > 0)
-            and not (_is_int(interval) and interval >= 1)
+            and not (is_int(interval) and interval >= 1)
         ):
             raise _out_of_range(
                 "val_check_interval",
@@ -155,7 +156,7 @@ class Settings:
                 "set check_val_every_n_epoch=1."
             )
         clip = self.gradient_clip_val
-        if clip is not None and (not _is_number(clip) or not clip >= 0):
+        if clip is not None and (not is_number(clip) or not clip >= 0):
             raise _out_of_range("gradient_clip_val", clip, "a number >= 0 or None")
 
     def _check_choices(self) -> None:
@@ -247,14 +248,6 @@ class Setting(Generic[T]):
 
     def __set__(self, instance: _HasSettings, value: T) -> None:
         instance.settings.assign(self._name, value)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_fraction(value: Any) -> bool:
