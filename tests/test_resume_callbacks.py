@@ -1,0 +1,144 @@
+"""Exact resume with every callback that comes with Leyden in one run, each as it comes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from leyden import Callback, LightningModule, Trainer
+from leyden.callbacks import (
+    BackboneFinetuning,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    Timer,
+    TQDMProgressBar,
+)
+from leyden.loggers import CSVLogger
+
+
+class Cut(Exception):
+    """Ends a run as a crash would."""
+
+
+class CutAt(Callback):
+    """Raises in the `at`-th call of a hook."""
+
+    def __init__(self, hook: str, at: int) -> None:
+        self.hook, self.left = hook, at
+
+    def _count(self, trainer: Trainer, hook: str) -> None:
+        if hook == self.hook and not trainer.sanity_checking:
+            self.left -= 1
+            if self.left == 0:
+                raise Cut
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "train_batch")
+
+    def on_after_backward(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "backward")
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "validation_batch")
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "epoch")
+
+
+class Net(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.head(self.backbone(batch)).pow(2).mean()
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", self.head(self.backbone(batch)).pow(2).mean() + torch.rand(()), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.head.parameters(), lr=0.05)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+
+
+def all_of_them(folder: Path, **checkpoint: Any) -> list[Callback]:
+    return [
+        ModelCheckpoint(folder / "best", "{epoch}-{step}", monitor="val", save_top_k=2, save_last=True, **checkpoint),
+        EarlyStopping("val", patience=2, min_delta=0.01),
+        Timer("00:01:00:00"),
+        LearningRateMonitor(),
+        TQDMProgressBar(),
+        BackboneFinetuning(1, lambda epoch: 1.5),
+        ModelSummary(),
+    ]
+
+
+def fit(folder: Path, seed: int, *callbacks: Callback, ckpt_path: str | None = None, **checkpoint: Any) -> Any:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    module = Net()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=6,
+        logger=CSVLogger(folder),
+        callbacks=[*all_of_them(folder, **checkpoint), *callbacks],
+        discover_callbacks=False,
+        log_every_n_steps=2,
+        default_root_dir=folder,
+    )
+    data = torch.linspace(-1, 1, 32).view(8, 4)
+    train: Any = DataLoader(data, batch_size=2, shuffle=True)  # type: ignore[arg-type]  # a tensor is a dataset
+    val: Any = DataLoader(data, batch_size=4, shuffle=True)  # type: ignore[arg-type]
+    trainer.fit(module, train, val, ckpt_path=ckpt_path)
+    states = {entry.owner.state_key: entry.call() for entry in trainer.plan.entries("state_dict")}  # type: ignore[attr-defined]
+    timer = next(key for key in states if key.startswith("Timer"))
+    states[timer] = {key for key in states[timer] if states[timer][key]}  # times differ, what was timed does not
+    return {
+        "states": repr(states),
+        "weights": {name: value.tolist() for name, value in module.state_dict().items()},
+        "optimizer": repr(trainer.optimizers[0].state_dict()),
+        "files": sorted(os.listdir(folder / "best")),
+        "stopped": (trainer.current_epoch, trainer.global_step, trainer.should_stop),
+        "rows": Path(trainer.log_dir or "", "metrics.csv").read_text().splitlines(),
+    }
+
+
+HOW: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {
+    "periodic": ({"every_n_train_steps": 2}, [("epoch", 2), ("backward", 10), ("validation_batch", 4)]),
+    "each epoch": ({}, [("train_batch", 6), ("validation_batch", 5)]),
+    "at the stop": ({"save_on_exception": True}, [("backward", 10)]),
+    "in the background": ({"asynchronous": True, "every_n_train_steps": 3}, [("train_batch", 6), ("backward", 11)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpoints of the earlier run are gone")
+@pytest.mark.parametrize("how", HOW)
+def test_all_callbacks_in_one_run(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "run"  # the same for all: states hold paths
+    arguments, cuts = HOW[how]
+    straight = fit(folder, 1, **arguments)
+    for number, (hook, at) in zip(itertools.count(10), cuts, strict=False):
+        shutil.rmtree(folder)
+        with pytest.raises(Cut):
+            fit(folder, 1, CutAt(hook, at), **arguments)
+        resumed = fit(folder, number, ckpt_path="auto", **arguments)
+        for part in straight:
+            if part != "files":  # an earlier run's files are not this one's to delete
+                assert resumed[part] == straight[part], (how, hook, at, part)
+        assert set(resumed["files"]) >= set(straight["files"]), (how, hook, at)
