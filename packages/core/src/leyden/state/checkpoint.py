@@ -166,7 +166,7 @@ def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str)
 def _check_options(optimizer: Optimizer, path: str) -> None:
     """Find the state of an optimizer of another kind, which loads without a word and fails at the first step."""
     for group in optimizer.param_groups:
-        missing = sorted(set(optimizer.defaults) - set(group))
+        missing = sorted(set(optimizer.defaults) - set(group) - {"differentiable"})  # a default that loading adds
         if missing:
             raise MisconfigurationException(
                 f"ckpt_path={path!r} holds the state of another optimizer than {type(optimizer).__name__}: it has no "
