@@ -32,7 +32,7 @@ class SaveEverywhere(Callback):
         path = self.folder / f"{len(self.saved):02d}-{event}.ckpt"
 
         def save() -> None:
-            self.saved.append((path, len(trainer.lightning_module.seen)))
+            self.saved.append((path, len(vars(trainer.lightning_module)["seen"])))
             trainer.save_checkpoint(path)
 
         if not trainer.sanity_checking:
@@ -116,7 +116,7 @@ class Runs:
             "end": end,
             "metrics": dict(trainer.callback_metrics),
             "rows": Path(trainer.log_dir or "", "metrics.csv").read_text().splitlines(),
-            "seen": list(module.seen),
+            "seen": list(built["module"].seen),
         }
 
     def check(self, cuts: slice, expected_warning: str = "") -> int:

@@ -85,7 +85,7 @@ class TwoOptimizers(Net):
         if batch_idx % 2:
             optimizers[0].step()
             optimizers[0].zero_grad()
-            schedulers[0].step()  # type: ignore[call-arg]  # no plateau
+            schedulers[0].step()
         optimizers[1].step()
         optimizers[1].zero_grad()
         return loss

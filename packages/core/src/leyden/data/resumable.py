@@ -87,7 +87,8 @@ class ResumableLoader:
         self._batches = 0
         if state is not None and state["batches"]:
             self._batches = int(state["batches"])
-            return self._undrawn(lambda: self._go_on(state))
+            rest: Iterator[Any] = self._undrawn(lambda: self._go_on(state))
+            return rest
         if settled is not None:
             self._undrawn(lambda: self._settle(settled))
         if self._had_workers and self._indices is not None and not self._has_workers:

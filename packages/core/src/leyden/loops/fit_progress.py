@@ -63,16 +63,15 @@ class FitProgress:
     @property
     def epoch_progress(self) -> Progress:
         """Epochs begun and done."""
-        started = self.epoch + (self._trainer.training and self.batch_idx >= 0)
-        return Progress(
-            Counts(started, started, self.epoch, self.epoch), Counts(started, started, self.epoch, self.epoch)
-        )
+        counts = Counts(self.epoch + self.epoch_started, self.epoch)
+        return Progress(counts, counts)
 
     @property
     def batch_progress(self) -> Progress:
         """Training batches begun and done, in the run and in this epoch."""
+        running = self.batch_idx == self.batches_done
         total, current = self.batches_seen, self.batches_done
-        return Progress(Counts(total, total, total, total), Counts(current, current, current, current))
+        return Progress(Counts(total + running, total), Counts(current + running, current))
 
     def begin_anew(self) -> None:
         """Forget an epoch that an earlier fit left unfinished."""
@@ -194,7 +193,7 @@ class FitProgress:
             return None
         read_ahead = None if self._ahead is None else self._ahead.place
         train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead
-        place = {"train": {**train, "batches": self.batches_done, "ahead": self._ahead and self._ahead.rng}}
+        place: dict[str, Any] = {"train": {**train, "batches": self.batches_done, "ahead": self._ahead and self._ahead.rng}}
         if self.pending == "validation":
             place["val"] = self.val_loop.state_dict()
         return place
