@@ -193,7 +193,8 @@ class FitProgress:
             return None
         read_ahead = None if self._ahead is None else self._ahead.place
         train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead
-        place: dict[str, Any] = {"train": {**train, "batches": self.batches_done, "ahead": self._ahead and self._ahead.rng}}
+        ahead = self._ahead and self._ahead.rng
+        place: dict[str, Any] = {"train": {**train, "batches": self.batches_done, "ahead": ahead}}
         if self.pending == "validation":
             place["val"] = self.val_loop.state_dict()
         return place
