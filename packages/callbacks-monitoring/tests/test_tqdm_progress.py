@@ -199,7 +199,7 @@ def test_several_validation_loaders(terminal: Terminal) -> None:
 @pytest.mark.usefixtures("_always_due")
 def test_sanity_check(terminal: Terminal) -> None:
     look = Look(terminal, "on_validation_batch_end", "on_sanity_check_end")
-    make_trainer(terminal, TQDMProgressBar(), look, num_sanity_val_steps=1, limit_train_batches=0).fit(Model())
+    make_trainer(terminal, TQDMProgressBar(), look, num_sanity_val_steps=1, max_steps=0).fit(Model())
     (_, during), (_, after) = look.seen
     assert re.fullmatch(r"Sanity Checking: 100%\|█+\| 1/1 \[.*\]", during[0])
     assert after == []

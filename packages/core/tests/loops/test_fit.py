@@ -156,6 +156,25 @@ def test_every_fit_has_its_sanity_check() -> None:
     assert " ".join(module.events) == "s.0 t0.0 v0.0 v0.1 s.0 t1.0 v1.0 v1.1"
 
 
+def test_the_sanity_check_of_minus_one_sees_every_validation_batch() -> None:
+    events, trainer = fit(1, [batches(2), Stream(3)], max_epochs=1, num_sanity_val_steps=-1)
+    whole = "0 {0}.1 {0}.0@1 {0}.1@1 {0}.2@1"
+    assert " ".join(events) == f"s.{whole.format('s')} t0.0 v0.{whole.format('v0')}"
+    assert trainer.num_sanity_val_batches == [2, math.inf]
+
+
+def test_an_interval_that_counts_across_epochs() -> None:
+    """Every 3 batches in epochs of 2: after the 3rd and the 6th; the 2nd fit goes on counting."""
+    module = Events()
+    events, trainer = fit(
+        2, 1, module=module, max_epochs=3, val_check_interval=3, check_val_every_n_epoch=None, limit_val_batches=1
+    )
+    assert " ".join(events) == "t0.0 t0.1 t1.0 v1.0 t1.1 t2.0 t2.1 v2.0"
+    trainer.max_epochs = 5
+    trainer.fit(module, batches(2), batches(1))
+    assert " ".join(module.events[8:]) == "t3.0 t3.1 t4.0 v4.0 t4.1"
+
+
 @pytest.mark.parametrize("limit", [0, 0.0])
 def test_without_training_batches_a_fit_does_nothing(limit: float, caplog: pytest.LogCaptureFixture) -> None:
     events, trainer = fit(3, 3, limit_train_batches=limit, num_sanity_val_steps=2)

@@ -187,13 +187,30 @@ def test_counters_as_users_read_them() -> None:
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
             loop = self.trainer.fit_loop
             self.events.append(
-                f"{loop.epoch_progress.current.ready}/{loop.epoch_progress.current.completed} "
+                f"{loop.epoch_progress.current.started}/{loop.epoch_progress.current.completed} "
                 f"{loop.batch_progress.total.completed}/{loop.batch_progress.current.completed}"
             )
 
     events, trainer = fit(2, module=Counters())
     assert [event for event in events if " " in event] == ["1/0 1/1", "1/0 2/2", "2/1 3/1", "2/1 4/2"]
     assert trainer.fit_loop.epoch_progress.current.completed == 2
+
+
+def test_what_is_running_is_started_and_not_completed() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Counters(Events):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            batches, epochs = self.trainer.fit_loop.batch_progress, self.trainer.fit_loop.epoch_progress.total
+            counts = (batches.total, batches.current, epochs)
+            seen.append(tuple(number for count in counts for number in (count.started, count.completed)))
+            return super().training_step(batch, batch_idx)
+
+    _, trainer = fit(2, module=Counters(), max_epochs=2)
+    assert seen == [(1, 0, 1, 0, 1, 0), (2, 1, 2, 1, 1, 0), (3, 2, 1, 0, 2, 1), (4, 3, 2, 1, 2, 1)]
+    after = trainer.fit_loop
+    assert (after.epoch_progress.total.started, after.epoch_progress.total.completed) == (2, 2)
+    assert (after.batch_progress.total.started, after.batch_progress.total.completed) == (4, 4)
 
 
 def test_stages_change_around_validation() -> None:

@@ -9,11 +9,9 @@ __all__ = ["Counts", "Progress"]
 
 @dataclass(slots=True)
 class Counts:
-    """How many were made ready, started, processed and completed."""
+    """How many were begun and how many of these are done; one apart while one is running."""
 
-    ready: int = 0
     started: int = 0
-    processed: int = 0
     completed: int = 0
 
 
@@ -22,7 +20,7 @@ class Progress:
     """Counts over the whole run and since the loop last began.
 
     Example:
-        >>> Progress(Counts(2, 2, 2, 1)).total.completed
+        >>> Progress(Counts(started=2, completed=1)).total.completed
         1
     """
 
