@@ -73,12 +73,12 @@ def test_a_long_epoch_with_metrics_takes_no_more_than_a_short_one(automatic: boo
                 optimizer.step()
             return output
 
-    weigh = Weigh(500, 3000)
+    weigh = Weigh(250, 1500)
     trainer = Trainer(
-        accelerator="cpu", max_steps=3000, callbacks=weigh, logger=CSVLogger(tmp_path), log_every_n_steps=50,
+        accelerator="cpu", max_steps=1500, callbacks=weigh, logger=CSVLogger(tmp_path), log_every_n_steps=50,
         discover_callbacks=False,
     )  # fmt: skip
     trainer.fit(Chosen(), Endless())
     assert weigh.tensors[1] == weigh.tensors[0]
-    # A number of 24 bytes kept in each step would be 60,000 bytes.
+    # A number of 24 bytes kept in each step would be 30,000 bytes.
     assert weigh.bytes[1] - weigh.bytes[0] < 20_000
