@@ -107,7 +107,7 @@ def test_resumes_in_the_second_epoch(make: Callable[[Items, int], DataLoader[Any
     assert all(map(torch.equal, rest, uninterrupted[cut:]))
     if workers == 0:
         assert len(data.reads) == sum(batch.numel() for batch in rest)  # nothing that was read before
-    following = [batch for batch in again]
+    following = list(again)
     assert len(following) == len(uninterrupted)  # the epoch after the resumed one is whole
 
 

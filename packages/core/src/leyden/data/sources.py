@@ -100,7 +100,8 @@ class TrainSource:
     def resume(self, state: Mapping[str, Any]) -> Iterator[Any]:
         """Return the rest of the epoch in which `state` was made; what was read before is not read again.
 
-        Where the place is None, as in a checkpoint of Lightning, the order is drawn anew and as many are read and left out.
+        Where the place is None, as in a checkpoint of Lightning, the order is drawn anew, and as many are read and
+        left out.
         """
         if not state["batches"]:
             return iter(self)
