@@ -124,7 +124,8 @@ def test_weights_optimizer_and_callbacks_are_those_lightning_left(tmp_path: Path
     written = torch.load(tmp_path / "end.ckpt", weights_only=False)["callbacks"]
     assert stopping.best_score == written["EarlyStopping{'monitor': 'v', 'mode': 'min'}"]["best_score"]
     assert timer.time_elapsed("train") >= written["Timer"]["time_elapsed"]["train"] > 0
-    (best,) = [state["best_model_path"] for key, state in written.items() if key.startswith("ModelCheckpoint")]
+    monitors = [state for key, state in written.items() if key.startswith("ModelCheckpoint{'monitor': 'v'")]
+    (best,) = (state["best_model_path"] for state in monitors)
     assert Path(checkpoint.best_model_path) == Path(best)
     assert len(checkpoint.best_k_models) == 2
 
