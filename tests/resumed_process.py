@@ -77,7 +77,7 @@ def main() -> None:
         log_every_n_steps=1,
         logger=CSVLogger(FOLDER),
         callbacks=[periodic, OnExceptionCheckpoint(FOLDER)],
-        enable_progress_bar=False,
+        discover_callbacks=False,
         enable_model_summary=False,
     )
     module = Net()
