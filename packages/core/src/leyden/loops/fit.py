@@ -177,7 +177,7 @@ class FitLoop(FitProgress):
         trainer, optimization, epoch = self._trainer, self._optimization, self.epoch
         plan, journal, engine = trainer.plan, trainer.journal, trainer.engine
         assert optimization is not None
-        self._choose_tail()
+        self._decide_for_the_epoch()
         resumed, self._resumed = self._resumed.get("place"), {}
         if self.pending and (self._finish_batch() or self.is_last_batch):  # what a run that was cut left to do
             return
@@ -221,8 +221,8 @@ class FitLoop(FitProgress):
             self._check_length(source)
         self._ahead = None
 
-    def _choose_tail(self) -> None:
-        """Decide once an epoch what `_finish_batch` has to look at."""
+    def _decide_for_the_epoch(self) -> None:
+        """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
         trainer = self._trainer
         settings = trainer.settings
         self._validates = self.val_loop.wanted
