@@ -28,7 +28,12 @@ FAMILIES = {
     "finetune": [],
     "optim": [],
 }
-USES = {"checkpoint": [], "monitoring": ["nvidia-ml-py", "psutil", "rich", "tensorboard", "tqdm"], "finetune": [], "optim": []}
+USES = {
+    "checkpoint": [],
+    "monitoring": ["nvidia-ml-py", "psutil", "rich", "tensorboard", "tqdm"],
+    "finetune": [],
+    "optim": [],
+}
 """What a family requires beside the core."""
 ONE_OF = {
     "checkpoint": "ModelCheckpoint",

@@ -10,14 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leyden_monitoring.heartbeat import Heartbeat
     from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
     from leyden_monitoring.model_summary import ModelSummary
     from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
 
-__all__ = ["LearningRateMonitor", "ModelSummary", "ProgressBar", "ProgressBarBase", "TQDMProgressBar"]
+__all__ = ["Heartbeat", "LearningRateMonitor", "ModelSummary", "ProgressBar", "ProgressBarBase", "TQDMProgressBar"]
 
 _MODULE = {
+    "Heartbeat": "heartbeat",
     "LearningRateMonitor": "learning_rate_monitor",
     "ModelSummary": "model_summary",
     "ProgressBar": "progress_base",

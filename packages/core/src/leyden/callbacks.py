@@ -20,7 +20,14 @@ from leyden.errors import did_you_mean
 if TYPE_CHECKING:
     from leyden_checkpoint import BasePredictionWriter, ModelCheckpoint, OnExceptionCheckpoint
     from leyden_finetune import BackboneFinetuning, BaseFinetuning
-    from leyden_monitoring import LearningRateMonitor, ModelSummary, ProgressBar, ProgressBarBase, TQDMProgressBar
+    from leyden_monitoring import (
+        Heartbeat,
+        LearningRateMonitor,
+        ModelSummary,
+        ProgressBar,
+        ProgressBarBase,
+        TQDMProgressBar,
+    )
     from leyden_optim import EarlyStopping, Timer
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "EarlyStopping",
+    "Heartbeat",
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",
@@ -47,6 +55,7 @@ _FAMILY = {
     "OnExceptionCheckpoint": "checkpoint",
     "BackboneFinetuning": "finetune",
     "BaseFinetuning": "finetune",
+    "Heartbeat": "monitoring",
     "LearningRateMonitor": "monitoring",
     "ModelSummary": "monitoring",
     "ProgressBar": "monitoring",

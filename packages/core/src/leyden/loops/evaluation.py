@@ -31,6 +31,8 @@ class GradientFreeLoop:
         stage: "validate", "test" or "predict".
         hooks: the word its hooks carry: "validation", "test" or "predict".
         batch_idx: the batch now running, within its dataloader.
+        dataloader_idx: the dataloader now read.
+        batches_done: its batches that are done, that of a running `on_…_batch_end` included.
         batches_seen: batches done since the trainer was made.
         loaded_at_epoch: the epoch for which the dataloaders were asked for.
     """
@@ -42,6 +44,7 @@ class GradientFreeLoop:
         self._loader_name = f"{'val' if stage == 'validate' else stage}_dataloader"
         self._limit_name = f"limit_{'val' if stage == 'validate' else stage}_batches"
         self.batch_idx = 0
+        self.dataloader_idx = self.batches_done = 0
         self.batches_seen = 0
         self.source: EvalSource | None = None
         self._told_of_no_step = False
@@ -138,14 +141,11 @@ class EvaluationLoop(GradientFreeLoop):
 
     Attributes:
         phase: what is going on: "start", "batches", "epoch_end" or "end" (the hooks of that name), "" when nothing is.
-        dataloader_idx: the dataloader now read.
-        batches_done: its batches that are done, that of a running `on_…_batch_end` included.
     """
 
     def __init__(self, trainer: Trainer, stage: str) -> None:
         super().__init__(trainer, stage)
         self.phase = ""
-        self.dataloader_idx = self.batches_done = 0
         self._row_is_due = False
         self._resumed: Mapping[str, Any] | None = None
 

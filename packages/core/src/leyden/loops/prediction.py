@@ -104,6 +104,7 @@ class PredictionLoop(GradientFreeLoop):
         for dataloader_idx, batches in self.batches(self.source):
             extra = (dataloader_idx,) if several else ()
             batch_idx = -1
+            self.dataloader_idx, self.batches_done = dataloader_idx, 0
             if self._recorders:
                 batches = self._with_indices(batches, dataloader_idx)
             for batch in batches:
@@ -115,6 +116,7 @@ class PredictionLoop(GradientFreeLoop):
                     plan.on_predict_batch_start(batch, batch_idx, *extra)
                 journal.hook = "predict_step"
                 output = step(batch, batch_idx, *extra)
+                self.batches_done = batch_idx + 1
                 if plan.on_predict_batch_end is not None:
                     plan.on_predict_batch_end(output, batch, batch_idx, *extra)
                 if predictions is not None:
