@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden import Callback, LightningModule, Trainer
+from leyden.callbacks import ThroughputMonitor
 
 _STEPS = 100  # a multiple of log_every_n_steps=50: both runs have their share of the steps that log
 _LIMIT = 110
@@ -104,11 +105,11 @@ def _by_hand(batches: _Batches) -> None:
         step(batch, batch_idx)
 
 
-def _trainer(callbacks: int = 0) -> Trainer:
+def _trainer(callbacks: int = 0, *others: Callback) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[_Idle() for _ in range(callbacks)],
+        callbacks=[*others, *(_Idle() for _ in range(callbacks))],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -136,6 +137,13 @@ def test_a_log_call_costs_a_few_calls_only() -> None:
     bare = _calls_per_step(lambda batches: _trainer().fit(_Net(), batches))
     logging = _calls_per_step(lambda batches: _trainer().fit(_Logging(), batches))
     assert logging - bare <= 12
+
+
+def test_counting_throughput_costs_a_few_calls_between_reports() -> None:
+    bare = _calls_per_step(lambda batches: _trainer().fit(_Net(), batches))
+    watched = _calls_per_step(lambda batches: _trainer(0, ThroughputMonitor()).fit(_Net(), batches))
+    # The plan's runner, the hook, the counting, the batch's size; and a fiftieth of a report.
+    assert watched - bare <= 4.5
 
 
 @pytest.mark.parametrize("entry_point", ["validate", "predict"])

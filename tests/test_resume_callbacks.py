@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import os
 import random
@@ -22,6 +23,7 @@ from leyden.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     ModelSummary,
+    ThroughputMonitor,
     Timer,
     TQDMProgressBar,
 )
@@ -82,6 +84,7 @@ def all_of_them(folder: Path, **checkpoint: Any) -> list[Callback]:
         EarlyStopping("val", patience=2, min_delta=0.01),
         Timer("00:01:00:00"),
         LearningRateMonitor(),
+        ThroughputMonitor(),
         TQDMProgressBar(),
         BackboneFinetuning(1, lambda epoch: 1.5),
         ModelSummary(),
@@ -109,14 +112,22 @@ def fit(folder: Path, seed: int, *callbacks: Callback, ckpt_path: str | None = N
     states = {entry.owner.state_key: entry.call() for entry in trainer.plan.entries("state_dict")}  # type: ignore[attr-defined]
     timer = next(key for key in states if key.startswith("Timer"))
     states[timer] = {key for key in states[timer] if states[timer][key]}  # times differ, what was timed does not
+    assert all(totals.pop("time") > 0 for totals in states["ThroughputMonitor"].values())
     return {
         "states": repr(states),
         "weights": {name: value.tolist() for name, value in module.state_dict().items()},
         "optimizer": repr(trainer.optimizers[0].state_dict()),
         "files": sorted(os.listdir(folder / "best")),
         "stopped": (trainer.current_epoch, trainer.global_step, trainer.should_stop),
-        "rows": Path(trainer.log_dir or "", "metrics.csv").read_text().splitlines(),
+        "rows": rows_without_times(Path(trainer.log_dir or "", "metrics.csv")),
     }
+
+
+def rows_without_times(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a log but for what depends on how long things took."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if not name.endswith(("/time", "_per_sec"))} for row in rows]
 
 
 HOW: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {

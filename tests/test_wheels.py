@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 PACKAGES = Path(__file__).parents[1] / "packages"
 FAMILIES = {
     "checkpoint": ["ModelCheckpoint"],
-    "monitoring": ["TQDMProgressBar", "ModelSummary", "LearningRateMonitor"],
+    "monitoring": ["TQDMProgressBar", "ModelSummary", "LearningRateMonitor", "ThroughputMonitor"],
     "finetune": [],
     "optim": [],
 }

@@ -1,4 +1,4 @@
-"""Callbacks that watch a run of leyden: progress bars, model summary, learning rates.
+"""Callbacks that watch a run of leyden: progress bars, model summary, learning rates, throughput.
 
 Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
 every `Trainer` calls costs next to nothing.
@@ -14,9 +14,20 @@ if TYPE_CHECKING:
     from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
     from leyden_monitoring.model_summary import ModelSummary
     from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
+    from leyden_monitoring.throughput import Throughput
+    from leyden_monitoring.throughput_monitor import ThroughputMonitor
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
 
-__all__ = ["Heartbeat", "LearningRateMonitor", "ModelSummary", "ProgressBar", "ProgressBarBase", "TQDMProgressBar"]
+__all__ = [
+    "Heartbeat",
+    "LearningRateMonitor",
+    "ModelSummary",
+    "ProgressBar",
+    "ProgressBarBase",
+    "TQDMProgressBar",
+    "Throughput",
+    "ThroughputMonitor",
+]
 
 _MODULE = {
     "Heartbeat": "heartbeat",
@@ -25,6 +36,8 @@ _MODULE = {
     "ProgressBar": "progress_base",
     "ProgressBarBase": "progress_base",
     "TQDMProgressBar": "tqdm_progress",
+    "Throughput": "throughput",
+    "ThroughputMonitor": "throughput_monitor",
 }
 
 

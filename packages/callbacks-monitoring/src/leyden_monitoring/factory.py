@@ -8,7 +8,7 @@ __all__ = ["make_callbacks"]
 
 
 def make_callbacks() -> list[Callback]:
-    """A progress bar, a model summary and the learning rates; each says (`applies`) whether it has something to do."""
-    from leyden_monitoring import LearningRateMonitor, ModelSummary, TQDMProgressBar
+    """A progress bar, a model summary, learning rates, throughput; each says (`applies`) whether it has a use here."""
+    from leyden_monitoring import LearningRateMonitor, ModelSummary, ThroughputMonitor, TQDMProgressBar
 
-    return [TQDMProgressBar(), ModelSummary(), LearningRateMonitor()]
+    return [TQDMProgressBar(), ModelSummary(), LearningRateMonitor(), ThroughputMonitor()]

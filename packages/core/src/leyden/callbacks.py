@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ModelSummary,
         ProgressBar,
         ProgressBarBase,
+        ThroughputMonitor,
         TQDMProgressBar,
     )
     from leyden_optim import EarlyStopping, Timer
@@ -46,6 +47,7 @@ __all__ = [
     "ProgressBar",
     "ProgressBarBase",
     "TQDMProgressBar",
+    "ThroughputMonitor",
     "Timer",
 ]
 
@@ -61,6 +63,7 @@ _FAMILY = {
     "ProgressBar": "monitoring",
     "ProgressBarBase": "monitoring",
     "TQDMProgressBar": "monitoring",
+    "ThroughputMonitor": "monitoring",
     "EarlyStopping": "optim",
     "Timer": "optim",
 }

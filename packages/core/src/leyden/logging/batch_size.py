@@ -23,6 +23,8 @@ def batch_size_of(batch: object, *, check: bool = False) -> tuple[int, tuple[int
     """
     if isinstance(batch, Tensor):  # most batches are a tensor or a pair of them
         return (batch.size(0) if batch.ndim else 1), ()
+    if not check and isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return batch[0].size(0), ()
     found = tuple(dict.fromkeys(sizes_in(batch) if check else islice(sizes_in(batch), 1)))
     if found:
         return found[0], found[1:]
