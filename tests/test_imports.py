@@ -22,7 +22,19 @@ LAYERS = [
     | {"state.temporaries", "state.writing"},
     {"callback", "datamodule", "flops", "gradients", "hparams", "hparams_encoding", "module", "module_attachment"}
     | {"module_export", "module_hooks", "module_loading", "module_optimization", "overrides", "tables"},
-    {"callbacks", "data", "discovery", "hooks", "loggers", "logging", "optimizers", "profilers", "run_state", "runtime"}
+    {
+        "callbacks",
+        "configuration",
+        "data",
+        "discovery",
+        "hooks",
+        "loggers",
+        "logging",
+        "optimizers",
+        "profilers",
+        "run_state",
+        "runtime",
+    }
     | {"settings", "state"},
     {"loops"},
     {"ending", "inputs", "lifecycle", "trainer", "trainer_properties", "verification"},

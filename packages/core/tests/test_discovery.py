@@ -73,7 +73,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
 def names(given: Sequence[Callback] = (), trainer: object = None, **switches: bool | None) -> list[str]:
     """Discover, with warnings as errors; return the classes' names."""
     with warnings.catch_warnings(action="error"):
-        return [type(placed.callback).__name__ for placed in discover(cast(Any, trainer), given, **switches)]
+        return [type(placed.callback).__name__ for placed in discover(cast(Any, trainer), given, **switches).placed]
 
 
 def found(name: str, *args: object) -> Callback:
@@ -87,12 +87,12 @@ def test_factories_attach_in_the_order_of_distributions_and_names(site: Site) ->
     site.add("zebra", "from found import *\ndef a(): return [Summary(), Watch('a')]", "a = zebra:a")
     site.add(
         "ant",
-        "from found import *\ndef b(): return [Bar()]\ndef c(): return (Watch('c') for _ in range(1))",
+        "from found import *\ndef b(): return [Bar()]\ndef c(): return (Watch('c'),)",
         "late = ant:c",
         "early = ant:b",
         version="2.1",
     )
-    placed = discover(cast(Any, None), [])
+    placed = discover(cast(Any, None), []).placed
     assert [(type(p.callback).__name__, p.source, p.distribution) for p in placed] == [
         ("Bar", "discovered", "ant 2.1"),
         ("Watch", "discovered", "ant 2.1"),
@@ -168,7 +168,7 @@ def test_a_factory_that_fails_is_reported_in_a_line_and_left_out(site: Site, cod
     site.add("broken", code, "x = broken:make", version="3.2")
     site.add("sound", "from found import *\ndef make(): return [Watch()]", "y = sound:make")
     with pytest.warns(UserWarning, match="^The callbacks of broken") as caught:
-        placed = discover(cast(Any, None), [])
+        placed = discover(cast(Any, None), []).placed
     assert [type(p.callback).__name__ for p in placed] == ["Watch"]
     (message,) = (str(warning.message) for warning in caught)
     assert message.startswith(

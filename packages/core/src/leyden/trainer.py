@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Never
 
 from leyden.callback import Callback
-from leyden.discovery import discover
+from leyden.discovery import Discovered, SwitchedOff, discover
 from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
 from leyden.hooks.attached import AttachedCallbacks, as_list
+from leyden.hooks.binding import Call
 from leyden.hooks.checks import overrides
+from leyden.hooks.isolation import Isolation
 from leyden.hooks.ordering import Ordered, Placed
 from leyden.hooks.plan import Plan, call_init_hooks
 from leyden.inputs import take_inputs
@@ -184,17 +187,34 @@ class Trainer(TrainerProperties):
                 f"Trainer(enable_checkpointing=False, callbacks=[{name}(...)]) contradict each other; leave one of "
                 "them out."
             )
-        if settings.discover_callbacks and not settings.barebones:
-            found = discover(
-                self,
-                given,
-                enable_checkpointing=settings.enable_checkpointing,
-                enable_progress_bar=settings.enable_progress_bar,
-                enable_model_summary=settings.enable_model_summary,
-            )
-            attached.take_discovered(found)
+        self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self._switch_off)
+        self.discovered = self._discover(given)
         self._compile_plan()
-        call_init_hooks(self.callbacks, "on_init_end", self)
+        call_init_hooks(list(self.callbacks), "on_init_end", self, wrap=self._isolation.wrap)
+
+    def _discover(self, given: list[Callback]) -> Discovered:
+        """Find what the environment brings and attach it; the result says what is left out and why."""
+        settings = self.settings
+        if settings.barebones:
+            return Discovered(off_because="Trainer(barebones=True)")
+        if not settings.discover_callbacks:
+            return Discovered(off_because="Trainer(discover_callbacks=False)")
+        found = discover(
+            self,
+            given,
+            enable_checkpointing=settings.enable_checkpointing,
+            enable_progress_bar=settings.enable_progress_bar,
+            enable_model_summary=settings.enable_model_summary,
+        )
+        for placed, error in self._attached.take_discovered(found.placed):
+            found.cannot_work(placed, error)
+        found.warn_of_missing(self._wanted_roles(), self.callbacks)
+        return found
+
+    def _wanted_roles(self) -> dict[str, str]:
+        """What the user asked for by name that only a family can bring, with the family."""
+        families = {"checkpointing": "checkpoint", "progress_bar": "monitoring", "model_summary": "monitoring"}
+        return {one: family for one, family in families.items() if getattr(self.settings, f"enable_{one}")}
 
     def attach_module_callbacks(self, callbacks: Any) -> None:
         """Attach what a module's ``configure_callbacks`` returned, and compile the plan of the run's hooks."""
@@ -202,8 +222,26 @@ class Trainer(TrainerProperties):
         self._compile_plan()
 
     def _compile_plan(self) -> None:
-        wrap = None if self.profiler is None else self.profiler.wrap
-        self.plan.compile(self, self.lightning_module_or_none, self.callbacks, wrap=wrap)
+        callbacks = self._attached.called_in(None if self.state.fn is None else str(self.state.fn))
+        self.plan.compile(self, self.lightning_module_or_none, callbacks, wrap=self._wrap)
+
+    def _wrap(self, owner: object, hook: str, call: Call) -> Call:
+        measured = call if self.profiler is None else self.profiler.wrap(owner, hook, call)
+        return self._isolation.wrap(owner, hook, measured)
+
+    def guarded(self, callback: Callback, what: str, call: Call) -> Call:
+        """Return `call`, a method of `callback` that is no hook, isolated like one if the environment attached it."""
+        return self._isolation.guard(callback, what, call)
+
+    def _users_parts(self) -> list[object]:
+        """The module, the datamodule and the callbacks that raise as ever."""
+        own = [callback for callback in self.callbacks if self._attached.of_environment(callback) is None]
+        return [part for part in (self.lightning_module_or_none, self.datamodule, *own) if part is not None]
+
+    def _switch_off(self, callback: Callback, event: SwitchedOff) -> None:
+        self.discovered.switched_off.append(event)
+        self._attached.drop(callback)
+        self._compile_plan()
 
     # -- entry points -----------------------------------------------------------------------------------------------
 
@@ -346,7 +384,7 @@ class Trainer(TrainerProperties):
         bar = self.progress_bar_callback
         printer = getattr(bar, "print", None)
         if callable(printer) and self.state.stage is not None:
-            printer(*args, **kwargs)
+            self.guarded(bar, "print", partial(printer, *args, **kwargs))()
         else:
             print(*args, **kwargs)
 

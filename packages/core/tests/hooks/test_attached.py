@@ -252,10 +252,11 @@ def test_a_discovered_callback_gives_way_to_one_of_its_role_from_the_module() ->
 
 
 @pytest.mark.parametrize("broken", [Misspelt(), Stateful(), Before()], ids=lambda callback: type(callback).__name__)
-def test_a_discovered_callback_that_cannot_work_is_left_out_with_a_warning(broken: Callback) -> None:
+def test_a_discovered_callback_that_cannot_work_is_left_out(broken: Callback) -> None:
     made, _ = attached(Stateful(), After())
-    with pytest.warns(UserWarning, match=rf"{type(broken).__name__} of some-package 1\.0 is left out: "):
-        made.take_discovered([discovered(broken), discovered(Bar())])
+    ((placed, error),) = made.take_discovered([discovered(broken), discovered(Bar())])
+    assert placed.callback is broken
+    assert isinstance(error, MisconfigurationException)
     assert names(made) == ["Stateful", "After", "Bar"]
 
 

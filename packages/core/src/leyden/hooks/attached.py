@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
 from leyden.callback import Callback
-from leyden.discovery import replaces
-from leyden.errors import MisconfigurationException
+from leyden.discovery import replaces, supersedes
 from leyden.hooks.checks import check_callbacks
 from leyden.hooks.ordering import Ordered, Placed, order_callbacks
-from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.rank_zero import rank_zero_info
 
 __all__ = ["AttachedCallbacks", "CallbackList", "as_list"]
 
@@ -104,15 +103,29 @@ class AttachedCallbacks:
                 name = type(own.callback).__name__
                 rank_zero_info(f"The {name} of configure_callbacks replaces the one in Trainer(callbacks=...).")
 
-    def take_discovered(self, found: Sequence[Placed]) -> None:
-        """Attach what installed distributions bring; one that cannot work is left out with a warning."""
+    def take_discovered(self, found: Sequence[Placed]) -> list[tuple[Placed, Exception]]:
+        """Attach what the environment brings; return what cannot work beside the others, with the reason."""
+        problems: list[tuple[Placed, Exception]] = []
         for one in found:
             try:
                 self._arrange([*self._own, one], self._brought, self._hidden)
-            except MisconfigurationException as error:
-                rank_zero_warn(
-                    f"{type(one.callback).__name__} of {one.distribution or 'an entry point'} is left out: {error}"
-                )
+            except Exception as error:  # whatever is wrong with it
+                problems.append((one, error))
+        return problems
+
+    def drop(self, callback: Callback) -> None:
+        """Take out a callback that is not to be called again."""
+        own = [p for p in self._own if p.callback is not callback]
+        self._arrange(own, self._brought, [p for p in self._hidden if p.callback is not callback])
+
+    def of_environment(self, callback: object) -> Placed | None:
+        """Return where a callback comes from that the environment attached; None for the user's and the module's."""
+        return next((p for p in self._own if p.callback is callback and p.of_environment), None)
+
+    def called_in(self, fn: str | None) -> list[Callback]:
+        """Return the callbacks whose hooks are called in an entry point, in order; all of them before the first."""
+        when = {id(o.callback): o.placed.when for o in self.ordered}
+        return [one for one in self.list if fn is None or (allowed := when[id(one)]) is None or fn in allowed]
 
     def _arrange(
         self, own: list[Placed], brought: list[Placed], hidden: list[Placed], where: str = "callbacks="
@@ -147,7 +160,8 @@ def _gives_way(own: Placed, brought: Sequence[Placed]) -> bool:
     """Whether one of the module's callbacks stands in for `own`."""
     if any(type(p.callback) is type(own.callback) for p in brought):
         return True
-    return own.source == "discovered" and any(replaces(p.callback, own.callback) for p in brought)
+    superseded = replaces if own.source == "discovered" else supersedes
+    return own.of_environment and any(superseded(p.callback, own.callback) for p in brought)
 
 
 def as_list(given: Any) -> list[Any]:

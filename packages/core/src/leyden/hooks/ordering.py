@@ -18,16 +18,29 @@ POSITIONS = ("first", "normal", "monitor", "checkpoint")
 LATE_POSITIONS = ("monitor", "checkpoint")
 """Positions that get every ``on_*_epoch_end`` after the module, so that they see what it logs there."""
 
-SOURCES = ("user", "module", "discovered")
+SOURCES = ("user", "module", "configured", "discovered")
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A callback and where it comes from: ``"user"``, ``"module"`` or ``"discovered"`` (then with its distribution)."""
+    """A callback and where it comes from: ``"user"``, ``"module"``, ``"configured"`` or ``"discovered"``.
+
+    Attributes:
+        distribution: with its version, of one that is discovered or configured.
+        where: ``file:line`` of the table that asked for one that is configured.
+        when: the entry points in which its hooks are called; None for all.
+    """
 
     callback: Callback
     source: str = "user"
     distribution: str | None = None
+    where: str | None = None
+    when: tuple[str, ...] | None = None
+
+    @property
+    def of_environment(self) -> bool:
+        """Whether neither the user nor the module gave it."""
+        return self.source in ("discovered", "configured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ class _Relation:
 def order_callbacks(placed: Sequence[Placed]) -> list[Ordered]:
     """Return the callbacks in the order of their calls.
 
-    A declared relation wins over a position, a position over the source (user, module, discovered), that over the order
+    A declared relation wins over a position, a position over the source (see `SOURCES`), that over the order
     in which they were given. Raises `MisconfigurationException` for relations that form a cycle, which it names.
 
     Example:
@@ -162,10 +175,14 @@ def _reason(index: int, placed: Sequence[Placed], relations: Sequence[_Relation]
     callbacks = [p.callback for p in placed]
     position = _position(item.callback)
     reasons = [
-        {"user": "given by the user", "module": "from configure_callbacks of the module"}.get(
-            item.source, f"attached by {item.distribution or 'an entry point'}"
-        )
+        {
+            "user": "given by the user",
+            "module": "from configure_callbacks of the module",
+            "configured": f"configured in {item.where}",
+        }.get(item.source, f"attached by {item.distribution or 'an entry point'}")
     ]
+    if item.when is not None:
+        reasons.append(f"in {' and '.join(item.when)} only")
     if position != "normal":
         reasons.append(f"position {position!r}")
     for relation in relations:

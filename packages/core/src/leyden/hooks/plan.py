@@ -121,6 +121,11 @@ class Plan:
         else:
             call()
 
+    @property
+    def waiting(self) -> list[Callable[[], object]]:
+        """The calls that `when_done` puts off; one list for the plan's life."""
+        return self._after
+
     def owners(self) -> tuple[object, ...]:
         """Return the callbacks in order, then the module."""
         return self._owners
@@ -177,7 +182,7 @@ class _Binder:
         return next((i for i, optimizer in enumerate(optimizers) if any(optimizer is one for one in given)), 0)
 
 
-def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object) -> None:
+def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object, *, wrap: Wrap | None = None) -> None:
     """Call ``on_init_start`` or ``on_init_end``, hooks of 1.9 and before, on those that have it."""
     for callback in callbacks:
         if overrides(callback, name):
@@ -185,8 +190,9 @@ def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object) -
             fitted = fit(HOOKS[name], method)
             if fitted is None:
                 raise MisconfigurationException(misfit_message(HOOKS[name], callback, method))
+            call = bind(HOOKS[name], method, fitted, None, {})
             try:
-                bind(HOOKS[name], method, fitted, None, {})(trainer)
+                (call if wrap is None else wrap(callback, name, call))(trainer)
             except BaseException as error:
                 _note(error, callback, name)
                 raise

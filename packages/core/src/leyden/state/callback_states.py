@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from leyden.callback import Callback
@@ -62,7 +63,9 @@ def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         if key is None:
             continue
         try:
-            entry.call(_migrated(callback, states[key], (checkpoint.get("callback_versions") or {}).get(key, 1)))
+            version = (checkpoint.get("callback_versions") or {}).get(key, 1)
+            state = trainer.guarded(callback, "migrate_state", partial(_migrated, callback, states[key], version))()
+            entry.call(state)  # which does nothing where that switched the callback off
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if not is_of_lightning(checkpoint):
                 raise

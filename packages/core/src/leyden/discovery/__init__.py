@@ -1,0 +1,27 @@
+"""Callbacks that an environment attaches by itself, whatever the training script says.
+
+A distribution registers a function in the entry-point group `leyden.callbacks_factory`; called with nothing, or with
+one mapping of settings, it returns a list of callbacks. A configuration file attaches further ones by name. What the
+user gave or switched off wins over what is found, and what fails costs one line, never the training.
+"""
+
+from leyden.discovery.discovering import discover
+from leyden.discovery.found import Broken, Discovered, LeftOut, SwitchedOff
+from leyden.discovery.installed import CALLBACKS_GROUP, GROUP, installed_callbacks, installed_factories
+from leyden.discovery.precedence import replaces, supersedes
+from leyden.discovery.switches import discovery_is_on
+
+__all__ = [
+    "CALLBACKS_GROUP",
+    "GROUP",
+    "Broken",
+    "Discovered",
+    "LeftOut",
+    "SwitchedOff",
+    "discover",
+    "discovery_is_on",
+    "installed_callbacks",
+    "installed_factories",
+    "replaces",
+    "supersedes",
+]
