@@ -1,27 +1,35 @@
 """What the site takes from the sources: the order of hooks from the contract, changes from the packages' folders.
 
-Two directives: ``{hook-order}`` writes the hooks of the contract as a table, ``{changes} core`` writes the changelog of
-one package with the fragments of its next release on top. Run as a script it prints the table of the README.
+``{hook-order}`` writes the hooks of the contract as a table, ``{changes} core`` the changelog of one package with the
+fragments of its next release on top, ``{command} leyden …`` runs that command and shows what it printed, in a folder
+that holds the page's ``{file} NAME`` blocks. Run as a script it prints the table of the README.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from leyden.cli.hooks import arguments_in_words, receivers
 from leyden.hooks.contract import HOOKS, Hook
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.util.typing import ExtensionMetadata
 
-__all__ = ["setup", "table_of_older_hooks", "table_of_order"]
+__all__ = ["output_of", "setup", "table_of_older_hooks", "table_of_order"]
 
 PACKAGES = Path(__file__).parents[2] / "packages"
+LANGUAGES = {".py": "python", ".toml": "toml"}
 KINDS = ("added", "changed", "fixed", "removed")
 
 
@@ -33,14 +41,8 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _arguments(hook: Hook) -> str:
-    names = hook.full_arguments(module=not hook.callbacks)
-    required = len(names) - hook.optional
-    return ", ".join(name if index < required else f"{name}=…" for index, name in enumerate(names)) or "–"
-
-
-def _receivers(hook: Hook) -> str:
-    receivers = {"callbacks": hook.callbacks, "module": hook.module, "datamodule": hook.datamodule}
-    return ", ".join(name for name, receives in receivers.items() if receives)
+    caller = hook.full_arguments(module=not hook.callbacks)[: -len(hook.arguments) or None]
+    return ", ".join([*caller, *filter(None, [arguments_in_words(hook)])]) or "–"
 
 
 def _log(hook: Hook) -> str:
@@ -55,7 +57,10 @@ def table_of_order(*, short: bool = False) -> str:
     """The hooks of today in the order of a run; `short` leaves out the module's own, and test and predict."""
     hooks = [hook for hook in HOOKS.values() if hook.generation is None]
     if not short:
-        rows = [[f"`{one.name}`", f"`{_arguments(one)}`", one.summary, _receivers(one), _log(one)] for one in hooks]
+        rows = [
+            [f"`{one.name}`", f"`{_arguments(one)}`", one.summary, ", ".join(receivers(one)), _log(one)]
+            for one in hooks
+        ]
         return table(["hook", "arguments", "called", "received by", "`self.log`"], rows)
     shown = [one for one in hooks if one.callbacks and not one.name.startswith(("on_test_", "on_predict_"))]
     rows = [[f"`{one.name}`", ", ".join(one.arguments), one.summary] for one in shown]
@@ -82,6 +87,56 @@ class HookOrder(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         older = self.arguments == ["older"]
         return self.parse_text_to_nodes(table_of_older_hooks() if older else table_of_order())
+
+
+def files_of(directive: SphinxDirective) -> dict[str, str]:
+    """Return the files that the page has shown so far."""
+    files: dict[str, str] = directive.env.temp_data.setdefault("leyden_files", {})  # type: ignore[assignment]
+    return files
+
+
+class File(SphinxDirective):
+    """``{file} NAME``: Python that is shown, and that the page's commands find under this name."""
+
+    required_arguments: ClassVar[int] = 1
+    has_content: ClassVar[bool] = True
+
+    def run(self) -> list[nodes.Node]:
+        text = "\n".join(self.content)
+        files_of(self)[self.arguments[0]] = f"{text}\n"
+        return [nodes.literal_block(text, text, language=LANGUAGES[Path(self.arguments[0]).suffix])]
+
+
+class Command(SphinxDirective):
+    """``{command} leyden …``: the command, and what it prints on a terminal of 100 columns."""
+
+    required_arguments: ClassVar[int] = 1
+    final_argument_whitespace: ClassVar[bool] = True
+
+    def run(self) -> list[nodes.Node]:
+        line = self.arguments[0]
+        text = f"$ {line}\n{output_of(line, files_of(self))}"
+        return [nodes.literal_block(text, text, language="text")]
+
+
+def output_of(line: str, files: Mapping[str, str]) -> str:
+    """Run a command in an empty folder that holds `files`; a traceback is an error of the page."""
+    program, *arguments = shlex.split(line)
+    if program != "leyden":
+        raise ValueError(f"{line!r}: the site runs the command leyden alone")
+    code = "import sys; from leyden.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+    environment.pop("LEYDEN_CALLBACKS", None)
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, name).write_text(content, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder, env=environment,
+            check=False,
+        )  # fmt: skip
+    if "Traceback" in done.stderr:
+        raise ValueError(f"{line!r} failed:\n{done.stderr}")
+    return (done.stdout + done.stderr).replace(folder, "/work").rstrip()
 
 
 class Changes(SphinxDirective):
@@ -116,6 +171,8 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Add the directives."""
     app.add_directive("hook-order", HookOrder)
     app.add_directive("changes", Changes)
+    app.add_directive("command", Command)
+    app.add_directive("file", File)
     app.connect("autodoc-process-docstring", _rename_sections, priority=400)
     app.connect("autodoc-skip-member", _skip_torchs_own)
     return {"version": "1", "parallel_read_safe": True}

@@ -40,6 +40,24 @@ def test_every_line_is_as_wide() -> None:
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
+def test_cells_are_wrapped_between_words_to_a_width() -> None:
+    rows = [["on_fit_start", "a sentence of several words", 12.5], ["b", "short", 1.0]]
+    assert render_table(["hook", "called", "n"], rows, width=40).splitlines() == [
+        "┌──────────────┬────────────────┬──────┐",
+        "│ hook         │ called         │    n │",
+        "├──────────────┼────────────────┼──────┤",
+        "│ on_fit_start │ a sentence of  │ 12.5 │",
+        "│              │ several words  │      │",
+        "│ b            │ short          │  1.0 │",
+        "└──────────────┴────────────────┴──────┘",
+    ]
+    assert render_table(["hook", "called", "n"], rows, width=1000) == render_table(["hook", "called", "n"], rows)
+
+
+def test_a_name_is_not_cut() -> None:
+    assert render_table(["a"], [["on_train_batch_start"]], width=10) == render_table(["a"], [["on_train_batch_start"]])
+
+
 def test_results_have_a_column_per_dataloader() -> None:
     table = evaluation_table(
         "validate",

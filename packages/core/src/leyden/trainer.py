@@ -15,7 +15,7 @@ from leyden.discovery import Discovered, SwitchedOff, discover
 from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
 from leyden.hooks.attached import AttachedCallbacks, as_list
 from leyden.hooks.binding import Call
-from leyden.hooks.checks import overrides
+from leyden.hooks.findings import overrides
 from leyden.hooks.isolation import Isolation
 from leyden.hooks.ordering import Ordered, Placed
 from leyden.hooks.plan import Plan, call_init_hooks

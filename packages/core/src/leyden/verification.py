@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from leyden.errors import MisconfigurationException
-from leyden.hooks.checks import check_module
+from leyden.hooks.checks import check_datamodule, check_module
 from leyden.loops.sources import has_loader
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["verify"]
+__all__ = ["missing_for_fit", "verify"]
 
 _FORMS = {
     "train_dataloader": "fit(model, train_dataloaders=loader)",
@@ -25,6 +26,8 @@ def verify(trainer: Trainer) -> None:
     """Raise a `MisconfigurationException` for a module that cannot do what the entry point asks of it."""
     module, fn = trainer.lightning_module, str(trainer.state.fn)
     check_module(module)
+    if trainer.datamodule is not None:
+        check_datamodule(trainer.datamodule)
     if fn == "fit":
         _verify_fit(trainer)
         return
@@ -38,13 +41,8 @@ def verify(trainer: Trainer) -> None:
 
 def _verify_fit(trainer: Trainer) -> None:
     module, settings = trainer.lightning_module, trainer.settings
-    _need_step(trainer, "training_step", "`Trainer.fit`")
-    if not trainer.module_overrides("configure_optimizers"):
-        raise MisconfigurationException(
-            f"{type(module).__name__} has no configure_optimizers, so fit has nothing to step. Define it, e.g. "
-            "`def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)`; return None from it "
-            "to train without an optimizer."
-        )
+    for missing in missing_for_fit(type(module), trainer.module_overrides):
+        raise MisconfigurationException(missing)
     _need_loader(trainer, "train_dataloader")
     if module.automatic_optimization:
         return
@@ -63,12 +61,28 @@ def _verify_fit(trainer: Trainer) -> None:
             )
 
 
+def missing_for_fit(cls: type, has: Callable[[str], bool]) -> Iterator[str]:
+    """Yield what `Trainer.fit` would say a module lacks; `has` tells which hooks it overrides."""
+    if not has("training_step"):
+        yield _missing_step(cls, "training_step", "`Trainer.fit`")
+    if not has("configure_optimizers"):
+        yield (
+            f"{cls.__name__} has no configure_optimizers, so fit has nothing to step. Define it, e.g. "
+            "`def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)`; return None from it "
+            "to train without an optimizer."
+        )
+
+
 def _need_step(trainer: Trainer, name: str, where: str) -> None:
     if not trainer.module_overrides(name):
-        raise MisconfigurationException(
-            f"{type(trainer.lightning_module).__name__} has no {name}, which {where} calls for each batch; define "
-            f"`def {name}(self, batch, batch_idx)`."
-        )
+        raise MisconfigurationException(_missing_step(type(trainer.lightning_module), name, where))
+
+
+def _missing_step(cls: type, name: str, where: str) -> str:
+    return (
+        f"{cls.__name__} has no {name}, which {where} calls for each batch; define "
+        f"`def {name}(self, batch, batch_idx)`."
+    )
 
 
 def _need_predictions(trainer: Trainer) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from leyden.errors import MisconfigurationException, did_you_mean
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
 
-__all__ = ["LATE_POSITIONS", "POSITIONS", "SOURCES", "Ordered", "Placed", "late_callbacks", "order_callbacks"]
+__all__ = [
+    "LATE_POSITIONS",
+    "POSITIONS",
+    "SOURCES",
+    "Ordered",
+    "Placed",
+    "declaration_mistakes",
+    "late_callbacks",
+    "order_callbacks",
+]
 
 POSITIONS = ("first", "normal", "monitor", "checkpoint")
 LATE_POSITIONS = ("monitor", "checkpoint")
@@ -122,6 +132,18 @@ def late_callbacks(callbacks: Sequence[Callback]) -> list[bool]:
     return late
 
 
+def declaration_mistakes(owner: Any) -> Iterator[str]:
+    """Yield what is wrong with what a callback, or a class of them, declares of its place; `order_callbacks` raises it.
+
+    Of a class what only its instances know, such as a property, is left alone.
+    """
+    for check in (_position, partial(_targets, word="runs_before"), partial(_targets, word="runs_after")):
+        try:
+            check(owner)
+        except MisconfigurationException as error:
+            yield str(error)
+
+
 def _relations(callbacks: Sequence[Callback]) -> list[_Relation]:
     relations = []
     for i, callback in enumerate(callbacks):
@@ -136,6 +158,8 @@ def _relations(callbacks: Sequence[Callback]) -> list[_Relation]:
 
 def _targets(callback: Callback, word: str) -> Iterable[type | str]:
     declared: object = getattr(callback, word)
+    if isinstance(declared, property):
+        return ()
     targets = declared if isinstance(declared, (tuple, list, set, frozenset)) else (declared,)
     for target in targets:
         if not isinstance(target, (type, str)):
@@ -157,7 +181,7 @@ def _is_meant(target: type | str, declaring: Callback, other: Callback) -> bool:
 
 
 def _position(callback: Callback) -> str:
-    if callback.position not in POSITIONS:
+    if callback.position not in POSITIONS and not isinstance(callback.position, property):
         raise MisconfigurationException(
             f"{_label(callback)}.position is {callback.position!r}; expected one of {', '.join(map(repr, POSITIONS))}."
             + did_you_mean(str(callback.position), POSITIONS)
@@ -167,7 +191,7 @@ def _position(callback: Callback) -> str:
 
 def _label(callback: Callback) -> str:
     own = f" {callback.name!r}" if isinstance(callback.name, str) else ""
-    return f"{type(callback).__name__}{own}"
+    return f"{(callback if isinstance(callback, type) else type(callback)).__name__}{own}"
 
 
 def _reason(index: int, placed: Sequence[Placed], relations: Sequence[_Relation]) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from leyden.callback import Callback, attach
 from leyden.errors import MisconfigurationException
 from leyden.hooks.binding import Call, Source, bind
-from leyden.hooks.checks import misfit_message, overrides
 from leyden.hooks.contract import HOOKS, Hook
+from leyden.hooks.findings import misfit_message, overrides
 from leyden.hooks.ordering import late_callbacks
 from leyden.hooks.signatures import Fit, fit
 
@@ -159,7 +159,7 @@ class _Binder:
         method = getattr(owner, hook.name)
         fitted = fit(hook, method, module=of_module)
         if fitted is None:
-            raise MisconfigurationException(misfit_message(hook, owner, method))
+            raise MisconfigurationException(misfit_message(hook, type(owner), method))
         caller = None if of_module else (self._trainer, self._module)
         call = bind(hook, method, fitted, caller, self._sources(hook, fitted))
         group = hook.name if fitted.older is None else fitted.older.handed_to or hook.name
@@ -189,7 +189,7 @@ def call_init_hooks(callbacks: Sequence[Callback], name: str, trainer: object, *
             method = getattr(callback, name)
             fitted = fit(HOOKS[name], method)
             if fitted is None:
-                raise MisconfigurationException(misfit_message(HOOKS[name], callback, method))
+                raise MisconfigurationException(misfit_message(HOOKS[name], type(callback), method))
             call = bind(HOOKS[name], method, fitted, None, {})
             try:
                 (call if wrap is None else wrap(callback, name, call))(trainer)

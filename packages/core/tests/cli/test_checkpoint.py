@@ -1,10 +1,8 @@
-"""The command `leyden`: what it prints, and what it exits with."""
+"""`leyden checkpoint`: what it prints of files, and what it exits with."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +110,6 @@ def test_errors_are_one_line_and_exit_with_2(
     assert says in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["checkpoint"], ["checkpoint", "show"], ["chekpoint"]])
-def test_wrong_usage_is_one_line_and_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    err = capsys.readouterr().err
-    assert (ended.value.code, err.count("\n")) == (2, 1)
-    assert err.startswith("leyden: error: ")
-    assert "--help" in err
-
-
 def test_verify_says_which_are_whole(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = path.parent
     content = path.read_bytes()
@@ -143,14 +131,3 @@ def test_verify_says_which_are_whole(path: Path, capsys: pytest.CaptureFixture[s
     assert [(Path(one["path"]).name, one["whole"]) for one in json.loads(out)] == [
         ("a.ckpt", True), ("cut.ckpt", False), ("flipped.ckpt", False),
     ]  # fmt: skip
-
-
-def test_a_reader_that_has_enough_is_no_error(path: Path) -> None:
-    code = "import sys; from leyden.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "checkpoint", "show", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert (process.wait(), process.stderr.read()) == (0, b"")
-    process.stderr.close()

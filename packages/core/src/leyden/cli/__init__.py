@@ -1,0 +1,50 @@
+"""The command ``leyden``: what a run would be made of, what is wrong with it, and what checkpoints hold."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from leyden.cli import checkpoint, hooks
+from leyden.cli.output import one_line, plain, say
+from leyden.errors import MisconfigurationException
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 where it found something wrong, or 2 after an error.
+
+    Errors are one line on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has enough; nothing is to be flushed to it at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (MisconfigurationException, OSError, ImportError) as error:
+        say(f"leyden: error: {one_line(error)}", sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130  # as a shell counts it: 128 and the number of the signal
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"leyden: error: {plain(message)} (see `{self.prog} --help`)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="leyden", description="Look into runs of Leyden before and after they happen.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (hooks, checkpoint):
+        group.add_to(commands)
+    return parser
