@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from leyden.data.transfer import compile_transfer
 from leyden.ending import end_well, note, tear_down, tell_of
 from leyden.hooks.plan import Entry
+from leyden.loops.boundaries import take_up_epoch
 from leyden.optimizers import read_optimizers
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
@@ -141,7 +142,7 @@ def _read_checkpoint(trainer: Trainer, ckpt_path: Any, weights_only: bool) -> di
         checkpoint = from_lightning(checkpoint, trainer.accumulate_grad_batches)
         if trainer.state.fn is TrainerFn.FITTING:
             warn_of_lightning(checkpoint, trainer.ckpt_path)
-    return checkpoint
+    return take_up_epoch(trainer, checkpoint) if trainer.state.fn is TrainerFn.FITTING else checkpoint
 
 
 def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:

@@ -126,6 +126,10 @@ class Plan:
         """The calls that `when_done` puts off; one list for the plan's life."""
         return self._after
 
+    def when_next_done(self, call: Callable[[], object]) -> None:
+        """Call `call`, before all others that wait, when everyone has had the hook that is called next."""
+        self._after.insert(0, call)
+
     def owners(self) -> tuple[object, ...]:
         """Return the callbacks in order, then the module."""
         return self._owners

@@ -156,6 +156,14 @@ class CSVLogger(Logger):
         self.save()
         return {"root_dir": os.path.abspath(self.root_dir), "version": self.version, "rows": self._rows_in_file}
 
+    def mark(self) -> dict[str, Any]:
+        """Return how many rows there are by now, those that are held back too."""
+        if rank_zero_only.rank:
+            return {}
+        if self._columns is None:
+            self._columns, self._rows_in_file = _look_at(Path(self.log_dir, self.METRICS_FILE))
+        return {"rows": self._rows_in_file + len(self._rows)}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on in the folder of the interrupted run, after the rows it had when the checkpoint was made.
 
@@ -195,17 +203,22 @@ def _look_at(path: Path) -> tuple[list[str], int]:
 
 
 def _cut(path: Path, rows: int) -> tuple[list[str], int]:
-    """Keep the first `rows` rows of a file and move the others beside it; return the columns and the rows left."""
+    """Keep the first `rows` rows of a file and move the others beside it; return the columns and the rows left.
+
+    Columns that the others alone had a value in go with them: they come back where they belong.
+    """
     import csv
 
     columns, found = _look_at(path)
     if found <= rows:
         return columns, found
     with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))[1:]
+        lines = [line + [""] * (len(columns) - len(line)) for line in csv.reader(file)][1:]  # the last may be torn
     number = sum(1 for _ in path.parent.glob(f"{path.stem}-superseded-*{path.suffix}"))
     _write(path.with_name(f"{path.stem}-superseded-{number}{path.suffix}"), columns, lines[rows:])
-    _write(path, columns, lines[:rows])
+    kept = [place for place in range(len(columns)) if any(line[place] for line in lines[:rows])]
+    columns = [columns[place] for place in kept]
+    _write(path, columns, [[line[place] for place in kept] for line in lines[:rows]])
     return columns, rows
 
 

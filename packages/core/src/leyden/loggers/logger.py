@@ -92,6 +92,13 @@ class Logger(ABC):
         """Return what a resumed run needs; an empty dict is not stored."""
         return {}
 
+    def mark(self) -> dict[str, Any]:
+        """Return what of `state_dict` changes with what is logged, as it is now; it is asked often, so write nothing.
+
+        After an exception a run goes on with the state of an earlier moment: ``{**state_dict(), **mark}``.
+        """
+        return {}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027
         """Take over what `state_dict` returned."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -140,13 +141,14 @@ class EvaluationLoop(GradientFreeLoop):
     """Validation or test: steps, hooks, and one dict of metrics per dataloader.
 
     Attributes:
-        phase: what is going on: "start", "batches", "epoch_end" or "end" (the hooks of that name), "" when nothing is.
+        phase: what is going on: "start", "batches", "epoch_end" or "end" (the hooks of that name), "reduced" between
+            these two, "" when nothing is.
     """
 
     def __init__(self, trainer: Trainer, stage: str) -> None:
         super().__init__(trainer, stage)
         self.phase = ""
-        self._row_is_due = False
+        self._row_is_due = self._unread = False
         self._resumed: Mapping[str, Any] | None = None
 
     def run(self, sanity_batches: int | float | None = None) -> EVALUATE_OUTPUT:
@@ -167,18 +169,29 @@ class EvaluationLoop(GradientFreeLoop):
                 self.phase = "batches"
             if self.phase == "batches":
                 self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
-                self.phase = "epoch_end"
-                self.call("epoch_end")
+                self._call_end("epoch_end")
             if self.phase == "epoch_end":
                 results = journal.eval_epoch_end()
-                self.phase = "end"
-                self.call("end")
-        self.phase, self._resumed = "", None
+                self.phase = "reduced"
+            if self.phase == "reduced":
+                self._call_end("end")
+        self.phase, self._resumed, self._unread = "", None, False
         if within_fit:
             journal.resume("train")
         return results
 
+    def _call_end(self, event: str) -> None:
+        """Call the hooks of an end; what is saved from here on, but for an exception in them, has them done."""
+        if self._is_of_fit and getattr(self._trainer.plan, f"on_{self.hooks}_{event}") is not None:
+            self._trainer.fit_loop.mark_end("validation_end" if event == "end" else "validation_epoch_end")
+        self.phase = event
+        self.call(event)
+
     # -- state, within a fit ----------------------------------------------------------------------------------------
+
+    @property
+    def _is_of_fit(self) -> bool:
+        return self._trainer.fit_loop.val_loop is self
 
     @property
     def goes_on(self) -> bool:
@@ -194,13 +207,15 @@ class EvaluationLoop(GradientFreeLoop):
         """Where this pass stands, as plain data; None where going on means to begin."""
         if self.phase in ("", "start"):
             return None
+        if self._unread:
+            return None if self._resumed is None else {**self._resumed, "phase": self.phase}
         assert self.source is not None
         place = self.source.state_dict(self.dataloader_idx, self.batches_done)
         return {"phase": self.phase, "seen": self.batches_seen, "row_is_due": self._row_is_due, "place": place}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Let the next run be the rest of the pass in which `state` was made."""
-        self._resumed = state
+        self._resumed, self._unread = state, state is not None
         if state is not None:
             self.phase, self.batches_seen, self._row_is_due = state["phase"], state["seen"], state["row_is_due"]
             self.batches_done, self.dataloader_idx = state["place"]["batches"], state["place"]["dataloader_idx"]
@@ -212,11 +227,14 @@ class EvaluationLoop(GradientFreeLoop):
         step, transfer, several = self.module_step(name), trainer.batch_transfer, source.several
         before, after = f"on_{self.hooks}_batch_start", f"on_{self.hooks}_batch_end"
         resumed = None if self._resumed is None else self._resumed["place"]
-        marks = trainer.fit_loop.mark_boundary if trainer.fit_loop.marks_boundaries else None
+        marks: Callable[[], None] | None = None
+        if self._is_of_fit and trainer.fit_loop.marks_boundaries:
+            marks = partial(trainer.fit_loop.mark_boundary, "validation_batch")
         self._open_loader(0 if resumed is None else int(resumed["dataloader_idx"]), resumed)
         if marks is not None:
             marks()
         for dataloader_idx, batches in self.batches(source, resumed):
+            self._unread = False
             journal.dataloader_idx = dataloader_idx if several else None
             extra = (dataloader_idx,) if several else ()
             batch_idx = self._write_row_owed()

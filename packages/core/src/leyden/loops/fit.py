@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from leyden.data.sources import TrainSource
+from leyden.loops.boundaries import boundary_of
 from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.fit_progress import FitProgress
 from leyden.loops.lookahead import open_batches
@@ -70,7 +71,7 @@ class FitLoop(FitProgress):
         if plan.on_train_start is not None:
             plan.on_train_start()
         self._go_on()
-        while not self.done:
+        while self._epoch_is_open or not self.done:
             self.run_epoch()
         if plan.on_train_end is not None:
             plan.on_train_end()
@@ -105,7 +106,12 @@ class FitLoop(FitProgress):
         if self.num_batches == 0 or settings.max_steps == 0 or settings.max_epochs == 0:
             _tell_of_no_work()
             return False
-        return not self.done
+        return self._epoch_is_open or not self.done
+
+    @property
+    def _epoch_is_open(self) -> bool:
+        """Whether a checkpoint was made in the epoch: its end is due, whatever limit is reached by now."""
+        return self.epoch_started and not reached(self.epoch, self._trainer.settings.max_epochs)
 
     @property
     def num_batches(self) -> int | float:
@@ -157,13 +163,23 @@ class FitLoop(FitProgress):
         assert self.source is not None
         self.source.set_epoch(self.epoch)
         if not self.epoch_started and plan.on_train_epoch_start is not None:
+            self._saves_exceptions = any(callback.saves_on_exception for callback in trainer.callbacks)
+            if self._saves_exceptions:
+                self.mark_boundary("epoch")
             plan.on_train_epoch_start()
+            self.pass_boundary()
         self.epoch_started = True
-        if self.pending != "epoch":
+        if self.pending not in ("epoch_end", "epoch"):
             self._run_batches(self.source)
-            self.pending = "epoch"
+            if not (self.is_last_batch or self.epoch_skipped):
+                self._short = boundary_of(trainer, "epoch_end")  # with other limits a run goes on from here
+            self.pending = "epoch_end"
+        if self.pending == "epoch_end":
             if plan.on_train_epoch_end is not None:
+                self.mark_end("epoch_end")
+                self.pending = "epoch"
                 plan.on_train_epoch_end()
+            self.pending = "epoch"
         trainer.journal.train_epoch_end()
         if self.is_last_batch:
             self._step_schedulers("epoch", self.epoch + 1, plateau=True)
@@ -178,13 +194,17 @@ class FitLoop(FitProgress):
         plan, journal, engine = trainer.plan, trainer.journal, trainer.engine
         assert optimization is not None
         self._decide_for_the_epoch()
-        resumed, self._resumed = self._resumed.get("place"), {}
-        if self.pending and (self._finish_batch() or self.is_last_batch):  # what a run that was cut left to do
+        if self.pending:  # what a run that was cut left to do
+            if self._finish_batch() or self.is_last_batch:
+                return
+        elif self.batches_done and self._reaches_a_limit():
             return
         if self._saves_exceptions:
             self.mark_boundary()
         run_batch, transfer, num_batches = optimization.run, trainer.batch_transfer, source.num_batches
+        resumed = self._resumed.get("place")
         batches, self._ahead = open_batches(source, resumed and resumed["train"], trainer.profiler)
+        self._resumed = {}
         ahead, batch_idx = self._ahead, self.batches_done - 1
         for batch in batches:
             batch_idx += 1
@@ -252,6 +272,11 @@ class FitLoop(FitProgress):
             self.mark_boundary()
         return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
 
+    def _reaches_a_limit(self) -> bool:
+        """Whether a run that was cut behind a batch had nothing more to do in the epoch than to end it."""
+        trainer = self._trainer
+        return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
+
     def _validation_due(self) -> bool:
         trainer = self._trainer
         if self.validated_at == self.batches_seen:
@@ -266,6 +291,8 @@ class FitLoop(FitProgress):
         assert optimization is not None
         trainer.state.stage = RunningStage.VALIDATING
         self.val_loop.setup_data()
+        if self._saves_exceptions and not self.val_loop.goes_on:
+            self.mark_boundary("validation")
         if (
             not optimization.window_open and not self.val_loop.goes_on
         ):  # gradients of an unfinished window must outlive the validation

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from leyden.loops.boundaries import Begun, Boundary, boundary_of
 from leyden.loops.progress import Counts, Progress
 from leyden.state.rng import collect_rng, restore_rng
 
@@ -41,7 +42,9 @@ class FitProgress:
         stepped: whether it took an optimizer step.
         validated_at: `batches_seen` when validation last ended, -1 before.
         pending: what is being done, and will be finished first by a run that goes on from here: "batch" (its last
-            hooks, then its log row), "validation", "epoch" (its last hooks, then its metrics), or "".
+            hooks are done, its log row is not), "validation", "epoch_end" (the epoch's last hooks), "epoch" (they are
+            done, its metrics are not), or "".
+        underway: whether training has begun, or gone on: `on_train_start` is behind it.
         loaded_at_epoch: the epoch for which the training dataloader was asked for.
     """
 
@@ -57,8 +60,9 @@ class FitProgress:
         self.pending = ""
         self._ahead: LookAhead | None = None
         self._resumed: Mapping[str, Any] = {}
-        self._boundary: dict[str, Any] | None = None
-        self._saves_exceptions = False
+        self._boundary: Boundary | None = None
+        self._short: Boundary | None = None
+        self._saves_exceptions = self.underway = False
 
     @property
     def epoch_progress(self) -> Progress:
@@ -77,7 +81,8 @@ class FitProgress:
         """Forget an epoch that an earlier fit left unfinished."""
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = False
-        self._resumed, self._boundary, self._ahead = {}, None, None
+        self._resumed, self._boundary, self._short, self._ahead = {}, None, None, None
+        self.underway = False
 
     @property
     def resumes(self) -> bool:
@@ -104,59 +109,83 @@ class FitProgress:
 
     @property
     def marks_boundaries(self) -> bool:
-        """Whether the run between two batches is remembered, for a callback that saves after an exception."""
-        return self._saves_exceptions
+        """Whether the run is remembered before what an exception may cut, for a callback that saves then."""
+        return self._saves_exceptions and self.underway
 
-    def mark_boundary(self) -> None:
-        """Remember the run as it is between two batches; done each time where a callback saves after exceptions."""
-        self._boundary = {
-            "rng": collect_rng(),
-            "metrics": self._trainer.journal.state_dict(),
-            "gradients": {name: grad.clone() for name, grad in self._gradients().items()},
-            "buffers": {name: buffer.clone() for name, buffer in self._trainer.lightning_module.named_buffers()},
-            "place": self._place(),
-            "draws": self._draws(),
-        }
+    def mark_boundary(self, begun: Begun = "batch") -> None:
+        """Remember the run as it is before `begun`; done each time where a callback saves after exceptions."""
+        self._boundary = boundary_of(self._trainer, begun)
+
+    def mark_end(self, begun: Begun) -> None:
+        """Remember the run as it is before the hooks of an end, until everyone has had them."""
+        if self.marks_boundaries:
+            self.mark_boundary(begun)
+            self._trainer.plan.when_next_done(self.pass_boundary)
+
+    def pass_boundary(self) -> None:
+        """What was begun is done: a run that goes on from here does not do it again."""
+        self._boundary = None
+
+    @property
+    def cut_at(self) -> Boundary | None:
+        """Where a run that goes on from here begins, if that is before something that is not done yet."""
+        boundary = self._boundary
+        of_batch = boundary is not None and boundary.begun in ("batch", "validation_batch")
+        return None if of_batch and not self.in_batch else boundary
 
     def state_dict(self) -> dict[str, Any]:
         """Progress as plain data. A batch counts as done from its last hooks on; one that was cut is to be repeated."""
+        boundary = self.cut_at
+        state = self.live_state_dict() if boundary is None else dict(boundary.progress)
+        if self._short is not None:
+            state["cut_short"] = self._short.as_dict()
+        return state
+
+    def live_state_dict(self) -> dict[str, Any]:
+        """Progress as it stands, whatever an exception may have cut."""
         state: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
         if self.in_batch and not self.pending:
             state.update(is_last_batch=False, window_ends=False, stepped=False)
-        boundary = self._boundary if self.in_batch else None
-        state["place"] = self._place() if boundary is None else boundary["place"]
+        state["place"] = self._place()
         state["val_loaded_at_epoch"] = self.val_loop.loaded_at_epoch
-        state["draws"] = self._draws() if boundary is None else boundary["draws"]
+        state["draws"] = self._draws()
         return state
 
     def weights(self) -> dict[str, Any]:
         """The module's weights; buffers, such as running statistics, without what a batch that was cut did to them."""
         weights: dict[str, Any] = self._trainer.lightning_module.state_dict()
-        if self._boundary is not None and self.in_batch:
-            weights.update({name: buffer for name, buffer in self._boundary["buffers"].items() if name in weights})
+        if self.cut_at is not None:
+            weights.update({name: buffer for name, buffer in self.cut_at.buffers.items() if name in weights})
         return weights
 
     def run_state(self) -> dict[str, Any]:
         """What else it takes to go on: random numbers, running metrics, gradients of an unfinished window."""
-        if self._boundary is not None and self.in_batch:
-            return {name: self._boundary[name] for name in ("rng", "metrics", "gradients")}
+        return self.live_run_state() if self.cut_at is None else dict(self.cut_at.run)
+
+    def live_run_state(self) -> dict[str, Any]:
+        """What `run_state` gives where no exception cut anything."""
         return {"rng": collect_rng(), "metrics": self._trainer.journal.state_dict(), "gradients": self._gradients()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. An epoch that a limit cut short is taken up again where it was cut."""
+        """Go on from `state`."""
         for name in _KEPT:
             setattr(self, name, state[name])
-        if self.pending == "epoch" and not (self.is_last_batch or self.epoch_skipped):
-            self.pending = ""
         self.batch_idx = self.batches_done - 1
         self.val_loop.loaded_at_epoch = state.get("val_loaded_at_epoch", state["loaded_at_epoch"])
         self._resumed = {"place": state["place"], "draws": state.get("draws", ())}
+        self._ahead, self._short, self.underway = None, None, False
+        self._boundary = Boundary(None, {name: value for name, value in state.items() if name != "cut_short"}, {})
+        if "cut_short" in state:
+            self._short = Boundary(**state["cut_short"])
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Take what `run_state` gave; random numbers and gradients are put back when the loop goes on."""
-        self._resumed = {**self._resumed, **{name: state[name] for name in ("rng", "gradients") if name in state}}
-        if "metrics" in state:
-            self._trainer.journal.load_state_dict(state["metrics"])
+        given = {name: state[name] for name in ("rng", "metrics", "gradients") if name in state}
+        self._resumed = {**self._resumed, **given}
+        if self._boundary is not None:
+            self._boundary.run = {**self.live_run_state(), **given}
+        if "metrics" in given:
+            self._trainer.journal.load_state_dict(given["metrics"])
 
     def _go_on(self) -> None:
         """Put back what hooks before the first batch may have touched."""
@@ -170,8 +199,13 @@ class FitProgress:
         for source, states in zip((self.source, self.val_loop.source), self._resumed.get("draws", ()), strict=False):
             if source is not None:
                 source.set_draws(states)
+        if "metrics" in self._resumed:
+            self._trainer.journal.load_state_dict(self._resumed["metrics"])
+            self._trainer.journal.start("train")
         if "rng" in self._resumed:
             restore_rng(self._resumed["rng"])
+        self.pass_boundary()
+        self.underway = True
         if self.pending == "validation":
             self.val_loop.load_state_dict(self._resumed["place"]["val"])
 
@@ -191,10 +225,13 @@ class FitProgress:
         """Where the data stand that are being read."""
         if self.source is None or not self.epoch_started:
             return None
-        read_ahead = None if self._ahead is None else self._ahead.place
-        train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead
-        ahead = self._ahead and self._ahead.rng
-        place: dict[str, Any] = {"train": {**train, "batches": self.batches_done, "ahead": ahead}}
+        if self._resumed.get("place") is not None:  # the batches that are left have not been opened yet
+            place = {"train": self._resumed["place"]["train"]}
+        else:
+            read_ahead = None if self._ahead is None else self._ahead.place
+            train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead
+            ahead = self._ahead and self._ahead.rng
+            place = {"train": {**train, "batches": self.batches_done, "ahead": ahead}}
         if self.pending == "validation":
             place["val"] = self.val_loop.state_dict()
         return place

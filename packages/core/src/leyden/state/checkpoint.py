@@ -57,6 +57,8 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
             checkpoint[type(trainer.datamodule).__qualname__] = state
     if not weights_only:
         save_callbacks(trainer, checkpoint)
+        if trainer.fit_loop.cut_at is not None:
+            trainer.fit_loop.cut_at.put_back(checkpoint)
     if trainer.datamodule is not None:
         trainer.datamodule.on_save_checkpoint(checkpoint)
     outer, trainer.journal.hook = trainer.journal.hook, "on_save_checkpoint"
