@@ -254,8 +254,7 @@ def test_rate_of_this_process_only(capsys: pytest.CaptureFixture[str], monkeypat
     now = [0.0]
     monkeypatch.setattr(display, "monotonic", lambda: now[0])
     lines = display.PlainLines()
-    lines.begin("train", "Epoch 3", 10, nested=False)
-    lines.rebase("train", 6)
+    lines.begin(display.Stretch("train", "Epoch 3", 10, initial=6))
     now[0] = 2.0
     lines.end("train", 10, {})
     assert capsys.readouterr().out == "Epoch 3: 10/10 batches in 2.0 s, 2.00 it/s\n"

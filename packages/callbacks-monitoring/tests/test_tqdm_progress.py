@@ -431,7 +431,7 @@ def test_bars_that_a_subclass_makes(terminal: Terminal) -> None:
 
 
 def test_every_wrong_argument_is_named() -> None:
-    arguments: dict[str, Any] = {"refresh_rate": 1.5, "process_position": -1, "leave": 1}
+    arguments: dict[str, Any] = {"process_position": -1, "refresh_rate": 1.5, "leave": 1}
     with pytest.raises(MisconfigurationException) as caught:
         TQDMProgressBar(**arguments)
     assert [line.split("(")[1].split("=")[0] for line in str(caught.value).splitlines()] == list(arguments)

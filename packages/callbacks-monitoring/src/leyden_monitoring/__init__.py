@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
     from leyden_monitoring.model_summary import ModelSummary
     from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
+    from leyden_monitoring.rich_progress import RichProgressBar, RichProgressBarTheme
+    from leyden_monitoring.rich_summary import RichModelSummary
     from leyden_monitoring.throughput import Throughput
     from leyden_monitoring.throughput_monitor import ThroughputMonitor
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
@@ -24,6 +26,9 @@ __all__ = [
     "ModelSummary",
     "ProgressBar",
     "ProgressBarBase",
+    "RichModelSummary",
+    "RichProgressBar",
+    "RichProgressBarTheme",
     "TQDMProgressBar",
     "Throughput",
     "ThroughputMonitor",
@@ -35,6 +40,9 @@ _MODULE = {
     "ModelSummary": "model_summary",
     "ProgressBar": "progress_base",
     "ProgressBarBase": "progress_base",
+    "RichModelSummary": "rich_summary",
+    "RichProgressBar": "rich_progress",
+    "RichProgressBarTheme": "rich_progress",
     "TQDMProgressBar": "tqdm_progress",
     "Throughput": "throughput",
     "ThroughputMonitor": "throughput_monitor",

@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from time import monotonic
 from typing import Literal, Protocol, TextIO
 
-__all__ = ["Display", "PlainLines", "Stage", "format_metric", "output_is_terminal", "running_in_notebook"]
+__all__ = [
+    "Display",
+    "PlainLines",
+    "Stage",
+    "Stretch",
+    "encodable",
+    "format_metric",
+    "format_rate",
+    "output_is_terminal",
+    "running_in_notebook",
+    "terminal_size",
+]
 
 Stage = Literal["train", "sanity", "validate", "test", "predict"]
 
 
+def _now() -> float:
+    return monotonic()  # looked up when it is called, so that a test can hold the clock
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a bar is for: an epoch, or a loader of an evaluation."""
+
+    stage: Stage
+    text: str
+    total: int | float
+    """Batches, ``inf`` where the number is unknown."""
+    initial: int = 0
+    """Batches that an earlier process did: the rate is that of this one."""
+    nested: bool = False
+    """Whether it is an evaluation inside a training."""
+    began: float = field(default_factory=_now)
+    """By the clock `monotonic`."""
+
+    def elapsed_s(self) -> float:
+        """Seconds since it began in this process."""
+        return monotonic() - self.began
+
+
 class Display(Protocol):
-    """Shows one bar per stage. `done` and `total` count batches; `total` is ``inf`` where it is unknown."""
+    """Shows one bar per stage; `done` counts batches."""
 
     interval_s: float
     """The least time between two calls of `show`."""
 
     redraws: bool
-    """Whether `show` replaces what was shown, so that it may be called for new metrics alone."""
+    """Whether `show` replaces what was shown, so that it may be called for new metrics alone, or left out."""
 
-    def begin(self, stage: Stage, text: str, total: int | float, *, nested: bool) -> None:
-        """Start at zero: an epoch, or a loader of an evaluation; `nested` inside a training."""
-
-    def rebase(self, stage: Stage, done: int) -> None:
-        """Take `done` batches as done by an earlier process: the rate is that of this one."""
+    def begin(self, stretch: Stretch) -> None:
+        """Show a bar for the stage of `stretch`, which may have begun some time ago."""
 
     def show(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
         """Show how far the stage is."""
@@ -54,23 +91,58 @@ def format_metric(value: object) -> str:
     return f"{value:.3f}" if plain else f"{value:.3e}"
 
 
-def output_is_terminal(stream: TextIO | None) -> bool:
-    """Whether a bar can be redrawn in place on `stream`; a closed or missing one is no terminal."""
+def format_rate(batches: int, seconds: float) -> str:
+    """Return the pace as text, by the unit that makes it more than one.
+
+    Example:
+        >>> format_rate(30, 4.0), format_rate(1, 4.0), format_rate(0, 4.0)
+        ('7.50 it/s', '4.00 s/it', '0.00 it/s')
+    """
+    rate = batches / seconds if seconds > 0 else 0.0
+    return f"{rate:.2f} it/s" if rate >= 1 or rate == 0 else f"{1 / rate:.2f} s/it"
+
+
+_ASCII_LINES = str.maketrans("┌┬┐├┼┤└┴┘─│", "+++++++++-|")
+
+
+def encodable(text: str, stream: TextIO | None) -> str:
+    """Return `text` with what `stream` cannot encode made ASCII: lines of a table as ``+-|``, else ``?``."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        return stream is not None and stream.isatty()
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII_LINES).encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def output_is_terminal(stream: TextIO | None) -> bool:
+    """Whether a bar can be redrawn in place on `stream`; a closed or missing one is no terminal, nor is a dumb one."""
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
     except (AttributeError, ValueError):
         return False
 
 
-def running_in_notebook() -> bool:
-    """Whether a notebook with widgets shows the output."""
+def terminal_size(stream: TextIO) -> tuple[int, int]:
+    """Return columns, less the last, and rows; a terminal that tells none (containers, ``script``) gets 80 and 24.
+
+    The last column stays free, since some terminals go to the next line when it is written to. The sizes that tqdm and
+    rich measure are those of other streams, or take a terminal without size for one on which nothing can be drawn.
+    """
+    columns = rows = 0
+    with contextlib.suppress(OSError, ValueError):
+        columns, rows = os.get_terminal_size(stream.fileno())
+    fallback = shutil.get_terminal_size()
+    return max(1, (columns or fallback.columns) - 1), rows or fallback.lines or 24
+
+
+def running_in_notebook(*, with_widgets: bool = False) -> bool:
+    """Whether a notebook shows the output; `with_widgets`: and ipywidgets is installed."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if type(shell).__name__ != "ZMQInteractiveShell":
         return False
-    from importlib.util import find_spec
-
-    return find_spec("ipywidgets") is not None
+    return not with_widgets or "ipywidgets" in sys.modules or find_spec("ipywidgets") is not None
 
 
 class PlainLines:
@@ -78,7 +150,7 @@ class PlainLines:
 
     Example:
         >>> lines = PlainLines()
-        >>> lines.begin("train", "Epoch 0", 8, nested=False)
+        >>> lines.begin(Stretch("train", "Epoch 0", 8))
         >>> lines.end("train", 8, {"loss": "0.123"})
         Epoch 0: 8/8 batches in ... s, ... it/s, loss=0.123
     """
@@ -87,21 +159,18 @@ class PlainLines:
     redraws = False
 
     def __init__(self) -> None:
-        self._running: dict[Stage, _Running] = {}
+        self._running: dict[Stage, Stretch] = {}
 
-    def begin(self, stage: Stage, text: str, total: int | float, *, nested: bool) -> None:
-        self._running[stage] = _Running(text, total, nested)
-
-    def rebase(self, stage: Stage, done: int) -> None:
-        self._running[stage].initial = done
+    def begin(self, stretch: Stretch) -> None:
+        self._running[stretch.stage] = stretch
 
     def show(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
-        self._print(self._running[stage].line(done, metrics))
+        self._print(self._running[stage], done, metrics)
 
     def end(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
-        running = self._running.pop(stage)
-        if not running.nested:  # the epoch's line tells of the validations inside it
-            self._print(running.line(done, metrics))
+        stretch = self._running.pop(stage)
+        if not stretch.nested:  # the epoch's line tells of the validations inside it
+            self._print(stretch, done, metrics)
 
     def close(self) -> None:
         self._running.clear()
@@ -110,20 +179,9 @@ class PlainLines:
         file.write(text)
 
     @staticmethod
-    def _print(line: str) -> None:
-        print(line, file=sys.stdout, flush=True)
-
-
-class _Running:
-    def __init__(self, text: str, total: int | float, nested: bool) -> None:
-        self.text, self.total, self.nested = text, total, nested
-        self.initial = 0
-        self.began = monotonic()
-
-    def line(self, done: int, metrics: Mapping[str, str]) -> str:
-        elapsed_s = monotonic() - self.began
-        of_total = "" if math.isinf(self.total) else f"/{self.total}"
-        rate = (done - self.initial) / elapsed_s if elapsed_s > 0 else 0.0
-        speed = f"{rate:.2f} it/s" if rate >= 1 or rate == 0 else f"{1 / rate:.2f} s/it"
-        shown = [f"{name}={value}" for name, value in metrics.items()]
-        return ", ".join([f"{self.text}: {done}{of_total} batches in {elapsed_s:.1f} s", speed, *shown])
+    def _print(stretch: Stretch, done: int, metrics: Mapping[str, str]) -> None:
+        elapsed_s = stretch.elapsed_s()
+        of_total = "" if math.isinf(stretch.total) else f"/{stretch.total}"
+        count = f"{stretch.text}: {done}{of_total} batches in {elapsed_s:.1f} s"
+        rate = format_rate(done - stretch.initial, elapsed_s)
+        print(", ".join([count, rate, *(f"{name}={value}" for name, value in metrics.items())]), flush=True)

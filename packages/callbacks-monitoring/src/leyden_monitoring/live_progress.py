@@ -7,8 +7,8 @@ import contextlib
 import math
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
+from collections.abc import Callable, Mapping
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from leyden.arguments import check_arguments, is_count
@@ -17,9 +17,10 @@ from leyden_monitoring.display import (
     Display,
     PlainLines,
     Stage,
+    Stretch,
+    encodable,
     format_metric,
     output_is_terminal,
-    running_in_notebook,
 )
 from leyden_monitoring.progress_base import ProgressBar
 
@@ -28,60 +29,76 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveProgressBar"]
 
+# The time between two drawings is at least this many times what the last one took, so that drawing never takes more
+# than a fiftieth of a run: a bar of rich takes 2 ms to draw, a terminal at the end of a slow line any time.
+_PAUSE_PER_DRAWING = 50
+
 
 class _Pace:
-    """When the stage at hand is drawn next; without a stage, never."""
+    """The bar of the stage at hand, and from which batch on it is drawn again; without a stage, never."""
 
-    __slots__ = ("began", "due", "is_first", "show_at", "stage")
+    __slots__ = ("show_at", "stage", "waiting")
 
-    def __init__(
-        self,
-        stage: Stage | None = None,
-        *,
-        is_first: bool = False,
-        due: float = math.inf,
-        show_at: int | float = math.inf,
-        began: float = 0.0,
-    ) -> None:
+    def __init__(self, stage: Stage | None = None, waiting: Stretch | None = None) -> None:
         self.stage = stage
-        self.is_first = is_first  # no batch was seen yet
-        self.due = due  # `monotonic()` before which nothing is drawn
-        self.show_at = show_at  # number of batches before which nothing is drawn
-        self.began = began
+        self.waiting = waiting  # to begin when something is next drawn
+        self.show_at = 0 if stage else math.inf
 
 
 class LiveProgressBar(ProgressBar):
     """The base of bars that redraw in place; a subclass says with which `Display`.
 
-    A step that draws nothing costs two comparisons; metrics are fetched only when something is drawn. Where the output
-    is no terminal there are plain lines instead. A display that fails (a closed output, a full disk behind a pipe) is
+    A step that draws nothing costs one call, two comparisons and a look at the clock; metrics are fetched only when
+    something is drawn, at most ten times a second and for at most a fiftieth of the time. Where the output is no
+    terminal there are plain lines instead. A display that fails (a closed output, a full disk behind a pipe) is
     switched off with one warning, and the training goes on.
 
     Args:
         refresh_rate: Draw at most every this many batches; 0 switches the bar off.
+        leave: Leave each epoch's bar on the screen instead of starting over in its place.
     """
 
     draws: ClassVar[bool] = True
 
     # Defaults of the class, so that a subclass which forgets `super().__init__()` works.
     _refresh_rate = 1
+    _leave = False
     _display: Display | None = None
+    _due = 0.0
+    """When something may be drawn again, by the clock `monotonic`."""
     _in_fit = False
     _training: _Pace | None = None
     """That of the training epoch while one is running, validations inside it included."""
+    _undrawn: tuple[_Pace, int] | None = None
+    """An epoch that ended too soon after a drawing, and its number of batches; the run's last one is drawn yet."""
 
-    def __init__(self, refresh_rate: int = 1) -> None:
+    def __init__(self, refresh_rate: int = 1, leave: bool = False) -> None:
         super().__init__()
-        check_arguments(
-            type(self).__name__, ("refresh_rate", refresh_rate, is_count(refresh_rate), "a number of batches >= 0")
-        )
+        check_arguments(type(self).__name__, *self.checks(refresh_rate, leave))
         self._refresh_rate = refresh_rate
+        self._leave = leave
         self._pace = _Pace()
+
+    @staticmethod
+    def checks(refresh_rate: object, leave: object) -> tuple[tuple[str, object, bool, str], ...]:
+        """Return what `check_arguments` takes, for a subclass that has more to check at once."""
+        return (
+            ("refresh_rate", refresh_rate, is_count(refresh_rate), "a number of batches >= 0"),
+            ("leave", leave, isinstance(leave, bool), "True or False"),
+        )
 
     @abstractmethod
     def make_display(self) -> Display:
         """Return the display to draw on a terminal or in a notebook; called when a run first has something to show."""
         raise NotImplementedError
+
+    def can_redraw(self) -> bool:
+        """Whether the output is one that `make_display` can draw on; if not, there are plain lines."""
+        return output_is_terminal(sys.stdout)
+
+    def format_metric(self, value: object) -> str:
+        """Return the text that stands for a metric's value."""
+        return format_metric(value)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = vars(self).copy()
@@ -92,6 +109,11 @@ class LiveProgressBar(ProgressBar):
     def refresh_rate(self) -> int:
         """Batches between two drawings, at least; 0 is off."""
         return self._refresh_rate
+
+    @property
+    def leave(self) -> bool:
+        """Whether each epoch leaves its bar on the screen."""
+        return self._leave
 
     @property
     def is_enabled(self) -> bool:
@@ -122,75 +144,88 @@ class LiveProgressBar(ProgressBar):
 
     # -- drawing ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, stage: Stage, text: str, total: int | float) -> None:
-        self._pace = _Pace()
+    def _begin(self, stage: Stage, text: str, total: int | float, done: int = 0) -> None:
+        """Show a bar, `done` batches of which an earlier process did; or have it wait where one was just drawn."""
+        self._pace, self._undrawn = _Pace(), None
         if self.is_disabled:
             return
         if self._display is None:
-            interactive = output_is_terminal(sys.stdout) or running_in_notebook()
-            self._display = self.make_display() if interactive else PlainLines()
-        # The first batch is always looked at: it tells where a resumed epoch goes on.
-        self._pace = _Pace(stage, is_first=True, due=0.0, show_at=0, began=monotonic())
+            self._display = self.make_display() if self.can_redraw() else PlainLines()
+            self._due = 0.0 if self._display.redraws else monotonic() + self._display.interval_s
         nested = self._in_fit and stage != "train"
-        self._draw(lambda display: display.begin(stage, text, total, nested=nested))
+        stretch = Stretch(stage, encodable(text, sys.stdout), total, done, nested)
+        if self._may_wait(stage):
+            self._pace = _Pace(stage, waiting=stretch)
+        elif self._draw(lambda display: display.begin(stretch)):
+            self._pace = _Pace(stage)
+            if not nested or self._display.redraws:
+                self._due = monotonic() + self._display.interval_s
+
+    def _may_wait(self, stage: Stage) -> bool:
+        """Whether nobody misses a drawing: the next one replaces it, and the last one was a moment ago."""
+        stays = not self._in_fit or (stage == "train" and self._leave)
+        return not stays and self._display is not None and self._display.redraws and monotonic() < self._due
 
     def _advance(self, done: int) -> None:
         """Draw: called by a batch that found itself due."""
-        if self._pace.stage is None:
-            self._begin_epoch(self.trainer)
         pace, display, stage = self._pace, self._display, self._pace.stage
         if stage is None or display is None:
             return
-        if pace.is_first:
-            pace.is_first, pace.due = False, pace.began + display.interval_s
-            if done > 1:
-                display.rebase(stage, done - 1)
-            if monotonic() < pace.due:
-                return
+        began = perf_counter()
         metrics = self._metrics(stage)
-        self._draw(lambda display: display.show(stage, done, metrics))
-        pace.show_at, pace.due = done + self._refresh_rate, monotonic() + display.interval_s
+        self._draw(lambda display: self._begun(pace, display).show(stage, done, metrics))
+        pause_s = max(display.interval_s, _PAUSE_PER_DRAWING * (perf_counter() - began))
+        pace.show_at, self._due = done + self._refresh_rate, monotonic() + pause_s
+
+    @staticmethod
+    def _begun(pace: _Pace, display: Display) -> Display:
+        if pace.waiting is not None:
+            display.begin(pace.waiting)
+            pace.waiting = None
+        return display
 
     def _end(self, done: int) -> None:
-        stage, self._pace = self._pace.stage, _Pace()
+        pace, self._pace = self._pace, _Pace()
+        if pace.stage == "train" and self._may_wait("train"):
+            self._undrawn = pace, done
+        elif pace.waiting is None or not pace.waiting.nested:  # else it was too short to be seen
+            self._draw_end(pace, done)
+
+    def _draw_end(self, pace: _Pace, done: int) -> None:
+        stage = pace.stage
         if stage is not None and self._display is not None:
             metrics = self._metrics(stage)
-            self._draw(lambda display: display.end(stage, done, metrics))
+            self._draw(lambda display: self._begun(pace, display).end(stage, done, metrics))
 
     def _close(self) -> None:
         self._draw(lambda display: display.close())
-        self._display, self._pace, self._training = None, _Pace(), None
+        self._display, self._pace, self._training, self._undrawn = None, _Pace(), None, None
 
     def _metrics(self, stage: Stage) -> Mapping[str, str]:
         if stage != "train":  # an evaluation's metrics are known when it is over, and then in the training's bar
             return {}
         trainer = self.trainer
         metrics = self.get_metrics(trainer, trainer.lightning_module)
-        return {name: format_metric(value) for name, value in metrics.items()}
+        out = sys.stdout
+        return {encodable(name, out): encodable(self.format_metric(value), out) for name, value in metrics.items()}
 
-    def _draw(self, action: Callable[[Display], None]) -> None:
+    def _draw(self, action: Callable[[Display], None]) -> bool:
+        """Have the display do something; return whether it is there and could."""
         if self._display is None:
-            return
+            return False
         try:
             action(self._display)
         except Exception as error:  # whatever goes wrong with an output, the training is worth more
             display, self._display, self._enabled = self._display, None, False
+            self._pace = _Pace()
             with contextlib.suppress(Exception):
                 display.close()
             rank_zero_warn(
                 f"{type(self).__name__} is switched off, the run goes on: drawing failed with "
                 f"{type(error).__name__}: {error}"
             )
-
-    def _next_loader(
-        self, stage: Stage, description: str, totals: Sequence[int | float], dataloader_idx: int, done: int
-    ) -> None:
-        """Go from a loader of which `done` batches were run to the next."""
-        if self._current_dataloader_idx is not None:
-            self._end(done)
-        self._current_dataloader_idx = dataloader_idx
-        text = description if len(totals) == 1 else f"{description} DataLoader {dataloader_idx}"
-        self._begin(stage, text, totals[dataloader_idx])
+            return False
+        return True
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
@@ -199,15 +234,17 @@ class LiveProgressBar(ProgressBar):
         self._in_fit, self._pace, self._training = stage == "fit", _Pace(), None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that is resumed within an epoch does not start it again: its first batch then opens the bar.
-        self._pace = _Pace(due=0.0, show_at=0)
+        fit = trainer.fit_loop
+        if fit.epoch_started and fit.pending != "epoch":  # resumed within an epoch, which is not started again
+            self._train_batch_idx = fit.batches_done
+            self._begin_epoch(trainer, fit.batches_done)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
         self._begin_epoch(trainer)
 
-    def _begin_epoch(self, trainer: Trainer) -> None:
-        self._begin("train", f"Epoch {trainer.current_epoch}", self.total_train_batches)
+    def _begin_epoch(self, trainer: Trainer, done: int = 0) -> None:
+        self._begin("train", f"Epoch {trainer.current_epoch}", self.total_train_batches, done)
         self._training = self._pace
 
     def on_train_batch_end(
@@ -215,7 +252,7 @@ class LiveProgressBar(ProgressBar):
     ) -> None:
         self._train_batch_idx = done = batch_idx + 1
         pace = self._pace
-        if done >= pace.show_at and monotonic() >= pace.due:
+        if done >= pace.show_at and monotonic() >= self._due:
             self._advance(done)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -223,22 +260,26 @@ class LiveProgressBar(ProgressBar):
         self._end(self._train_batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._undrawn is not None:
+            self._draw_end(*self._undrawn)
         self._close()
 
-    def on_validation_batch_start(
+    def _evaluation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if dataloader_idx != self._current_dataloader_idx:
-            sanity = trainer.sanity_checking
-            self._next_loader(
-                "sanity" if sanity else "validate",
-                self.sanity_check_description if sanity else self.validation_description,
-                trainer.num_sanity_val_batches if sanity else trainer.num_val_batches,
-                dataloader_idx,
-                self._val_batch_idx,
-            )
+        if dataloader_idx == self._current_dataloader_idx:
+            return
+        if self._current_dataloader_idx is not None:
+            self._end(self._evaluated[self._evaluation])
+        self._current_dataloader_idx = dataloader_idx
+        stage, text, totals = self._evaluated_now(trainer)
+        text = text if len(totals) == 1 else f"{text} DataLoader {dataloader_idx}"
+        # An evaluation that a resumed run goes on with begins at a later batch.
+        self._begin(stage, text, totals[dataloader_idx], batch_idx)
 
-    def on_validation_batch_end(
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _evaluation_batch_start
+
+    def _evaluation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -247,68 +288,38 @@ class LiveProgressBar(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._val_batch_idx = done = batch_idx + 1
+        self._evaluated[self._evaluation] = done = batch_idx + 1
         pace = self._pace
-        if done >= pace.show_at and monotonic() >= pace.due:
+        if done >= pace.show_at and monotonic() >= self._due:
             self._advance(done)
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _evaluation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(self._val_batch_idx)
+        self._end(self._evaluated["validate"])
         if self._training is not None:
             self._pace = self._training
-            if self._display is not None and self._display.redraws and monotonic() >= self._pace.due:
+            if self._display is not None and self._display.redraws and monotonic() >= self._due:
                 self._advance(self._train_batch_idx)  # there are new metrics to show
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if dataloader_idx != self._current_dataloader_idx:
-            totals = trainer.num_test_batches
-            self._next_loader("test", self.test_description, totals, dataloader_idx, self._test_batch_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._test_batch_idx = done = batch_idx + 1
-        pace = self._pace
-        if done >= pace.show_at and monotonic() >= pace.due:
-            self._advance(done)
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(self._test_batch_idx)
-
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if dataloader_idx != self._current_dataloader_idx:
-            totals = trainer.num_predict_batches
-            self._next_loader("predict", self.predict_description, totals, dataloader_idx, self._predict_batch_idx)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._predict_batch_idx = done = batch_idx + 1
-        pace = self._pace
-        if done >= pace.show_at and monotonic() >= pace.due:
-            self._advance(done)
+        self._end(self._evaluated["test"])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(self._predict_batch_idx)
+        self._end(self._evaluated["predict"])
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
+
+    def _evaluated_now(self, trainer: Trainer) -> tuple[Stage, str, list[int | float]]:
+        """Return stage, text and batches per loader of the evaluation at hand."""
+        if trainer.sanity_checking:
+            return "sanity", self.sanity_check_description, trainer.num_sanity_val_batches
+        if self._evaluation == "validate":
+            return "validate", self.validation_description, trainer.num_val_batches
+        if self._evaluation == "test":
+            return "test", self.test_description, trainer.num_test_batches
+        return "predict", self.predict_description, trainer.num_predict_batches

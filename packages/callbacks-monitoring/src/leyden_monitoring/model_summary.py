@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, ClassVar
 
 from leyden.arguments import check_arguments, is_count
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_warn
+from leyden_monitoring.display import encodable
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -47,8 +49,16 @@ class ModelSummary(Callback):
         self.max_depth = max_depth
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.max_depth != 0 and trainer.is_global_zero:
-            trainer.print(self.describe(pl_module))
+        if self.max_depth == 0 or not trainer.is_global_zero:
+            return
+        try:
+            trainer.print(encodable(self.text(self.describe(pl_module)), sys.stdout))
+        except (OSError, ValueError) as error:  # an output that is full or closed
+            rank_zero_warn(f"The model summary could not be printed: {type(error).__name__}: {error}")
+
+    def text(self, table: ModuleTable) -> str:
+        """Return what is printed of `table`."""
+        return str(table)
 
     def describe(self, pl_module: LightningModule) -> ModuleTable:
         """Return the table that is printed; an example input that does not fit is a warning, and leaves sizes out."""

@@ -52,29 +52,40 @@ class ModuleTable:
         """All parameters."""
         return self.trainable + self.frozen
 
-    def __str__(self) -> str:
-        with_sizes = any(part.in_sizes is not None for part in self.parts)
-        headers = ["", "name", "type", "parameters", "mode", *(["in", "out"] if with_sizes else [])]
-        rows = [
+    def headers(self) -> list[str]:
+        """The columns of `rows`; those of sizes only where some are known."""
+        sizes = ["in", "out"] if any(part.in_sizes is not None for part in self.parts) else []
+        return ["", "name", "type", "parameters", "mode", *sizes]
+
+    def rows(self) -> list[list[object]]:
+        """A row for each part: number, name, type, parameters, mode, sizes."""
+        columns = len(self.headers())
+        rows: list[list[object]] = [
             [
                 *(number, part.name, part.type, "?" if part.is_lazy else short_count(part.parameters)),
-                "train" if part.training else "eval",
-                *([_size(part.in_sizes), _size(part.out_sizes)] if with_sizes else []),
+                *("train" if part.training else "eval", _size(part.in_sizes), _size(part.out_sizes)),
             ]
             for number, part in enumerate(self.parts)
         ]
-        lines = [render_table(headers, rows)] if rows else []
-        lines += [
-            f"{short_count(self.trainable):>8}  trainable parameters",
-            f"{short_count(self.frozen):>8}  frozen parameters",
-            f"{short_count(self.total):>8}  parameters in all, {self.megabytes:.3f} MB",
-            f"{self.in_train_mode:>8}  modules in train mode, {self.in_eval_mode} in eval mode",
+        return [row[:columns] for row in rows]
+
+    def totals(self) -> list[tuple[str, str]]:
+        """The totals: a number and what it counts."""
+        totals = [
+            (short_count(self.trainable), "trainable parameters"),
+            (short_count(self.frozen), "frozen parameters"),
+            (short_count(self.total), f"parameters in all, {self.megabytes:.3f} MB"),
+            (str(self.in_train_mode), f"modules in train mode, {self.in_eval_mode} in eval mode"),
         ]
         if self.flops is not None:
-            lines.append(f"{short_count(self.flops):>8}  floating point operations in a forward of the example input")
+            totals.append((short_count(self.flops), "floating point operations in a forward of the example input"))
         if self.lazy:
-            lines.append(f"{self.lazy:>8}  lazy parameters, whose size the first batch decides, not counted")
-        return "\n".join(lines)
+            totals.append((str(self.lazy), "lazy parameters, whose size the first batch decides, not counted"))
+        return totals
+
+    def __str__(self) -> str:
+        table = [render_table(self.headers(), self.rows())] if self.parts else []
+        return "\n".join([*table, *(f"{number:>8}  {what}" for number, what in self.totals())])
 
 
 def describe_module(module: nn.Module, max_depth: int = 1, example_input: Any = None) -> ModuleTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_warn
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgressBar", "ProgressBarBase"]
 
 Metrics = dict[str, int | str | float]
+Evaluation = Literal["validate", "test", "predict"]
 
 
 class ProgressBar(Callback):
@@ -46,13 +47,15 @@ class ProgressBar(Callback):
     # Defaults of the class, so that a subclass which forgets `super().__init__()` works.
     _enabled = True
     _train_batch_idx = 0
-    _val_batch_idx = 0
-    _test_batch_idx = 0
-    _predict_batch_idx = 0
+    _evaluation: Evaluation = "validate"
+    """What is evaluated now, or was last; the sanity check is a validation."""
+    _evaluated: dict[Evaluation, int]
+    """Batches done of each evaluation's loader at hand."""
     _current_dataloader_idx: int | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> ProgressBar:
         bar: ProgressBar = super().__new__(drawing_class(cls, ProgressBar))
+        bar._evaluated = {"validate": 0, "test": 0, "predict": 0}
         return bar
 
     @property
@@ -188,17 +191,17 @@ class ProgressBar(Callback):
     @property
     def val_batch_idx(self) -> int:
         """Batches of the validation loader at hand that are done."""
-        return self._val_batch_idx
+        return self._evaluated["validate"]
 
     @property
     def test_batch_idx(self) -> int:
         """Batches of the test loader at hand that are done."""
-        return self._test_batch_idx
+        return self._evaluated["test"]
 
     @property
     def predict_batch_idx(self) -> int:
         """Batches of the prediction loader at hand that are done."""
-        return self._predict_batch_idx
+        return self._evaluated["predict"]
 
     def has_dataloader_changed(self, dataloader_idx: int) -> bool:
         """Whether `dataloader_idx` is another loader than at the last call (true at the first)."""
@@ -226,40 +229,20 @@ class ProgressBar(Callback):
         self._train_batch_idx = batch_idx + 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._val_batch_idx = 0
-        self.reset_dataloader_idx_tracker()
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._val_batch_idx = batch_idx + 1
+        self._start_evaluation("validate")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._test_batch_idx = 0
-        self.reset_dataloader_idx_tracker()
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._test_batch_idx = batch_idx + 1
+        self._start_evaluation("test")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._predict_batch_idx = 0
+        self._start_evaluation("predict")
+
+    def _start_evaluation(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        self._evaluated[evaluation] = 0
         self.reset_dataloader_idx_tracker()
 
-    def on_predict_batch_end(
+    def _evaluation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -268,7 +251,9 @@ class ProgressBar(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._predict_batch_idx = batch_idx + 1
+        self._evaluated[self._evaluation] = batch_idx + 1
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _evaluation_batch_end
 
 
 ProgressBarBase = ProgressBar

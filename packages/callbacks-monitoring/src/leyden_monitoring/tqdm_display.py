@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import shutil
-import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from leyden_monitoring.above_bars import AboveBars, OutputGuard
-from leyden_monitoring.display import Stage, running_in_notebook
+from leyden_monitoring.above_bars import DisplayBelowText, drawn_on
+from leyden_monitoring.display import Stage, Stretch, running_in_notebook, terminal_size
 
 if TYPE_CHECKING:
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
@@ -30,11 +27,11 @@ def new_bar(text: str, *, position: int, leave: bool, disable: bool, bar_format:
     """Return a bar of tqdm on standard output, or a widget in a notebook."""
     bar_class: Any = _TerminalBar
     size: dict[str, Any] = {"dynamic_ncols": True}
-    stream = _drawn_on()
-    if running_in_notebook():
+    stream = drawn_on()
+    if running_in_notebook(with_widgets=True):
         from tqdm.notebook import tqdm as bar_class
     else:
-        columns, rows = _terminal_size(stream)
+        columns, rows = terminal_size(stream)
         size = {"ncols": columns, "nrows": rows}
     bar: tqdm[Any] = bar_class(
         desc=text,
@@ -49,34 +46,19 @@ def new_bar(text: str, *, position: int, leave: bool, disable: bool, bar_format:
     return bar
 
 
-def _drawn_on() -> TextIO:
-    return sys.stdout.stream if isinstance(sys.stdout, AboveBars) else sys.stdout
-
-
-def _terminal_size(stream: TextIO) -> tuple[int, int]:
-    """Return columns and rows; a terminal that tells none (containers, ``script``) gets 80 and 24.
-
-    tqdm's own measure takes a terminal without size for one on which nothing can be drawn.
-    """
-    columns = rows = 0
-    with contextlib.suppress(OSError, ValueError):
-        columns, rows = os.get_terminal_size(stream.fileno())
-    fallback = shutil.get_terminal_size()
-    return (columns or fallback.columns) - 1, rows or fallback.lines or 24
-
-
-class TQDMDisplay:
+class TQDMDisplay(DisplayBelowText):
     """The bars of a `TQDMProgressBar`, by stage; a `Display`."""
 
     interval_s = 0.1
     redraws = True
 
     def __init__(self, owner: TQDMProgressBar) -> None:
+        super().__init__()
         self._owner = owner
         self.bars: dict[Stage, tqdm[Any]] = {}
-        self._guard = OutputGuard(self._write_lines)
 
-    def begin(self, stage: Stage, text: str, total: int | float, *, nested: bool) -> None:
+    def begin(self, stretch: Stretch) -> None:
+        stage = stretch.stage
         if stage == "train" and self._owner.leave and stage in self.bars:
             self.bars.pop(stage).close()
         make, default_text = self._makers()[stage]
@@ -85,25 +67,25 @@ class TQDMDisplay:
         else:
             self.bars[stage] = make()
         bar = self.bars[stage]
-        bar.initial = 0
-        bar.total = None if math.isinf(total) else total
+        bar.initial = bar.n = stretch.initial
+        bar.start_t -= stretch.elapsed_s()
+        bar.total = None if math.isinf(stretch.total) else stretch.total
         if bar.total is None and isinstance(bar, _TerminalBar):
             bar.bar_format = (bar.bar_format or "").replace("<{remaining}", "")  # tqdm would say 00:00
         # A text that an override of `init_*_tqdm` put there stays.
         if stage == "train" or bar.desc.removesuffix(": ") == default_text:
-            bar.set_description(text, refresh=False)
+            bar.set_description(stretch.text, refresh=False)
         bar.refresh()
-
-    def rebase(self, stage: Stage, done: int) -> None:
-        self.bars[stage].initial = done
 
     def show(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
         bar: Any = self.bars[stage]
         bar.n = done
         bar.set_postfix_str(", ".join(f"{name}={value}" for name, value in metrics.items()), refresh=False)
         if isinstance(bar, _TerminalBar):
-            bar.ncols, bar.nrows = _terminal_size(bar.fp)
+            bar.ncols, bar.nrows = terminal_size(bar.fp)
         bar.refresh()
+        if bar.miniters == math.inf:  # how tqdm notes that it could not write, and says nothing
+            raise OSError("the output was closed")
 
     def end(self, stage: Stage, done: int, metrics: Mapping[str, str]) -> None:
         self.show(stage, done, metrics)
@@ -117,17 +99,9 @@ class TQDMDisplay:
         finally:
             self._guard.remove()
 
-    def write(self, text: str, file: TextIO) -> None:
-        if isinstance(file, AboveBars):
-            file.write(text)
-        else:
-            self._write_lines(text, file)
-
-    def _write_lines(self, lines: str, file: TextIO) -> None:
-        # Takes away what is drawn on standard output, for standard error is the same terminal, and draws it again.
-        with tqdm.external_write_mode(file=_drawn_on()):
-            file.write(lines)
-            file.flush()
+    def _hidden(self) -> AbstractContextManager[Any]:
+        # Of standard output, wherever the text goes to: standard error is the same terminal. Bars of the user's too.
+        return tqdm.external_write_mode(file=drawn_on())
 
     def _makers(self) -> dict[Stage, tuple[Any, str]]:
         owner = self._owner

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from leyden.arguments import check_arguments, is_count
-from leyden_monitoring.display import Display, Stage
+from leyden_monitoring.display import Display, Stage, running_in_notebook
 from leyden_monitoring.live_progress import LiveProgressBar
 
 if TYPE_CHECKING:
@@ -39,28 +39,23 @@ class TQDMProgressBar(LiveProgressBar):
     BAR_FORMAT: ClassVar[str] = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
     _process_position = 0
-    _leave = False
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
         check_arguments(
             type(self).__name__,
-            ("refresh_rate", refresh_rate, is_count(refresh_rate), "a number of batches >= 0"),
             ("process_position", process_position, is_count(process_position), "a number of lines >= 0"),
-            ("leave", leave, isinstance(leave, bool), "True or False"),
+            *self.checks(refresh_rate, leave),
         )
-        super().__init__(refresh_rate)
+        super().__init__(refresh_rate, leave)
         self._process_position = process_position
-        self._leave = leave
 
     @property
     def process_position(self) -> int:
         """Pairs of lines left free above the bars."""
         return self._process_position
 
-    @property
-    def leave(self) -> bool:
-        """Whether each epoch leaves its bar on the screen."""
-        return self._leave
+    def can_redraw(self) -> bool:
+        return super().can_redraw() or running_in_notebook(with_widgets=True)
 
     def make_display(self) -> Display:
         from leyden_monitoring.tqdm_display import TQDMDisplay
