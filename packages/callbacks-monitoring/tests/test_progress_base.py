@@ -17,7 +17,6 @@ from leyden import Callback, Trainer
 from leyden.loggers import CSVLogger
 from leyden.testing.models import BoringModule, RandomDataset
 from leyden_monitoring import ProgressBar, ProgressBarBase, TQDMProgressBar, display, live_progress
-from leyden_monitoring.factory import make_callbacks
 
 
 class Model(BoringModule):
@@ -275,8 +274,3 @@ def test_print_of_a_bar_that_writes_lines(capsys: pytest.CaptureFixture[str]) ->
 
     make_trainer(TQDMProgressBar(), limit_train_batches=1, limit_val_batches=0).fit(Talks())
     assert lines_of(capsys) == ["said", "batch 0", "Epoch 0: 1/1 batches in TIME, a=0.000, c=7.000"]
-
-
-def test_the_family_attaches_a_bar_a_summary_and_the_learning_rates() -> None:
-    names = [type(callback).__name__ for callback in make_callbacks()]
-    assert names == ["TQDMProgressBar", "ModelSummary", "LearningRateMonitor"]
