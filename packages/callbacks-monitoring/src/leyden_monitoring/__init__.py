@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
     from leyden_monitoring.rich_progress import RichProgressBar, RichProgressBarTheme
     from leyden_monitoring.rich_summary import RichModelSummary
+    from leyden_monitoring.tensorboard_logger import TensorBoardLogger
     from leyden_monitoring.throughput import Throughput
     from leyden_monitoring.throughput_monitor import ThroughputMonitor
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
@@ -30,6 +31,7 @@ __all__ = [
     "RichProgressBar",
     "RichProgressBarTheme",
     "TQDMProgressBar",
+    "TensorBoardLogger",
     "Throughput",
     "ThroughputMonitor",
 ]
@@ -44,6 +46,7 @@ _MODULE = {
     "RichProgressBar": "rich_progress",
     "RichProgressBarTheme": "rich_progress",
     "TQDMProgressBar": "tqdm_progress",
+    "TensorBoardLogger": "tensorboard_logger",
     "Throughput": "throughput",
     "ThroughputMonitor": "throughput_monitor",
 }

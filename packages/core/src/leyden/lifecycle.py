@@ -201,11 +201,13 @@ def _call_setup(trainer: Trainer, set_up: list[Entry]) -> None:
 
 
 def _log_hyper_parameters(trainer: Trainer) -> None:
-    """Give the loggers what `save_hyperparameters` kept, of module and datamodule."""
+    """Give the loggers what `save_hyperparameters` kept, of module and datamodule, and the module that is trained."""
     params: dict[str, Any] = {}
     for owner in (trainer.datamodule, trainer.lightning_module):
         if owner is not None and getattr(owner, "_log_hyperparams", True):
             params.update(owner.hparams_initial)
     for logger in trainer.loggers:
         logger.log_hyperparams(params)
+        if trainer.state.fn is TrainerFn.FITTING:
+            logger.log_graph(trainer.lightning_module)
         logger.save()

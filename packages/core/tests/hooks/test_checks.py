@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from leyden.callback import Callback, LambdaCallback
 from leyden.errors import MisconfigurationException
@@ -293,3 +294,7 @@ def test_overrides_sees_classes_mixins_and_instances() -> None:
     assert overrides(patched, "on_fit_start")
     assert overrides(Mixed(), "on_fit_end")
     assert not overrides(Mixed(), "on_epoch_end")
+
+
+def test_attributes_of_a_class_may_have_no_truth_value() -> None:
+    check_module(module_with(example=torch.ones(2)))

@@ -58,6 +58,25 @@ def test_everything_else_is_optional() -> None:
     assert logger.calls == []
 
 
+def test_a_module_is_drawn_when_it_is_trained_and_not_when_it_is_tested() -> None:
+    class Drawing(Least):
+        def log_graph(self, model: torch.nn.Module, input_array: torch.Tensor | None = None) -> None:
+            self.calls.append(model)
+
+    trainer = Trainer(
+        accelerator="cpu", logger=[first := Drawing(), second := Drawing()], max_epochs=1, discover_callbacks=False
+    )
+    module = BoringModule()
+
+    def drawn() -> list[list[torch.nn.Module]]:
+        return [[call for call in one.calls if isinstance(call, torch.nn.Module)] for one in (first, second)]
+
+    trainer.test(module, verbose=False)
+    assert drawn() == [[], []]
+    trainer.fit(module)
+    assert drawn() == [[module], [module]]
+
+
 def test_finalize_saves() -> None:
     class Saving(Least):
         def save(self) -> None:
@@ -85,12 +104,14 @@ def test_an_unknown_logger_is_an_attribute_error() -> None:
 
 
 def test_tensorboard_s_logger_is_in_the_monitoring_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(leyden.loggers), "TensorBoardLogger", raising=False)
     monkeypatch.setitem(sys.modules, "leyden_monitoring", None)
     with pytest.raises(ImportError, match="pip install leyden-callbacks-monitoring"):
         _ = leyden.loggers.TensorBoardLogger
 
 
 def test_a_monitoring_family_without_the_class_is_to_be_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(leyden.loggers), "TensorBoardLogger", raising=False)
     monkeypatch.setitem(sys.modules, "leyden_monitoring", ModuleType("leyden_monitoring"))
     with pytest.raises(ImportError, match=r"pip install --upgrade leyden-callbacks-monitoring"):
         _ = leyden.loggers.TensorBoardLogger

@@ -22,11 +22,17 @@ def __getattr__(name: str) -> Any:
         if error.name != "leyden_monitoring":
             raise
         raise ImportError(
-            "TensorBoardLogger is in a distribution of its own. To install it: pip install leyden-callbacks-monitoring"
-        ) from error
-    if not hasattr(leyden_monitoring, name):
+            "TensorBoardLogger is in the distribution leyden-callbacks-monitoring, which is not installed here. "
+            "To install it: pip install leyden-callbacks-monitoring",
+            name=error.name,
+        ) from None
+    try:
+        value = leyden_monitoring.TensorBoardLogger
+    except AttributeError:
         raise ImportError(
-            "The leyden-callbacks-monitoring that is installed has no TensorBoardLogger yet. A later one has: "
-            "pip install --upgrade leyden-callbacks-monitoring; until then log to a CSVLogger."
-        )
-    return leyden_monitoring.TensorBoardLogger
+            "The installed leyden-callbacks-monitoring has no TensorBoardLogger. To get one that has: "
+            "pip install --upgrade leyden-callbacks-monitoring",
+            name="leyden_monitoring",
+        ) from None
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value

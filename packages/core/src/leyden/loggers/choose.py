@@ -55,6 +55,9 @@ class DummyLogger(Logger):
 def choose_loggers(logger: Any, root_dir: str, *, off: bool, dummy: bool) -> list[Logger]:
     """Return the loggers that the Trainer's `logger` asks for: a `CSVLogger` for None and True, none for False.
 
+    The default does not depend on what is installed: a run writes the same files wherever it runs, and whoever reads
+    them finds them. TensorBoard's files are asked for by ``logger=TensorBoardLogger(...)``.
+
     Args:
         off: no loggers at all, whatever is the default (barebones).
         dummy: stand-ins instead of what would write (fast_dev_run).

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leyden.loggers.logger import Logger, as_dict
-from leyden.loggers.yaml_text import to_yaml
+from leyden.loggers.folder import FolderLogger, replace_text
 from leyden.rank_zero import rank_zero_only
 
 __all__ = ["CSVLogger"]
 
 
-class CSVLogger(Logger):
+class CSVLogger(FolderLogger):
     """Writes ``metrics.csv`` and ``hparams.yaml`` to ``save_dir/name/version_N``.
 
     A row per call of `log_metrics`; columns are added when a metric first appears. Rows are held back for
@@ -41,7 +39,6 @@ class CSVLogger(Logger):
     """
 
     METRICS_FILE = "metrics.csv"
-    HPARAMS_FILE = "hparams.yaml"
 
     def __init__(
         self,
@@ -53,42 +50,12 @@ class CSVLogger(Logger):
     ) -> None:
         if flush_logs_every_n_steps < 1:
             raise ValueError(f"flush_logs_every_n_steps={flush_logs_every_n_steps}: at least 1 is needed.")
-        self._save_dir = os.fspath(save_dir)
-        self._name = name or ""
-        self._version = version
-        self._prefix = prefix
+        super().__init__(save_dir, name, version, prefix)
         self._flush_every_n_steps = flush_logs_every_n_steps
         self._columns: list[str] | None = None  # of the file; None until it was looked at
         self._rows_in_file = 0
         self._rows: list[dict[str, Any]] = []
         self._flushed_at_step = -1
-        self.hparams: dict[str, Any] = {}
-        self._hparams_changed = False
-        self._folder: Path | None = None  # once it was made
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def version(self) -> int | str:
-        """Chosen at the first look and the same from then on."""
-        if self._version is None:
-            self._version = self._next_version()
-        return self._version
-
-    @property
-    def save_dir(self) -> str:
-        return self._save_dir
-
-    @property
-    def root_dir(self) -> str:
-        return os.path.join(self._save_dir, self._name)
-
-    @property
-    def log_dir(self) -> str:
-        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
-        return os.path.join(self.root_dir, version)
 
     @property
     def experiment(self) -> CSVLogger:
@@ -101,30 +68,19 @@ class CSVLogger(Logger):
             return
         if step is None:
             step = self._flushed_at_step + 1 + len(self._rows)
-        prefix = f"{self._prefix}-" if self._prefix else ""
-        self._rows.append({"step": step, **{prefix + name: value for name, value in metrics.items()}})
+        self._rows.append({"step": step, **self.with_prefix(metrics)})
         if abs(step - self._flushed_at_step) >= self._flush_every_n_steps:
             self.save()
             self._flushed_at_step = step
-
-    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Add to the run's hyperparameters and write them."""
-        self.hparams.update(as_dict(params))
-        self._hparams_changed = True
-        self.save()
 
     def save(self) -> None:
         """Append the rows held back to the file."""
         if rank_zero_only.rank or not (self._rows or self._hparams_changed):
             return
-        if self._folder is None:
-            self._folder = Path(self.log_dir)
-            self._folder.mkdir(parents=True, exist_ok=True)
-        if self._hparams_changed:
-            _replace(self._folder / self.HPARAMS_FILE, to_yaml(self.hparams))
-            self._hparams_changed = False
+        folder = self.make_folder()
+        self.save_hparams()
         if self._rows:
-            self._write_rows(self._folder / self.METRICS_FILE)
+            self._write_rows(folder / self.METRICS_FILE)
 
     def _write_rows(self, path: Path) -> None:
         import csv
@@ -154,7 +110,7 @@ class CSVLogger(Logger):
     def state_dict(self) -> dict[str, Any]:
         """Return where this run's rows are and how many there are by now; they are written first."""
         self.save()
-        return {"root_dir": os.path.abspath(self.root_dir), "version": self.version, "rows": self._rows_in_file}
+        return {**self.place(), "rows": self._rows_in_file}
 
     def mark(self) -> dict[str, Any]:
         """Return how many rows there are by now, those that are held back too."""
@@ -170,25 +126,10 @@ class CSVLogger(Logger):
         Rows that it wrote later are moved to ``metrics-superseded-N.csv`` beside the file: they will be written again.
         A logger that was given another folder or version starts a file of its own.
         """
-        version = state_dict["version"]
-        same_place = os.path.abspath(self.root_dir) == state_dict["root_dir"]
-        if rank_zero_only.rank or not same_place or self._version not in (None, version):
+        if rank_zero_only.rank or not self.take_place(state_dict):
             return
-        self._version = version
         path = Path(self.log_dir, self.METRICS_FILE)
         self._columns, self._rows_in_file = _cut(path, int(state_dict["rows"]))
-
-    def _next_version(self) -> int:
-        numbers = [-1]
-        try:
-            entries = os.listdir(self.root_dir)
-        except FileNotFoundError:
-            entries = []
-        for entry in entries:
-            number = entry.removeprefix("version_")
-            if number != entry and number.isdecimal() and os.path.isdir(os.path.join(self.root_dir, entry)):
-                numbers.append(int(number))
-        return max(numbers) + 1
 
 
 def _look_at(path: Path) -> tuple[list[str], int]:
@@ -228,7 +169,7 @@ def _write(path: Path, columns: list[str], lines: list[list[str]]) -> None:
 
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([columns, *lines])
-    _replace(path, text.getvalue())
+    replace_text(path, text.getvalue())
 
 
 def _widen(path: Path, columns: list[str]) -> None:
@@ -242,10 +183,4 @@ def _widen(path: Path, columns: list[str]) -> None:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as source:
                 writer.writerows(csv.DictReader(source))
-    os.replace(temporary, path)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -13,7 +13,10 @@ __all__ = ["Logger", "as_dict"]
 
 
 class Logger(ABC):
-    """Base of loggers. A run calls `log_hyperparams` once, `log_metrics` when due, `save` and `finalize` at its end.
+    """Base of loggers.
+
+    A run calls `log_hyperparams` once, `log_graph` before a training, `log_metrics` when due, `save` at the ends of
+    epochs and validations, and `finalize` at its end.
 
     Only the process with global rank 0 should write; the methods are called in every process.
 
