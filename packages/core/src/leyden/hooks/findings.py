@@ -89,7 +89,8 @@ class Examined:
         of_classes = {name for cls in self.cls.__mro__ if not issubclass(self.base, cls) for name in vars(cls)}
         for name in of_classes | set(on_instance):
             if not name.startswith("_") and not hasattr(self.base, name):
-                own = getattr(self.cls, name, None) or on_instance.get(name)
+                own = getattr(self.cls, name, None)
+                own = on_instance.get(name) if own is None else own  # not by `or`: a tensor may have no truth value
                 if callable(own) and not isinstance(own, type):
                     yield name
 
