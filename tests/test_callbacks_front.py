@@ -52,7 +52,13 @@ def test_a_familys_factory_makes_callbacks_anew_each_time(family: str) -> None:
     first, second = factory(), factory()
     expected = {
         "checkpoint": ["ModelCheckpoint"],
-        "monitoring": ["TQDMProgressBar", "ModelSummary", "LearningRateMonitor", "ThroughputMonitor"],
+        "monitoring": [
+            "TQDMProgressBar",
+            "ModelSummary",
+            "LearningRateMonitor",
+            "ThroughputMonitor",
+            "DeviceStatsMonitor",
+        ],
         "finetune": [],
         "optim": [],
     }

@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leyden_monitoring.device_stats_monitor import DeviceStatsMonitor
+    from leyden_monitoring.gpu_stats_monitor import GPUStatsMonitor
     from leyden_monitoring.heartbeat import Heartbeat
     from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
     from leyden_monitoring.model_summary import ModelSummary
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from leyden_monitoring.tqdm_progress import TQDMProgressBar
 
 __all__ = [
+    "DeviceStatsMonitor",
+    "GPUStatsMonitor",
     "Heartbeat",
     "LearningRateMonitor",
     "ModelSummary",
@@ -37,6 +41,8 @@ __all__ = [
 ]
 
 _MODULE = {
+    "DeviceStatsMonitor": "device_stats_monitor",
+    "GPUStatsMonitor": "gpu_stats_monitor",
     "Heartbeat": "heartbeat",
     "LearningRateMonitor": "learning_rate_monitor",
     "ModelSummary": "model_summary",

@@ -8,7 +8,13 @@ __all__ = ["make_callbacks"]
 
 
 def make_callbacks() -> list[Callback]:
-    """A progress bar, a model summary, learning rates, throughput; each says (`applies`) whether it has a use here."""
-    from leyden_monitoring import LearningRateMonitor, ModelSummary, ThroughputMonitor, TQDMProgressBar
+    """Bar, model summary, learning rates, throughput, device statistics; each says (`applies`) whether it has a use."""
+    from leyden_monitoring import (
+        DeviceStatsMonitor,
+        LearningRateMonitor,
+        ModelSummary,
+        ThroughputMonitor,
+        TQDMProgressBar,
+    )
 
-    return [TQDMProgressBar(), ModelSummary(), LearningRateMonitor(), ThroughputMonitor()]
+    return [TQDMProgressBar(), ModelSummary(), LearningRateMonitor(), ThroughputMonitor(), DeviceStatsMonitor()]

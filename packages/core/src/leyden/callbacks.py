@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from leyden_checkpoint import BasePredictionWriter, ModelCheckpoint, OnExceptionCheckpoint
     from leyden_finetune import BackboneFinetuning, BaseFinetuning
     from leyden_monitoring import (
+        DeviceStatsMonitor,
+        GPUStatsMonitor,
         Heartbeat,
         LearningRateMonitor,
         ModelSummary,
@@ -39,7 +41,9 @@ __all__ = [
     "BasePredictionWriter",
     "Callback",
     "Checkpoint",
+    "DeviceStatsMonitor",
     "EarlyStopping",
+    "GPUStatsMonitor",
     "Heartbeat",
     "LambdaCallback",
     "LearningRateMonitor",
@@ -61,6 +65,8 @@ _FAMILY = {
     "OnExceptionCheckpoint": "checkpoint",
     "BackboneFinetuning": "finetune",
     "BaseFinetuning": "finetune",
+    "DeviceStatsMonitor": "monitoring",
+    "GPUStatsMonitor": "monitoring",
     "Heartbeat": "monitoring",
     "LearningRateMonitor": "monitoring",
     "ModelSummary": "monitoring",
