@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import leyden
 from benchmarks.cases import Case
+from benchmarks.digits import EPOCHS, DigitsSteps
 from benchmarks.handwritten import net_for
+from leyden import callbacks
 from leyden.loggers import CSVLogger
 
-__all__ = ["VERSION", "run"]
+__all__ = ["VERSION", "run", "train_digits"]
 
 VERSION = leyden.__version__
 logging.getLogger("leyden").setLevel(logging.WARNING)  # why a run ended is of no interest here
@@ -53,3 +56,36 @@ def run(case: Case, batches: Iterable[Any], folder: str) -> None:
         trainer.validate(module, batches, verbose=False)
     else:
         trainer.predict(module, batches)
+
+
+def train_digits(folder: Path, train: Any, val: Any) -> None:
+    """The production run: five epochs on the digits, watched by everything that a production would have."""
+    trainer = leyden.Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        logger=_digits_logger(folder),
+        callbacks=_production_callbacks(),
+        enable_model_summary=False,
+        default_root_dir=folder,
+        discover_callbacks=False,
+    )
+    trainer.fit(_DigitsModule(), train, val)
+    assert trainer.current_epoch == EPOCHS
+
+
+class _DigitsModule(DigitsSteps, leyden.LightningModule):
+    """The digits' MLP as Leyden trains it."""
+
+
+def _production_callbacks() -> list[leyden.Callback]:
+    names = ("TQDMProgressBar", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
+    made = [getattr(callbacks, name)() for name in names if hasattr(callbacks, name)]
+    return [*made, callbacks.EarlyStopping("val_loss"), callbacks.ModelCheckpoint(monitor="val_loss", save_last=True)]
+
+
+def _digits_logger(folder: Path) -> Any:
+    try:
+        from leyden_monitoring import TensorBoardLogger
+    except ImportError:
+        return CSVLogger(folder)
+    return TensorBoardLogger(folder)

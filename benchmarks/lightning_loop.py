@@ -6,12 +6,14 @@ import importlib
 import logging
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.digits import EPOCHS, DigitsSteps
 from benchmarks.handwritten import net_for
 
-__all__ = ["VERSION", "run"]
+__all__ = ["VERSION", "run", "train_digits"]
 
 warnings.filterwarnings("ignore")  # its advice on workers and loggers is not what is measured
 _lightning: Any = importlib.import_module("lightning.pytorch")
@@ -49,3 +51,29 @@ def run(case: Case, batches: Iterable[Any], folder: str) -> None:
         trainer.validate(module, batches, verbose=False)
     else:
         trainer.predict(module, batches)
+
+
+_DigitsModule = type("_DigitsModule", (DigitsSteps, _lightning.LightningModule), {})
+
+
+def train_digits(folder: Path, train: Any, val: Any) -> None:
+    """The production run: five epochs on the digits, watched by everything that a production would have."""
+    callbacks = importlib.import_module("lightning.pytorch.callbacks")
+    loggers = importlib.import_module("lightning.pytorch.loggers")
+    trainer = _lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        logger=loggers.TensorBoardLogger(folder),
+        callbacks=[
+            callbacks.TQDMProgressBar(),
+            callbacks.LearningRateMonitor(),
+            callbacks.DeviceStatsMonitor(),
+            callbacks.ThroughputMonitor(batch_size_fn=lambda batch: batch[0].size(0)),
+            callbacks.EarlyStopping("val_loss"),
+            callbacks.ModelCheckpoint(monitor="val_loss", save_last=True),
+        ],
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(_DigitsModule(), train, val)
+    assert trainer.current_epoch == EPOCHS

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from leyden.hooks.contract import CALLER, Hook, OlderSignature
 
@@ -26,6 +28,10 @@ class Fit:
     keywords: tuple[str, ...] = ()
     older: OlderSignature | None = None
     direct: bool = False
+
+
+_known: WeakKeyDictionary[FunctionType, dict[tuple[str, bool], Fit | None]] = WeakKeyDictionary()
+"""What was found of functions that are methods: a signature takes 20 us to inspect, and a Trainer asks for hundreds."""
 
 
 class _Parameters:
@@ -89,6 +95,17 @@ def fit(hook: Hook, method: Callable[..., Any], *, module: bool = False) -> Fit 
     Today's signature wins where several fit. A method with as many positional parameters as a generation has arguments
     is called by position, whatever its names; one with fewer gets those it names.
     """
+    function = getattr(method, "__func__", None)
+    if type(function) is not FunctionType:
+        return _fit(hook, method, module)
+    known = _known.setdefault(function, {})
+    key = (hook.name, module)
+    if key not in known:
+        known[key] = _fit(hook, method, module)
+    return known[key]
+
+
+def _fit(hook: Hook, method: Callable[..., Any], module: bool) -> Fit | None:
     parameters = _Parameters(method)
     generations = list(_generations(hook, module=module))
     for arguments, older in generations:
