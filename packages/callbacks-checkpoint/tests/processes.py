@@ -94,11 +94,11 @@ def main() -> dict[str, Any]:
     full: set[str] = set()
     save = storage.save
 
-    def watched(obj: Any, path: Any) -> None:
+    def watched(obj: Any, path: Any, copy_of: Any = None) -> None:
         written.append(os.path.relpath(path))
         if any(str(path).startswith(os.path.abspath(folder)) for folder in full):
             raise OSError(28, "No space left on device", str(path))
-        save(obj, path)
+        save(obj, path, copy_of)
 
     storage.save = watched
     seen: dict[str, Any] = {}

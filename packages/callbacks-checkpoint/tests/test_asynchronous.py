@@ -35,7 +35,7 @@ class Disk:
         monkeypatch.setattr(storage, "save", self.save)
         monkeypatch.setattr(files, "remove", self.remove)
 
-    def save(self, obj: Any, path: str) -> None:
+    def save(self, obj: Any, path: str, copy_of: str | None = None) -> None:
         name = os.path.basename(path)
         self.events.append(f"begin {name}")
         self.contents.append(obj)
@@ -43,7 +43,7 @@ class Disk:
         if len(self.contents) in self.fails:
             self.events.append(f"fail {name}")
             raise OSError(28, "No space left on device", path)
-        self._save(obj, path)
+        self._save(obj, path, copy_of)
         self.events.append(f"end {name}")
 
     def remove(self, path: str) -> None:

@@ -45,11 +45,11 @@ def fail(monkeypatch: pytest.MonkeyPatch, *attempts: int) -> None:
     """Let these attempts to save, counted from one, find the disk full."""
     made, save = [0], storage.save
 
-    def full(obj: Any, path: str | os.PathLike[str]) -> None:
+    def full(obj: Any, path: str | os.PathLike[str], copy_of: str | None = None) -> None:
         made[0] += 1
         if made[0] in attempts:
             raise OSError(28, "No space left on device", os.fspath(path))
-        save(obj, path)
+        save(obj, path, copy_of)
 
     monkeypatch.setattr(storage, "save", full)
 
@@ -133,7 +133,7 @@ def test_where_training_goes_on_the_next_save_makes_up_for_it(
 
 
 def test_an_interrupt_while_saving_is_no_error_to_go_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(obj: Any, path: str) -> None:
+    def interrupted(obj: Any, path: str, copy_of: str | None = None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage, "save", interrupted)

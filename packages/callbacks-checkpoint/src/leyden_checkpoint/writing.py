@@ -119,7 +119,7 @@ def _write(content: Any, turn: Turn, superseded: set[str]) -> Outcome:
             if turn.links:
                 files.link(turn.path, turn.last)
             else:
-                storage.save(content, turn.last)
+                storage.save(content, turn.last, turn.path or None)
             outcome.files.append(turn.last)
         for path in sorted(superseded):
             files.remove(path)

@@ -205,3 +205,51 @@ def test_the_error_is_an_oserror_that_can_be_pickled_into_another_process() -> N
     copied = pickle.loads(pickle.dumps(error))
     assert isinstance(copied, OSError)
     assert (copied.errno, copied.strerror, copied.filename) == (errno.ENOSPC, "why", "a.ckpt")
+
+
+def test_a_second_file_of_the_same_is_a_copy_of_the_first() -> None:
+    save(NEW, "folder/a.ckpt")
+    save(NEW, "folder/last.ckpt", "folder/a.ckpt")
+    assert Path("folder/last.ckpt").read_bytes() == Path("folder/a.ckpt").read_bytes()
+    assert sorted(os.listdir("folder")) == ["a.ckpt", "last.ckpt"]
+    save(OLD, "folder/other.ckpt", "folder/gone.ckpt")  # nothing to copy: it is written
+    assert repr(load("folder/other.ckpt")) == repr(OLD)
+
+
+@pytest.mark.parametrize("room_bytes", [0, 700])
+def test_a_disk_that_is_full_while_copying_leaves_the_old_file(
+    room_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(NEW, "folder/a.ckpt")
+    save(OLD, "folder/last.ckpt")
+    whole, really_write = os.path.getsize("folder/a.ckpt"), os.write
+    room = [room_bytes]
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if room[0] == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done = really_write(descriptor, data[: room[0]])
+        room[0] -= done
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(CheckpointWriteError, match=rf"it needs {whole:,} bytes"):
+            save(NEW, "folder/last.ckpt", "folder/a.ckpt")
+    assert sorted(os.listdir("folder")) == ["a.ckpt", "last.ckpt"]
+    assert repr(load("folder/last.ckpt")) == repr(OLD)
+
+
+def test_headers_and_small_tensors_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    written, really_write = list[int](), os.write
+
+    def write(descriptor: int, data: memoryview) -> int:
+        written.append(data.nbytes)
+        return really_write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        save({"small": [torch.ones(3) * i for i in range(20)], "large": torch.ones(100_000)}, "folder/a.ckpt")
+    assert len(written) == 3  # what comes before the large tensor, the tensor, what comes behind
+    assert written[1] == 400_000
+    assert sum(written) == os.path.getsize("folder/a.ckpt")

@@ -52,13 +52,18 @@ class MetricsDict(dict[str, Tensor]):
 
     def state_dict(self) -> dict[str, list[Any]]:
         """Return ``[value, step]`` by name."""
-        return {name: [self[name].detach(), step] for name, step in self._steps.items() if name in self}
+        return {name: [_without_graph(self[name]), step] for name, step in self._steps.items() if name in self}
 
     def load_state_dict(self, state: Mapping[str, list[Any]]) -> None:
         """Take over what `state_dict` returned."""
         self.clear()
         for name, (value, step) in state.items():
             self.put(name, value, step)
+
+
+def _without_graph(value: Tensor) -> Tensor:
+    # The same object where it can be: a metric is in several dicts, and in a file once.
+    return value.detach() if value.requires_grad else value
 
 
 def to_floats(values: Mapping[K, float | Tensor]) -> dict[K, float]:

@@ -29,14 +29,15 @@ _PATHS_BY_OTHER_NAMES = [
 ]
 
 
-def save(obj: Any, path: str | os.PathLike[str]) -> None:
+def save(obj: Any, path: str | os.PathLike[str], copy_of: str | os.PathLike[str] | None = None) -> None:
     """Write `obj` with ``torch.save`` so that `path` holds either all of it or what it held before.
 
     The folder is made when missing. The bytes go, as they are made, to a temporary file beside the target, which is
     flushed to the disk and renamed; the folder is flushed too, so that the name survives a power cut. Temporary files
     that a killed process left in the folder are removed. A link at `path` is replaced, not what it leads to.
 
-    `path` may be a URL that fsspec knows, such as ``s3://bucket/run/a.ckpt``.
+    `path` may be a URL that fsspec knows, such as ``s3://bucket/run/a.ckpt``. Where `obj` has just been saved to a
+    file, `copy_of` names it, and its bytes are copied.
 
     Raises:
         CheckpointWriteError: the folder or disk refused the write, an `OSError`; the temporary file is gone and the old
@@ -46,7 +47,8 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     if local is None:
         remote.write_url(obj, os.fspath(path))
     else:
-        write_file(obj, Path(local))
+        source = None if copy_of is None else remote.local_path(copy_of)
+        write_file(obj, Path(local), None if source is None else Path(source))
 
 
 def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: bool = True) -> Any:

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch
 from leyden.state.temporaries import make_temporary, remove_abandoned
 
 __all__ = ["CheckpointWriteError", "Stream", "stream", "write_file"]
+
+_SMALL_BYTES = 2**16  # torch.save writes headers and padding in some hundred pieces, each a system call
+_PIECE_BYTES = 2**22
 
 
 class CheckpointWriteError(OSError):
@@ -36,30 +40,42 @@ class CheckpointWriteError(OSError):
 
 
 class Stream:
-    """What ``torch.save`` writes into: bytes go on to `write` without a copy, and are counted.
+    """What ``torch.save`` writes into: bytes are counted and go on to `write`, small pieces together.
 
-    After the first error the rest is only counted. So the error can say how many bytes are needed, and no exception
-    passes through the C++ writer, which would replace it by its own.
+    Large pieces, which tensors are, are not copied. After the first error the rest is only counted: so the error can
+    say how many bytes are needed, and no exception passes through the C++ writer, which would replace it by its own.
     """
 
     def __init__(self, write: Callable[[memoryview], object] | None) -> None:
         self.bytes = 0
         self.error: Exception | None = None
         self._write = write
+        self._small = bytearray()
 
     def write(self, data: Any) -> int:
         """Pass on bytes; it never raises an `Exception`."""
         view = memoryview(data).cast("B")
         self.bytes += view.nbytes
+        if view.nbytes < _SMALL_BYTES:
+            self._small += view
+        if view.nbytes >= _SMALL_BYTES or len(self._small) >= _SMALL_BYTES:
+            self.flush()
+        if view.nbytes >= _SMALL_BYTES:
+            self._pass_on(view)
+        return view.nbytes
+
+    def flush(self) -> None:
+        """Pass on what is held back."""
+        small, self._small = self._small, bytearray()
+        if small:
+            self._pass_on(memoryview(small))
+
+    def _pass_on(self, view: memoryview) -> None:
         if self._write is not None:
             try:
                 self._write(view)
             except Exception as error:
                 self.error, self._write = error, None
-        return view.nbytes
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 def stream(obj: Any, write: Callable[[memoryview], object] | None) -> Stream:
@@ -70,14 +86,17 @@ def stream(obj: Any, write: Callable[[memoryview], object] | None) -> Stream:
         torch.serialization.set_crc32_options(True)
     try:
         torch.save(obj, into)  # type: ignore[arg-type]  # all that it calls is write and flush
+        into.flush()
     finally:
         if not with_checksums:
             torch.serialization.set_crc32_options(False)
     return into
 
 
-def write_file(obj: Any, target: Path) -> None:
+def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
     """Write `obj` to a temporary file beside `target`, flush it to the disk, rename it, and flush the folder.
+
+    `copy_of` is a file of the same `obj`, which is copied: of a small model pickling is most of a save.
 
     Raises:
         CheckpointWriteError: the folder or disk refused; the temporary file is gone and the old file untouched.
@@ -94,7 +113,8 @@ def write_file(obj: Any, target: Path) -> None:
     needed: int | None = None
     try:
         try:
-            written = stream(obj, lambda view: _write_all(descriptor, view))
+            write = partial(_write_all, descriptor)
+            written = _copied(copy_of, write) or stream(obj, write)
             needed = written.bytes
             if written.error is not None:
                 raise written.error
@@ -111,6 +131,23 @@ def write_file(obj: Any, target: Path) -> None:
             raise write_error(target, error, needed, None if free is None else free + size) from error
         raise
     _flush_folder(folder)
+
+
+def _copied(source: Path | None, write: Callable[[memoryview], object]) -> Stream | None:
+    """Copy `source` into `write`; None where there is nothing that could be copied."""
+    try:
+        file = None if source is None else source.open("rb", buffering=0)
+    except OSError:
+        file = None
+    if file is None:
+        return None
+    into = Stream(write)
+    with file:
+        while into.error is None and (piece := file.read(_PIECE_BYTES)):
+            into.write(piece)
+        into.flush()
+        into.bytes = os.fstat(file.fileno()).st_size  # what it takes, also where the disk was full before
+    return into
 
 
 def write_error(
