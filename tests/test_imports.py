@@ -49,6 +49,7 @@ LAYER_OF = {f"leyden.{name}": number for number, layer in enumerate(LAYERS) for 
 UPWARD = {
     "leyden.module_hooks imports leyden.data.transfer",  # the default of transfer_batch_to_device
     "leyden.module_export imports leyden.data.transfer",  # example inputs go where the module is
+    "leyden.cli.doctor.versions imports leyden",  # the doctor says which version there is
     "leyden.state.checkpoint imports leyden",  # a checkpoint says which version wrote it
 }
 """What is imported upward, within a function."""

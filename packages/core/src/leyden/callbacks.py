@@ -81,6 +81,14 @@ _FAMILY = {
 }
 
 
+def families() -> dict[str, list[str]]:
+    """Return the callbacks of every family by the name of its distribution, whether it is installed or not."""
+    found: dict[str, list[str]] = {}
+    for name, family in _FAMILY.items():
+        found.setdefault(f"leyden-callbacks-{family}", []).append(name)
+    return found
+
+
 def __getattr__(name: str) -> Any:
     family = _FAMILY.get(name)
     if family is None:

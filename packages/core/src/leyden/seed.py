@@ -14,7 +14,7 @@ import torch
 
 from leyden.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
-__all__ = ["isolate_rng", "seed_everything", "seed_generators", "worker_init_fn"]
+__all__ = ["checked_seed", "isolate_rng", "seed_everything", "seed_generators", "worker_init_fn"]
 
 SEED_VARIABLE = "LEYDEN_SEED"
 WORKERS_VARIABLE = "LEYDEN_SEED_WORKERS"
@@ -42,7 +42,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
             given = 0
     else:
         given = seed
-    seed = _checked(given)
+    seed = checked_seed(given)
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ[SEED_VARIABLE] = str(seed)
@@ -62,7 +62,8 @@ def seed_generators(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def _checked(given: object) -> int:
+def checked_seed(given: object) -> int:
+    """Return a seed, also one given as text; raise a `ValueError` for what is none."""
     try:
         seed = int(given) if isinstance(given, str) else int(given.__index__())  # type: ignore[attr-defined]
     except (ValueError, TypeError, AttributeError):

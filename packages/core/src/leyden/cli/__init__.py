@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from leyden.cli import checkpoint, hooks
+from leyden.cli import callbacks, checkpoint, doctor, hooks
 from leyden.cli.output import one_line, plain, say
 from leyden.errors import MisconfigurationException
 
@@ -45,6 +45,6 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="leyden", description="Look into runs of Leyden before and after they happen.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (hooks, checkpoint):
+    for group in (callbacks, hooks, doctor, checkpoint):
         group.add_to(commands)
     return parser

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.cli.commands import Commands, new_command
-from leyden.cli.output import one_line, plain, say, say_json, table
+from leyden.cli.output import one_line, plain, say, say_json, size, table
 from leyden.errors import MisconfigurationException
 from leyden.state import storage
 from leyden.state.description import describe
@@ -82,7 +82,7 @@ def _in_words(file: str, described: dict[str, Any]) -> str:
     entries = [_entry(one) for one in described["entries"]]
     tables: list[tuple[str, list[str], list[list[object]]]] = [("Entries", ["Key", "Type", "Tensors", "Size"], entries)]
     weights: list[list[object]] = [
-        [one["name"], _shape(one["shape"]), one["dtype"], _size(one["bytes"])] for one in described["weights"]
+        [one["name"], _shape(one["shape"]), one["dtype"], size(one["bytes"])] for one in described["weights"]
     ]
     tables.append(("Weights", ["Name", "Shape", "Dtype", "Size"], weights))
     lines = [plain(line) for line in lines]
@@ -99,22 +99,8 @@ def _pairs(name: str, values: dict[str, Any]) -> str:
 
 
 def _entry(entry: dict[str, Any]) -> list[object]:
-    return [entry["key"], entry["type"], entry["tensors"] or "", _size(entry["bytes"]) if entry["tensors"] else ""]
+    return [entry["key"], entry["type"], entry["tensors"] or "", size(entry["bytes"]) if entry["tensors"] else ""]
 
 
 def _shape(shape: list[int]) -> str:
     return " × ".join(map(str, shape)) or "scalar"
-
-
-def _size(count: int) -> str:
-    """Return bytes in a unit that leaves at most three digits before the point.
-
-    Example:
-        >>> _size(999), _size(1_500_000)
-        ('999 B', '1.5 MB')
-    """
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 999.95 and len(units) > 1:
-        size /= 1000
-        del units[0]
-    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from leyden.tables import render_table
 
-__all__ = ["one_line", "paragraph", "plain", "say", "say_json", "table", "terminal_width"]
+__all__ = ["one_line", "paragraph", "plain", "say", "say_json", "size", "table", "terminal_width"]
 
 
 def plain(text: object) -> str:
@@ -24,9 +24,9 @@ def plain(text: object) -> str:
     return "".join(sign if sign.isprintable() else "�" for sign in str(text))
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an error says, however many lines it takes for it."""
-    return plain(" ".join(str(error).split()))
+def one_line(text: object) -> str:
+    """Return what an error or a warning says, however many lines it takes for it."""
+    return plain(" ".join(str(text).split()))
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -65,6 +65,20 @@ def paragraph(text: str, indent: int = 4) -> str:
         return plain(text)
     spaces = " " * (indent if width > 2 * indent else 0)
     return "\n".join(wrap(plain(text), width, subsequent_indent=spaces, break_long_words=False))
+
+
+def size(count: int) -> str:
+    """Return bytes in a unit that leaves at most three digits before the point.
+
+    Example:
+        >>> size(999), size(1_500_000)
+        ('999 B', '1.5 MB')
+    """
+    amount, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while amount >= 999.95 and len(units) > 1:
+        amount /= 1000
+        del units[0]
+    return f"{count} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
 def terminal_width() -> int | None:
