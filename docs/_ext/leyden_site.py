@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
@@ -120,13 +121,14 @@ class Command(SphinxDirective):
 
 
 def output_of(line: str, files: Mapping[str, str]) -> str:
-    """Run a command in an empty folder that holds `files`; a traceback is an error of the page."""
-    program, *arguments = shlex.split(line)
+    """Run ``NAME=value … leyden …`` in an empty folder that holds `files`; a traceback is an error of the page."""
+    variables = list(takewhile(lambda word: "=" in word, shlex.split(line)))
+    program, *arguments = shlex.split(line)[len(variables) :]
     if program != "leyden":
         raise ValueError(f"{line!r}: the site runs the command leyden alone")
     code = "import sys; from leyden.cli import main; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
-    environment.pop("LEYDEN_CALLBACKS", None)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LEYDEN_")}
+    environment |= {"COLUMNS": "100", "PYTHONIOENCODING": "utf-8"} | dict(one.split("=", 1) for one in variables)
     with TemporaryDirectory() as folder:
         for name, content in files.items():
             Path(folder, name).write_text(content, encoding="utf-8")
@@ -136,7 +138,7 @@ def output_of(line: str, files: Mapping[str, str]) -> str:
         )  # fmt: skip
     if "Traceback" in done.stderr:
         raise ValueError(f"{line!r} failed:\n{done.stderr}")
-    return (done.stdout + done.stderr).replace(folder, "/work").rstrip()
+    return (done.stdout + done.stderr).replace(folder, "/work").replace(sys.prefix, "/venv").rstrip()
 
 
 class Changes(SphinxDirective):

@@ -121,15 +121,15 @@ def test_it_is_printed_as_tables(acme: Any, capsys: pytest.CaptureFixture[str], 
     assert lines[:4] == [
         "Installed",
         "distribution version callbacks factory",
-        "acme 2.1 Bar, Watch acme = acme:make",
-        "broken 0.3 watch = broken:make",
+        "acme 2.1 Bar, Watch acme",
+        "broken 0.3 watch",
     ]
     assert f"Not installed: leyden-callbacks-optim ({names}). pip install leyden-callbacks-optim" in lines
     assert lines[lines.index("Attached to a Trainer() here, in the order of their calls") :] == [
         "Attached to a Trainer() here, in the order of their calls",
         "callback from reason",
-        "1 Bar acme 2.1 attached by acme 2.1",
-        "2 Saver acme 2.1 attached by acme 2.1; position 'checkpoint'",
+        "1 Bar acme 2.1",
+        "2 Saver acme 2.1 position 'checkpoint'",
         "Not attached",
         "callback from reason",
         "NotHere acme 2.1 it has no use here (its applies(trainer) is false)",

@@ -13,6 +13,7 @@ from leyden.cli.output import paragraph, say, say_json, table
 from leyden.configuration import read_configuration
 from leyden.discovery import installed_callbacks, installed_factories
 from leyden.discovery.installed import canonical, name_and_version
+from leyden.hooks.ordering import Ordered
 
 __all__ = ["add_to", "installed"]
 
@@ -76,7 +77,7 @@ def _show_installed(distributions: list[dict[str, Any]]) -> None:
             one["distribution"],
             one["version"] or "?",
             ", ".join(one["callbacks"]),
-            ", ".join(f"{factory['name']} = {factory['value']}" for factory in one["factories"]),
+            ", ".join(factory["name"] for factory in one["factories"]),
         ]
         for one in distributions
         if one["version"] is not None
@@ -92,7 +93,7 @@ def _show_installed(distributions: list[dict[str, Any]]) -> None:
 def _show_here(here: Here) -> None:
     found = here.discovered
     rows: list[list[object]] = [
-        [place, type(one.callback).__name__, one.placed.distribution or one.placed.source, one.reason]
+        [place, type(one.callback).__name__, one.placed.distribution or one.placed.source, _reason(one)]
         for place, one in enumerate(here.ordered, start=1)
     ]
     headers = ["", "callback", "from", "reason"]
@@ -106,6 +107,11 @@ def _show_here(here: Here) -> None:
         say("\n" + table("Broken", ["distribution", "entry point", "cause"], broken))
     for warning in here.warnings:
         say(paragraph(f"warning: {warning}"))
+
+
+def _reason(one: Ordered) -> str:
+    """Return the reason for a place without the distribution, which stands beside it."""
+    return one.reason.removeprefix(f"attached by {one.placed.distribution}").removeprefix("; ")
 
 
 def _nothing(here: Here) -> str:
