@@ -13,8 +13,10 @@ __all__ = ["make_callbacks"]
 def make_callbacks(settings: Mapping[str, Any] | None = None) -> list[Callback]:
     """One `ModelCheckpoint`, made with `settings` as its arguments; without any it keeps the last checkpoint.
 
-    The core leaves it out where the user gave a `Checkpoint` or switched checkpointing off.
+    Nobody asked for it, so that a full disk does not stop the training: it warns of every checkpoint that could not be
+    written and makes up for it with the next. The core leaves it out where the user gave a `Checkpoint` or switched
+    checkpointing off.
     """
     from leyden_checkpoint import ModelCheckpoint
 
-    return [ModelCheckpoint(**(settings or {}))]
+    return [ModelCheckpoint(**{"on_save_error": "warn", **(settings or {})})]

@@ -385,8 +385,9 @@ class Trainer(TrainerProperties):
         printer = getattr(bar, "print", None)
         if callable(printer) and self.state.stage is not None:
             self.guarded(bar, "print", partial(printer, *args, **kwargs))()
-        else:
-            print(*args, **kwargs)
+            if bar is self.progress_bar_callback:
+                return
+        print(*args, **kwargs)  # also what a bar failed to print, and was switched off for
 
     def module_overrides(self, name: str) -> bool:
         """Whether the module has a hook or step of its own under this name."""

@@ -50,7 +50,8 @@ def convert(annotation: Any, value: Any) -> Any:
     if origin in _DICTS or annotation in _DICTS:
         return _to_dict(get_args(annotation), value)
     kind = origin or annotation
-    return _to_class(kind, value) if isinstance(kind, type) and kind is not object else value
+    checkable = isinstance(kind, type) and kind not in (object, Any) and not getattr(kind, "_is_protocol", False)
+    return _to_class(kind, value) if checkable else value
 
 
 def in_words(annotation: Any) -> str:
@@ -101,8 +102,10 @@ def _to_class(kind: type, value: Any) -> Any:
         for one in kind:
             if value == one.value or (isinstance(value, str) and value.lower() == one.name.lower()):
                 return one
-        raise ValueError(f"{expected}.{did_you_mean(str(value), [one.name for one in kind])}")
-    if kind.__module__ not in ("builtins", "datetime"):
+        names = [one.name for one in kind]
+        near = did_you_mean(str(value), names) or did_you_mean(str(value).upper(), names)
+        raise ValueError(f"{expected}.{near}")
+    if kind.__module__ not in ("builtins", "datetime") and not issubclass(kind, PathLike):
         raise ValueError(f"{expected}, which cannot be written in a file; set it where the Trainer is made")
     raise ValueError(expected)
 
@@ -122,11 +125,7 @@ def _to_duration(value: Any) -> timedelta:
 
 def _to_union(annotation: Any, value: Any) -> Any:
     """Take the first alternative that takes the value as it is, else the first that it can be made into."""
-    alternatives = get_args(annotation)
-    for one in alternatives:
-        kind = get_origin(one) or one
-        if isinstance(kind, type) and not get_args(one) and type(value) is kind:
-            return value
+    alternatives = sorted(get_args(annotation), key=lambda one: not _is_natural(one, value))
     problems = []
     for one in alternatives:
         try:
@@ -137,6 +136,12 @@ def _to_union(annotation: Any, value: Any) -> Any:
     if len(problems) == 1:
         raise ValueError(problems[0])
     raise ValueError(f"expected {in_words(annotation)}")
+
+
+def _is_natural(annotation: Any, value: Any) -> bool:
+    """Whether `annotation` asks for the kind of value that `value` is as TOML has it."""
+    kind = get_origin(annotation) or annotation
+    return type(value) is kind or (kind in _DICTS and type(value) is dict) or (kind in _LISTS and type(value) is list)
 
 
 def _to_literal(choices: tuple[Any, ...], value: Any) -> Any:

@@ -61,11 +61,12 @@ def discover(
     if enable_checkpointing is False:
         switched_off["checkpoint"] = "Trainer(enable_checkpointing=False)"
     search = _Search(trainer, given, switched_off, read_configuration(), switch.filter)
-    search.check_names()
+    search.check_settings()
     for table in search.configuration.callbacks:
         search.take_table(table)
     for entry_point in installed_factories():
         search.ask_factory(entry_point)
+    search.check_filters()
     search.result.broken += unreadable_distributions()
     _report_broken(search.result)
     return search.result
@@ -101,17 +102,9 @@ class _Search:
             self._filters.append(Filter(configuration.deny, False, said_by))
         self._tabled: dict[str, str] = {}  # why a factory's callback of this class is left out
 
-    def check_names(self) -> None:
-        """Warn of names in switches, and refuse names in the configuration, that nothing installed has."""
-        factories = installed_factories()
-        if self._filters:
-            from leyden.discovery.configured import names_of_callbacks
-
-            declared = [*factories, *installed_callbacks()]
-            known = {name for one in declared for name in (one.name, name_and_version(one.dist)[0])}
-            for one in self._filters:
-                one.warn_of_unknown([*known, *names_of_callbacks()])
-        names = [entry_point.name for entry_point in factories]
+    def check_settings(self) -> None:
+        """Refuse settings for a factory that is not installed."""
+        names = [entry_point.name for entry_point in installed_factories()]
         for name in self.configuration.settings:
             if name not in names:
                 raise self.configuration.error(
@@ -119,6 +112,19 @@ class _Search:
                     f"[discovery.settings.{name}]: no factory installed here is called {name!r}; there are "
                     f"{', '.join(names) or 'none'}.{did_you_mean(name, names)}",
                 )
+
+    def check_filters(self) -> None:
+        """Warn of names in switches that nothing here has, now that it is known who brings what."""
+        if not self._filters:
+            return
+        from leyden.discovery.configured import names_of_callbacks
+
+        declared = [*installed_factories(), *installed_callbacks()]
+        known = {name for one in declared for name in (one.name, name_and_version(one.dist)[0])}
+        known |= {type(one.callback).__name__ for one in self.result.placed}
+        known |= {one.callback for one in self.result.left_out}
+        for one in self._filters:
+            one.warn_of_unknown([*sorted(known), *names_of_callbacks()])
 
     # -- the configuration's own ------------------------------------------------------------------------------------
 
@@ -134,7 +140,8 @@ class _Search:
             self._leave_out_tabled(table, f"rank_zero_only ({table.where}), and this is rank {rank_zero_only.rank}")
             return
         self._tabled[table.name] = f"[callbacks.{table.name}] takes its place ({table.where})"
-        against = self._switch and self._switch.reason_against(table.name, found.distribution)
+        factories = [one.name for one in installed_factories() if name_and_version(one.dist)[0] == found.distribution]
+        against = self._switch and self._switch.reason_against(table.name, found.distribution, *factories)
         if against:
             self.result.left_out.append(LeftOut(table.name, str(found), against))
             return

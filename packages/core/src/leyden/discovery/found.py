@@ -47,6 +47,10 @@ class Broken:
     cause: str
 
     def __str__(self) -> str:
+        if self.name.startswith("[callbacks."):
+            name = self.name[len("[callbacks.") : -1]
+            whose = f"{self.distribution} {self.version}".strip()
+            return f"{name} of {whose} is left out: {self.name} ({self.value}) failed with {self.cause}"
         return (
             f"The callbacks of {f'{self.distribution} {self.version}'.strip()} are left out: its entry point "
             f"`{self.name} = {self.value}` in the group leyden.callbacks_factory failed with {self.cause}"
@@ -61,6 +65,7 @@ class SwitchedOff:
     distribution: str
     hook: str
     cause: str
+    state_key: str = ""
 
 
 @dataclass(slots=True)

@@ -134,7 +134,7 @@ def _read() -> _Installed:
             found += [one for one in distribution.entry_points if one.group in (GROUP, CALLBACKS_GROUP)]
         except Exception as error:
             broken.append(Broken(name, version, "entry_points.txt", "?", f"it cannot be read: {in_one_line(error)}"))
-    found.sort(key=lambda one: (*name_and_version(one.dist), one.name))
+    found.sort(key=lambda one: (canonical(name_and_version(one.dist)[0]), one.name))
     return _Installed(tuple(_of(GROUP, found)), tuple(_of(CALLBACKS_GROUP, found)), tuple(broken))
 
 

@@ -128,8 +128,15 @@ class Isolation:
             "Its traceback is in the log 'leyden'.",
             traceback_of=error,
         )
-        self._switch_off(callback, SwitchedOff(name, placed.distribution or "", hook, cause))
+        self._switch_off(callback, SwitchedOff(name, placed.distribution or "", hook, cause, _key(callback)))
         return True
+
+
+def _key(callback: Callback) -> str:
+    try:
+        return callback.state_key
+    except Exception:  # perhaps broken by the same error
+        return ""
 
 
 def _plain_state(call: Call, name: str) -> Call:

@@ -86,6 +86,7 @@ def _keys(trainer: Trainer, takers: list[Callback], states: Mapping[str, Any], *
     if not moved:
         return keys
     known = {callback.state_key for callback in trainer.callbacks}
+    known |= {one.state_key for one in trainer.discovered.switched_off}  # of which the user was told
     left = [key for key in states if key not in known]
     without = list({id(callback): callback for callback in takers if id(callback) not in keys}.values())
     for callback in list(without):
