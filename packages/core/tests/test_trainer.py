@@ -231,21 +231,27 @@ def test_the_datamodule_of_the_fit_is_that_of_the_evaluation_unless_loaders_are_
     asked: list[str] = []
 
     class Data(LightningDataModule):
-        def __getattribute__(self, name: str) -> Any:
-            if name.endswith("_dataloader"):
-                asked.append(name)
-            return super().__getattribute__(name)
-
         def train_dataloader(self) -> Any:
+            asked.append("train_dataloader")
             return BoringModule().train_dataloader()
 
-        val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+        def val_dataloader(self) -> Any:
+            asked.append("val_dataloader")
+            return BoringModule().val_dataloader()
+
+        def test_dataloader(self) -> Any:
+            asked.append("test_dataloader")
+            return BoringModule().test_dataloader()
+
+        def predict_dataloader(self) -> Any:
+            asked.append("predict_dataloader")
+            return BoringModule().predict_dataloader()
 
     trainer, data = make(), Data()
     trainer.fit(Sums(), datamodule=data)
     asked.clear()
     getattr(trainer, fn)()
-    assert set(asked) == {f"{'val' if fn == 'validate' else fn}_dataloader"}
+    assert asked == [f"{'val' if fn == 'validate' else fn}_dataloader"]
     asked.clear()
     getattr(trainer, fn)(Sums(), BoringModule().test_dataloader())
     assert (asked, trainer.datamodule) == ([], None)

@@ -82,8 +82,8 @@ def take_up_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any
 
     With a larger `max_steps`, say, the run goes on within the epoch, as if the limit had never been.
     """
-    fit_loop = checkpoint["loops"]["fit_loop"]
-    settings, short = trainer.settings, fit_loop.get("cut_short")
+    # What is no progress of a fit is told of where it is restored, as all that does not fit.
+    settings, short = trainer.settings, checkpoint["loops"].get("fit_loop", {}).get("cut_short")
     if short is None or reached(int(checkpoint["global_step"]), settings.max_steps):
         return checkpoint
     boundary = Boundary(**short)
