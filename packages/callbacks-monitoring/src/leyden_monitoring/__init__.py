@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from leyden_monitoring.learning_rate_monitor import LearningRateMonitor
     from leyden_monitoring.model_summary import ModelSummary
     from leyden_monitoring.progress_base import ProgressBar, ProgressBarBase
+    from leyden_monitoring.prometheus_exporter import PrometheusExporter
     from leyden_monitoring.rich_progress import RichProgressBar, RichProgressBarTheme
     from leyden_monitoring.rich_summary import RichModelSummary
     from leyden_monitoring.tensorboard_logger import TensorBoardLogger
@@ -31,6 +32,7 @@ __all__ = [
     "ModelSummary",
     "ProgressBar",
     "ProgressBarBase",
+    "PrometheusExporter",
     "RichModelSummary",
     "RichProgressBar",
     "RichProgressBarTheme",
@@ -48,6 +50,7 @@ _MODULE = {
     "ModelSummary": "model_summary",
     "ProgressBar": "progress_base",
     "ProgressBarBase": "progress_base",
+    "PrometheusExporter": "prometheus_exporter",
     "RichModelSummary": "rich_summary",
     "RichProgressBar": "rich_progress",
     "RichProgressBarTheme": "rich_progress",
