@@ -24,7 +24,7 @@ from leyden_checkpoint.schedule import Schedule
 from leyden_checkpoint.scores import MissingMetric, Moment, ScoreWatch, missing_metric, saves_at_epoch_end
 from leyden_checkpoint.settings import check_settings
 from leyden_checkpoint.standing import KEPT, after_restart
-from leyden_checkpoint.writing import InFlight, adopt, carry_out, land
+from leyden_checkpoint.writing import InFlight, Settled, adopt, carry_out, land, make_up, progress_of, settle, unsettle
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -133,12 +133,15 @@ class ModelCheckpoint(Checkpoint):
         self.current_score: Tensor | None = None
         self.last_model_path = ""
         self.saved_at: tuple[int, int] | None = None
+        self.saved_progress: tuple[int, ...] | None = None
+        self.unwritten: dict[str, Any] | None = None
         self.waits_for_score = False
         self.written: set[str] = set()
         self.left_over: set[str] = set()
 
         self._finds_dirpath = dirpath is None
         self._is_training = False
+        self._settled: Settled | None = None
         self._in_flight: InFlight | None = None
         self._watched: Mapping[str, Any] | None = None
         self._schedule = Schedule()
@@ -168,6 +171,7 @@ class ModelCheckpoint(Checkpoint):
             return
         self.finish_saving(alone=True)  # what an earlier fit left when its end was interrupted
         self.saved_at, self.waits_for_score, self._watched = None, False, None
+        self.saved_progress = self.unwritten = None
         if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
 
@@ -181,6 +185,8 @@ class ModelCheckpoint(Checkpoint):
             self._watch.start(step)
             if self._watched is not None:
                 self._watch.load_state_dict(self._watched)
+        if self._is_training:
+            make_up(self, trainer)
         standing, gone = trainer.strategy.broadcast(after_restart(self))
         adopt(self, standing)
         if gone:
@@ -236,15 +242,25 @@ class ModelCheckpoint(Checkpoint):
         try:
             self.finish_saving(alone=True)
         finally:
-            if self.save_on_exception and self._is_training and trainer.is_global_zero and not self._saved_now(trainer):
+            if self.save_on_exception and self._has_something_to_lose(trainer):
                 metrics = self._metrics(trainer)
                 turn = decide(self, metrics, None, ranked=False, last=True)
                 turn.path = turn.path or free_path(self, metrics)
-                carry_out(self, trainer, turn, alone=True)
+                settled = settle(self, trainer, turn, alone=True)
+                assert settled is not None
+                carry_out(self, trainer, settled, alone=True)
+
+    def _has_something_to_lose(self, trainer: Trainer) -> bool:
+        """Whether this process is to save after an exception: something was done that no file of it holds."""
+        training = self._is_training and trainer.fit_loop.underway
+        return training and trainer.is_global_zero and self.saved_progress != progress_of(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save no more until the next training, and wait for what is still being saved."""
         self._is_training = False
+        if self._settled is not None:  # an exception came before it was written
+            unsettle(self, self._settled)
+            self._settled = None
         self.finish_saving(alone=True)
 
     def finish_saving(self, *, alone: bool = False) -> None:
@@ -280,7 +296,13 @@ class ModelCheckpoint(Checkpoint):
         if turn.files and self._in_flight is not None:
             self.finish_saving()
             turn = self._agree(trainer, moment, due=due, ends=ends)  # what is to be kept may have changed
-        self._in_flight = carry_out(self, trainer, turn) or self._in_flight
+        self._settled = settle(self, trainer, turn)
+        if self._settled is not None:  # write when all callbacks have settled what they save in this hook
+            trainer.plan.when_done(partial(self._write, trainer, self._settled))
+
+    def _write(self, trainer: Trainer, settled: Settled) -> None:
+        self._settled = None
+        self._in_flight = carry_out(self, trainer, settled)
 
     def _agree(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> Turn:
         """Let the first process decide; whatever goes wrong there is raised in every process."""
@@ -379,7 +401,7 @@ class ModelCheckpoint(Checkpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has nothing in flight."""
-        return {**self.__dict__, "_in_flight": None}
+        return {**self.__dict__, "_in_flight": None, "_settled": None}
 
     def _metrics(self, trainer: Trainer) -> dict[str, Tensor]:
         """All metrics there are, and the counters, which no metric of the same name replaces in a file's name."""

@@ -64,7 +64,7 @@ class OnExceptionCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the run as it stood before the batch that was cut."""
-        if self._is_training and trainer.is_global_zero:
+        if self._is_training and trainer.fit_loop.underway and trainer.is_global_zero:
             storage.save(dump(trainer), self.ckpt_path)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -25,6 +25,7 @@ KEPT = (
     "last_model_path",
     "saved_at",
     "waits_for_score",
+    "unwritten",
 )
 """Attributes that a checkpoint holds."""
 

@@ -12,14 +12,13 @@ from leyden.state import storage
 from leyden.state.checkpoint import dump
 from leyden_checkpoint import files
 from leyden_checkpoint.background import RESERVED, Background
+from leyden_checkpoint.saving import Turn
 from leyden_checkpoint.snapshot import snapshot
 
 if TYPE_CHECKING:
     from leyden import Trainer
     from leyden_checkpoint.model_checkpoint import ModelCheckpoint
-    from leyden_checkpoint.saving import Turn
-
-__all__ = ["InFlight", "adopt", "carry_out", "land"]
+__all__ = ["InFlight", "Settled", "adopt", "carry_out", "land", "make_up", "progress_of", "settle", "unsettle"]
 
 
 @dataclass(slots=True)
@@ -28,6 +27,15 @@ class Outcome:
 
     files: list[str] = field(default_factory=list)
     error: Exception | None = None
+
+
+@dataclass(slots=True)
+class Settled:
+    """A save that is decided: the callback looks as with it, and the files are yet to be written."""
+
+    turn: Turn
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -41,42 +49,87 @@ class InFlight:
     writing: Background[Outcome]
 
 
-def carry_out(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, alone: bool = False) -> InFlight | None:
-    """Do what was decided, in every process; return the save that is in flight where the callback is asynchronous.
+def settle(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, alone: bool = False) -> Settled | None:
+    """Let the callback look as with what was decided, before any file is written: each file holds the states of all.
 
-    The callback's attributes change first, since the files hold them; where writing fails they are set back, so that
-    nothing is remembered that was not written, and nothing is removed. `alone` is for a process that was torn out of
-    its run: it waits for no other, and for no thread to come.
+    Until its own files are there, `unwritten` says so in the files of others: who goes on from one of them makes up for
+    it. A save after an exception (`alone`) is beside the rhythm, and no reason to leave out one that is due.
     """
     if not turn.files:
         adopt(checkpoint, turn.standing)
         _announce(checkpoint, turn)
         return None
-    after = {**turn.standing, "saved_at": (trainer.current_epoch, trainer.global_step)}
+    after = {**turn.standing, "saved_progress": progress_of(trainer)}
+    if not alone:
+        after["saved_at"] = (trainer.current_epoch, trainer.global_step)
+        after["unwritten"] = {"path": turn.path, "last": turn.last, "links": turn.links}
     before = {name: getattr(checkpoint, name) for name in (*after, "last_model_path")}
-    in_background = checkpoint.asynchronous and not alone
     turn.superseded += checkpoint.left_over
-    superseded = checkpoint.written.intersection(turn.superseded).difference(turn.files)
     adopt(checkpoint, after)
+    RESERVED.update(turn.files)
+    return Settled(turn, before, after)
+
+
+def unsettle(checkpoint: ModelCheckpoint, settled: Settled) -> None:
+    """Forget a save that did not come to be written."""
+    RESERVED.difference_update(settled.turn.files)
+    adopt(checkpoint, settled.before)
+
+
+def carry_out(
+    checkpoint: ModelCheckpoint, trainer: Trainer, settled: Settled, *, alone: bool = False
+) -> InFlight | None:
+    """Write what was settled, in every process; return the save that is in flight where the callback is asynchronous.
+
+    Where writing fails the attributes are set back, so that nothing is remembered that was not written, and nothing is
+    removed. `alone` is for a process that was torn out of its run: it waits for no other, and for no thread to come.
+    """
+    turn = settled.turn
+    in_background = checkpoint.asynchronous and not alone
+    superseded = checkpoint.written.intersection(turn.superseded).difference(turn.files)
     try:
         content = _content(checkpoint, trainer, copied=in_background, alone=alone)
         write = partial(_write, content, turn, superseded) if trainer.is_global_zero else Outcome
         if in_background:
-            RESERVED.update(turn.files)
-            return InFlight(trainer, turn, before, after, Background(write))
+            return InFlight(trainer, turn, settled.before, settled.after, Background(write))
         outcome = write()
     except BaseException:
-        adopt(checkpoint, before)
+        unsettle(checkpoint, settled)
         raise
-    _conclude(checkpoint, trainer, turn, before, after, outcome, alone=alone)
+    _conclude(checkpoint, trainer, turn, settled.before, settled.after, outcome, alone=alone)
     return None
+
+
+def make_up(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
+    """Write the files of a save of this very moment, where the run goes on from one that was written before them."""
+    unwritten, checkpoint.unwritten = checkpoint.unwritten, None
+    if not unwritten or checkpoint.saved_at != (trainer.current_epoch, trainer.global_step):
+        return
+    turn = Turn(path=_here(checkpoint, unwritten["path"]), last=_here(checkpoint, unwritten["last"]))
+    turn.links = unwritten["links"]
+    if trainer.strategy.broadcast(files.exists(turn.files[0])):
+        return
+    content = _content(checkpoint, trainer, copied=False, alone=False)
+    outcome = _write(content, turn, set()) if trainer.is_global_zero else Outcome()
+    _conclude(checkpoint, trainer, turn, {}, {}, outcome, alone=False)
+
+
+def _here(checkpoint: ModelCheckpoint, path: str) -> str:
+    """The path as it is, or in the callback's folder of today where that was moved."""
+    folder = checkpoint.dirpath or ""
+    return path if not path or path.startswith(files.join(folder, "")) else files.join(folder, files.name_in(path))
+
+
+def progress_of(trainer: Trainer) -> tuple[int, ...]:
+    """How far a run has come: as long as it is the same, another checkpoint would save no work."""
+    loop = trainer.fit_loop
+    return trainer.current_epoch, trainer.global_step, loop.batches_seen, loop.val_loop.batches_seen
 
 
 def land(checkpoint: ModelCheckpoint, flight: InFlight, *, alone: bool = False) -> None:
     """Have what came of a save in flight, its error above all, once it is done."""
     turn = flight.turn
     outcome = flight.writing.result()
-    RESERVED.difference_update(turn.files)
     if outcome.error is not None:
         outcome.error.add_note(f"This came up in the background, while {turn.files[0]} was being saved.")
     _conclude(checkpoint, flight.trainer, turn, flight.before, flight.after, outcome, alone=alone)
@@ -92,6 +145,7 @@ def _content(checkpoint: ModelCheckpoint, trainer: Trainer, *, copied: bool, alo
     """What the file is to hold; None where another process writes it. If one process fails here, all do."""
     content: dict[str, Any] | None = None
     error: Exception | None = None
+    unwritten, checkpoint.unwritten = checkpoint.unwritten, None  # who reads the file has it
     try:
         content = dump(trainer, checkpoint.save_weights_only)
         if not trainer.is_global_zero:
@@ -100,6 +154,8 @@ def _content(checkpoint: ModelCheckpoint, trainer: Trainer, *, copied: bool, alo
             content = snapshot(content)
     except Exception as problem:
         error = problem
+    finally:
+        checkpoint.unwritten = unwritten
     all_well = alone or trainer.strategy.reduce_boolean_decision(error is None, all=True)
     if error is not None:
         raise error
@@ -140,6 +196,9 @@ def _conclude(
 ) -> None:
     """Remember what was written, in every process; set back what was not, and raise or tell what went wrong."""
     outcome = outcome if alone else _shared(trainer, outcome)
+    RESERVED.difference_update(turn.files)
+    if not alone:
+        checkpoint.unwritten = None
     checkpoint.written.update(outcome.files)
     superseded = set(turn.superseded).difference(turn.files)
     if outcome.error is None:

@@ -96,7 +96,7 @@ class Isolation:
                 del waiting[before:]
                 return None
             if len(waiting) > before:
-                waiting[before:] = [self._guarded(placed, hook, put_off) for put_off in waiting[before:]]
+                waiting[before:] = [self._guarded_with_waiting(placed, hook, put_off) for put_off in waiting[before:]]
             return result
 
         return isolated
