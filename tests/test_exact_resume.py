@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,16 @@ class SaveOnException(Callback):
         trainer.save_checkpoint(self.path)
 
 
+class Terminate(SaveOnException):
+    """Asks the process to go, as a cluster does; what runs is brought to its end first."""
+
+    def _maybe(self, trainer: Trainer, where: str) -> None:
+        if where == self.where and not trainer.sanity_checking:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
 def data(loaders: str, workers: int) -> Any:
     def one(length: int, batch_size: int) -> DataLoader[Any]:
         return DataLoader(Noisy(length, noise=not workers), batch_size=batch_size, shuffle=True, num_workers=workers)
@@ -237,7 +249,7 @@ def run(
     val = [DataLoader(Noisy(4), batch_size=2), DataLoader(Noisy(4), batch_size=2, shuffle=True)]
     try:
         trainer.fit(module, data(setup["loaders"], setup["workers"]), val, ckpt_path=ckpt_path)
-    except Cut:
+    except (Cut, SystemExit):
         return None
     return {
         "weights": module.state_dict(),
@@ -287,16 +299,19 @@ SETUPS = st.fixed_dictionaries(
 )
 
 
-def check(tmp_path: Path, setup: dict[str, Any], make_cut: Any) -> bool:
-    """Run straight, cut and resumed; return whether the cut happened."""
+def check(tmp_path: Path, setup: dict[str, Any], *make_cuts: Any) -> bool:
+    """Run straight, cut, be it several times, and resumed; return whether the cuts happened."""
     if setup["trainer"]["precision"] == "16-mixed":
         setup = {**setup, "scheduler": "none"}  # torch warns of schedulers where the scaler leaves out the first steps
     if setup["manual"]:
         setup = {**setup, "trainer": {**setup["trainer"], "accumulate_grad_batches": 1}, "scheduler": "none"}
-    path = tmp_path / "cut.ckpt"
     straight = run(tmp_path / "straight", setup, 1, [])
-    if run(tmp_path / "cut", setup, 1, make_cut(path)) is not None:
-        return False
+    path: Path | None = None
+    for number, make_cut in enumerate(make_cuts):
+        next_path = tmp_path / f"{number}.ckpt"
+        if run(tmp_path / "cut", setup, 1 + 50 * number, make_cut(next_path), ckpt_path=path) is not None:
+            return False
+        path = next_path
     before = len(straight["seen"])
     resumed = run(tmp_path / "cut", setup, 99, [], ckpt_path=path)
     tail = resumed.pop("seen")
@@ -328,3 +343,42 @@ def test_cut_at_a_periodic_checkpoint(tmp_path: Path, setup: dict[str, Any], hoo
 def test_cut_by_an_exception(tmp_path: Path, setup: dict[str, Any], where: str, at: int) -> None:
     folder = tmp_path / str(next(FOLDERS))
     check(folder, setup, lambda path: [SaveOnException(path, where, at)])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    setup=SETUPS,
+    where=st.sampled_from(["train_batch_start", "backward", "after_backward", "validation_batch_start"]),
+    at=st.integers(1, 14),
+)
+def test_cut_by_sigterm(tmp_path: Path, setup: dict[str, Any], where: str, at: int) -> None:
+    folder = tmp_path / str(next(FOLDERS))
+    check(folder, setup, lambda path: [Terminate(path, where, at)])
+
+
+def test_cut_by_sigterm_in_the_last_batch_of_an_epoch_that_cycles(tmp_path: Path) -> None:
+    """Nothing of the epoch is left to read, and the place in it is not where the next epoch begins."""
+    setup = {
+        "optimizer": "adam", "scheduler": "none", "loaders": "dict", "workers": 0, "manual": False,
+        "trainer": {"accumulate_grad_batches": 3, "val_check_interval": None, "num_sanity_val_steps": 0,
+                    "precision": None},
+    }  # fmt: skip
+    assert check(tmp_path, setup, lambda path: [Terminate(path, "train_batch_start", 5)])
+
+
+HOW = st.tuples(
+    st.sampled_from(["train_batch", "validation_batch", "validation", "backward", "validation_batch_start"]),
+    st.integers(1, 7),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(setup=SETUPS, first=HOW, second=HOW)
+def test_cut_and_cut_again(tmp_path: Path, setup: dict[str, Any], first: Any, second: Any) -> None:
+    """A run that goes on is cut before, or soon after, it has read where it goes on."""
+
+    def cut(where: str, at: int) -> Any:
+        kind = SaveOnException if where in ("backward", "validation_batch_start") else SaveAndCut
+        return lambda path: [kind(path, where, at)]
+
+    check(tmp_path / str(next(FOLDERS)), setup, cut(*first), cut(*second))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, Trainer
-from leyden.callbacks import OnExceptionCheckpoint
+from leyden.callbacks import LearningRateMonitor, ModelCheckpoint, OnExceptionCheckpoint
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
 
@@ -91,16 +92,25 @@ class Net(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
 
 
-def fit(folder: Path, seed: int, *callbacks: Callback, ckpt_path: str | None = None) -> dict[str, Any] | None:
+class Lbfgs(Net):
+    """Calls the training step several times within a step of the optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
+
+
+def fit(
+    folder: Path, seed: int, *callbacks: Callback, ckpt_path: str | None = None, net: type[Net] = Net, windows: int = 2
+) -> dict[str, Any] | None:
     torch.manual_seed(seed)
     data: Any = torch.linspace(-1, 1, 32).view(8, 4)
     trainer = Trainer(
-        accelerator="cpu", max_epochs=3, accumulate_grad_batches=2, val_check_interval=2, log_every_n_steps=1,
+        accelerator="cpu", max_epochs=3, accumulate_grad_batches=windows, val_check_interval=2, log_every_n_steps=1,
         logger=CSVLogger(folder), callbacks=[InEveryHook(), *callbacks], discover_callbacks=False,
     )  # fmt: skip
     loaders = (DataLoader(data, batch_size=2, shuffle=True), DataLoader(data, batch_size=4, shuffle=True))
     try:
-        trainer.fit(Net(), *loaders, ckpt_path=ckpt_path)
+        trainer.fit(net(), *loaders, ckpt_path=ckpt_path)
     except Cut:
         return None
     end = dump(trainer)
@@ -126,3 +136,63 @@ def test_an_exception_in_a_hook_changes_nothing(
     assert fit(tmp_path, 1, saver, CutIn(hook, at)) is None
     resumed = fit(tmp_path, 9, ckpt_path=saver.ckpt_path)
     assert not list(named_differences(resumed, straight))
+
+
+@pytest.mark.parametrize("at", [2, 3, 7])
+def test_half_a_step_of_lbfgs_is_taken_back(
+    tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]], at: int
+) -> None:
+    whole = fit(tmp_path / "whole", 1, net=Lbfgs, windows=1)
+    saver = OnExceptionCheckpoint(tmp_path)
+    assert fit(tmp_path / "cut", 1, saver, CutIn("on_after_backward", at), net=Lbfgs, windows=1) is None
+    resumed = fit(tmp_path / "cut", 9, ckpt_path=saver.ckpt_path, net=Lbfgs, windows=1)
+    assert not list(named_differences(resumed, whole))
+
+
+@pytest.mark.parametrize("rhythm", [{"every_n_train_steps": 1}, {"every_n_epochs": 1}, {"every_n_train_steps": 3}])
+@pytest.mark.parametrize(
+    ("hook", "at"), [("on_after_backward", 6), ("on_validation_batch_start", 4), ("on_validation_end", 2)]
+)
+def test_model_checkpoint_saves_on_an_exception_as_exactly(
+    tmp_path: Path,
+    named_differences: Callable[[Any, Any], Iterable[str]],
+    rhythm: dict[str, Any],
+    hook: str,
+    at: int,
+) -> None:
+    """Within a window, or a validation, epoch and step are those of a save before it; the ranking goes on the same."""
+
+    def checkpoint(folder: str) -> ModelCheckpoint:
+        path = tmp_path / folder / "kept"
+        return ModelCheckpoint(path, "{step}", "val", save_top_k=2, save_on_exception=True, **rhythm)
+
+    def ranking(one: ModelCheckpoint) -> dict[str, Any]:
+        state = {name: value for name, value in one.state_dict().items() if name != "dirpath"}
+        return {name: re.sub(r"/\w+/kept/|-v\d", "", str(value)) for name, value in state.items()}
+
+    fitted, first, second = checkpoint("whole"), checkpoint("cut"), checkpoint("cut")
+    whole = fit(tmp_path / "whole", 1, fitted)
+    assert fit(tmp_path / "cut", 1, first, CutIn(hook, at)) is None
+    [path] = [file for file in (tmp_path / "cut/kept").iterdir() if str(file) not in ranking_paths(first)]
+    resumed = fit(tmp_path / "cut", 9, second, ckpt_path=str(path))
+    assert whole is not None
+    assert resumed is not None
+    assert ranking(second) == ranking(fitted)
+    for run in (whole, resumed):
+        del run["end"]["callbacks"][fitted.state_key]
+    assert not list(named_differences(resumed, whole))
+
+
+def ranking_paths(checkpoint: ModelCheckpoint) -> set[str]:
+    return {*checkpoint.best_k_models, checkpoint.best_model_path, checkpoint.last_model_path}
+
+
+def test_a_window_logs_its_learning_rate_once(
+    tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]]
+) -> None:
+    """The first batch of a window logs; the run that goes on begins with the second."""
+    whole = fit(tmp_path / "whole", 1, LearningRateMonitor("step"))
+    saver = OnExceptionCheckpoint(tmp_path)
+    assert fit(tmp_path / "cut", 1, LearningRateMonitor("step"), saver, CutIn("on_before_backward", 4)) is None
+    resumed = fit(tmp_path / "cut", 9, LearningRateMonitor("step"), ckpt_path=saver.ckpt_path)
+    assert not list(named_differences(resumed, whole))

@@ -15,15 +15,13 @@ from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatu
 from leyden.runtime.numerics import numerics
 from leyden.state.callback_states import restore_callbacks
 from leyden.state.checkpoint import (
-    check_checkpoint,
     restore_loggers,
     restore_module,
     restore_progress,
     restore_training,
 )
 from leyden.state.lightning_format import from_lightning, is_of_lightning, warn_of_lightning
-from leyden.state.resolve import resolve_checkpoint
-from leyden.state.storage import load
+from leyden.state.resolve import read_checkpoint
 from leyden.verification import verify
 
 if TYPE_CHECKING:
@@ -133,11 +131,11 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
 
 def _read_checkpoint(trainer: Trainer, ckpt_path: Any, weights_only: bool) -> dict[str, Any] | None:
     """Read the checkpoint to go on from, if any, and refuse what no run can go on from."""
-    trainer.ckpt_path = resolve_checkpoint(trainer, ckpt_path, weights_only)
-    if trainer.ckpt_path is None:
+    trainer.ckpt_path = None
+    found = read_checkpoint(trainer, ckpt_path, weights_only)
+    if found is None:
         return None
-    checkpoint: dict[str, Any] = load(trainer.ckpt_path, map_location="cpu", weights_only=weights_only)
-    check_checkpoint(checkpoint, trainer.ckpt_path, trainer.lightning_module, str(trainer.state.fn))
+    trainer.ckpt_path, checkpoint = found
     if is_of_lightning(checkpoint):
         checkpoint = from_lightning(checkpoint, trainer.accumulate_grad_batches)
         if trainer.state.fn is TrainerFn.FITTING:

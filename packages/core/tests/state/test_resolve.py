@@ -11,7 +11,7 @@ import torch
 
 from leyden import MisconfigurationException, Trainer
 from leyden.callback import Checkpoint
-from leyden.state.resolve import resolve_checkpoint
+from leyden.state.resolve import read_checkpoint, resolve_checkpoint
 from leyden.testing import BoringModule
 
 
@@ -48,7 +48,10 @@ def resolved(trainer: Trainer, name: Any, **how: Any) -> str | None:
     from leyden.run_state import TrainerFn
 
     trainer.state.fn = TrainerFn.FITTING
-    return resolve_checkpoint(trainer, name, **how)
+    if name != "auto":
+        return resolve_checkpoint(trainer, name)
+    found = read_checkpoint(trainer, name, **how)
+    return None if found is None else found[0]
 
 
 def test_nothing_and_paths_are_themselves() -> None:
@@ -97,6 +100,20 @@ def test_auto_takes_the_newest_whole_checkpoint_that_a_fit_can_go_on_from() -> N
         "cut.ckpt", "foreign.ckpt", "weights.ckpt",
     }  # fmt: skip
     assert (trainer.ckpt_path, trainer.global_step, trainer.current_epoch) == (whole, 4, 2)
+
+
+def test_auto_reads_the_chosen_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written("runs/a.ckpt", 100)
+    opened: list[str] = []
+    really_open = Path.open
+
+    def count(self: Path, *args: Any, **how: Any) -> Any:
+        opened.append(str(self))
+        return really_open(self, *args, **how)
+
+    monkeypatch.setattr(Path, "open", count)
+    make(default_root_dir="runs").fit(BoringModule(), ckpt_path="auto")
+    assert opened == [path]
 
 
 def test_auto_looks_where_the_checkpoint_callbacks_write() -> None:

@@ -105,12 +105,15 @@ class TrainSource:
         """
         if not state["batches"]:
             return iter(self)
+        left = self.num_batches - int(state["batches"])
+        if not left and not self._all_of_it:  # a state that nobody goes on from would be taken by the next epoch
+            return iter(())
         if state["place"] is not None:
             self._whole.load_state_dict(state["place"])
         rest = self._start()
         if state["place"] is None:
             rest = islice(rest, int(state["batches"]), None)
-        return rest if self._all_of_it else islice(rest, int(self.num_batches) - int(state["batches"]))
+        return rest if self._all_of_it else islice(rest, int(left))
 
     def state_dict(self, batches: int) -> dict[str, Any]:
         """Return the place in the epoch after `batches` batches, as plain data."""

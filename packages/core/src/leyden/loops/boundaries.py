@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from leyden.callback import Callback
 from leyden.loops.schedule import reached
+from leyden.runtime.engine import needs_closure
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -37,13 +38,16 @@ _HOOKS: dict[Begun, tuple[str, ...]] = {
 
 @dataclass(slots=True)
 class Boundary:
-    """What a run was before `begun`; weights are not in it, since no hook that is called again may train.
+    """What a run was before `begun`.
+
+    Trained weights are in it only where an optimizer takes a step by calling the training step several times, as LBFGS
+    does: an exception there leaves half a step. Any other has not begun its step when the training step fails.
 
     Attributes:
         begun: what began then.
         progress: what the fit's `state_dict` was.
         run: its random numbers, running metrics and gradients.
-        buffers: the module's, by name.
+        weights: the module's buffers, by name, and those weights.
         loggers: the `mark` of each logger.
         callbacks: the states of those callbacks that the hooks called again may change, by key.
         optimizer_states: where hooks may change the parameter groups, as finetuning does; else None.
@@ -53,7 +57,7 @@ class Boundary:
     begun: Begun | None
     progress: dict[str, Any]
     run: Mapping[str, Any]
-    buffers: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
     loggers: list[dict[str, Any]] = field(default_factory=list)
     callbacks: dict[str, Any] = field(default_factory=dict)
     optimizer_states: list[Any] | None = None
@@ -94,7 +98,7 @@ def take_up_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any
         "loops": {**checkpoint["loops"], "fit_loop": boundary.progress},
         "callbacks": dict(checkpoint["callbacks"]),
         "loggers": list(checkpoint["loggers"]),
-        "state_dict": {**checkpoint["state_dict"], **boundary.buffers},
+        "state_dict": {**checkpoint["state_dict"], **boundary.weights},
     }
     boundary.put_back(earlier)
     return earlier
@@ -116,6 +120,10 @@ def boundary_of(trainer: Trainer, begun: Begun) -> Boundary:
     if begun not in ("batch", "validation_batch"):  # tensors in them change in an optimizer's step alone
         boundary.optimizer_states = [optimizer.state_dict() for optimizer in trainer.optimizers]
         boundary.lr_schedulers = [copy.deepcopy(one.scheduler.state_dict()) for one in trainer.lr_scheduler_configs]
+    elif begun == "batch" and any(needs_closure(optimizer) for optimizer in trainer.optimizers):
+        boundary.optimizer_states = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        for name, parameter in trainer.lightning_module.named_parameters():
+            boundary.weights[name] = parameter.detach().clone()
     return boundary
 
 

@@ -197,7 +197,7 @@ class FitLoop(FitProgress):
         if self.pending:  # what a run that was cut left to do
             if self._finish_batch() or self.is_last_batch:
                 return
-        elif self.batches_done and self._reaches_a_limit():
+        elif self.batches_done and (self.is_last_batch or self._reaches_a_limit()):  # cut, by SIGTERM, behind it
             return
         if self._saves_exceptions:
             self.mark_boundary()

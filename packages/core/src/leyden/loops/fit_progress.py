@@ -155,7 +155,7 @@ class FitProgress:
         """The module's weights; buffers, such as running statistics, without what a batch that was cut did to them."""
         weights: dict[str, Any] = self._trainer.lightning_module.state_dict()
         if self.cut_at is not None:
-            weights.update({name: buffer for name, buffer in self.cut_at.buffers.items() if name in weights})
+            weights.update({name: weight for name, weight in self.cut_at.weights.items() if name in weights})
         return weights
 
     def run_state(self) -> dict[str, Any]:

@@ -17,15 +17,28 @@ from leyden.state.storage import load
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["resolve_checkpoint"]
+__all__ = ["read_checkpoint", "resolve_checkpoint"]
 
 
-def resolve_checkpoint(
+def read_checkpoint(
     trainer: Trainer, ckpt_path: str | os.PathLike[str] | None, weights_only: bool = True
-) -> str | None:
-    """Return the file for a path, "best", "last", "hpc" or "auto" (the newest whole one, None if there is none).
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the file that `ckpt_path` means, and what is in it; None where there is nothing to go on from.
 
-    "auto" looks into files; ``weights_only=False`` lets them run code while it does.
+    `ckpt_path` is a path, "best", "last", "hpc" or "auto": the newest whole file that this entry point can use, if there
+    is one. ``weights_only=False`` lets files run code while they are read.
+
+    Raises:
+        MisconfigurationException: there is no such checkpoint, or none that the entry point can use.
+    """
+    if ckpt_path == "auto":
+        return _newest_whole(trainer, weights_only)
+    path = resolve_checkpoint(trainer, ckpt_path)
+    return None if path is None else (path, _read(trainer, path, weights_only))
+
+
+def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | None) -> str | None:
+    """Return the file for a path, "best", "last" or "hpc"; it need not be there.
 
     Raises:
         MisconfigurationException: there is no such checkpoint; the message says where it was looked for.
@@ -37,15 +50,14 @@ def resolve_checkpoint(
             f"ckpt_path={ckpt_path!r}: expected a path, 'best', 'last', 'auto', 'hpc' or None."
         )
     name = os.fspath(ckpt_path)
-    if name == "best":
-        return _best(trainer)
-    if name == "last":
-        return _last(trainer)
-    if name == "auto":
-        return _newest_whole(trainer, weights_only)
-    if name == "hpc":
-        return _hpc(trainer)
-    return name
+    by_name = {"best": _best, "last": _last, "hpc": _hpc}
+    return by_name[name](trainer) if name in by_name else name
+
+
+def _read(trainer: Trainer, path: str, weights_only: bool) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = load(path, map_location="cpu", weights_only=weights_only)
+    check_checkpoint(checkpoint, path, trainer.lightning_module, str(trainer.state.fn))
+    return checkpoint
 
 
 def _best(trainer: Trainer) -> str:
@@ -85,16 +97,15 @@ def _hpc(trainer: Trainer) -> str:
     return str(max(numbered)[1])
 
 
-def _newest_whole(trainer: Trainer, weights_only: bool) -> str | None:
+def _newest_whole(trainer: Trainer, weights_only: bool) -> tuple[str, dict[str, Any]] | None:
     for path in _newest_first(trainer):
         try:
-            checkpoint = load(path, map_location="meta", weights_only=weights_only)  # compares all checksums too
-            check_checkpoint(checkpoint, path, trainer.lightning_module, str(trainer.state.fn))
+            checkpoint = _read(trainer, path, weights_only)
         except (MisconfigurationException, OSError) as error:  # it may also be gone by now, or not ours to read
             rank_zero_warn(f"ckpt_path='auto' passes over {path}: {error}")
             continue
         rank_zero_info(f"ckpt_path='auto': going on from {path}.")
-        return path
+        return path, checkpoint
     rank_zero_info(f"ckpt_path='auto': no checkpoint in {_places(trainer)}; training begins afresh.")
     return None
 
