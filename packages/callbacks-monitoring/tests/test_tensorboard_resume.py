@@ -70,6 +70,24 @@ class SaveThenCut(Callback):
             raise Cut
 
 
+class SaveWhereCut(Callback):
+    """Raises in the `at`-th call of a hook and saves after that: the cut batch or validation is done again."""
+
+    saves_on_exception = True
+
+    def __init__(self, path: Path, hook: str, at: int) -> None:
+        self.path, self.left = path, at
+        setattr(self, hook, self._maybe)
+
+    def _maybe(self, trainer: Trainer, *_: Any) -> None:
+        self.left -= not trainer.sanity_checking
+        if self.left == 0:
+            raise Cut
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        trainer.save_checkpoint(self.path)
+
+
 def run(logger: Any, callbacks: Any = (), ckpt_path: Any = None, seed: int = 1, **settings: Any) -> bool:
     torch.manual_seed(seed)
     data = torch.linspace(-1, 1, 40).view(10, 4)
@@ -131,6 +149,29 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         points = found["."][tag]
         assert len({step for step, _ in points}) == len(points) or settings, tag  # no step twice
     assert list(Path(resumed.log_dir).glob("superseded-0.*")) != [], "what was written twice is kept"
+
+
+@pytest.mark.parametrize(
+    ("hook", "at"),
+    [
+        ("on_before_backward", 1),
+        ("on_after_backward", 8),
+        ("on_train_batch_end", 5),
+        ("on_validation_batch_start", 4),
+        ("on_validation_batch_end", 3),
+        ("on_validation_epoch_end", 2),
+        ("on_train_epoch_end", 1),
+    ],
+)
+def test_a_run_cut_by_an_exception_goes_on_from_before_it(tmp_path: Path, hook: str, at: int) -> None:
+    """What the cut batch had written, by the module's own writer too, is written once."""
+    path = tmp_path / "a.ckpt"
+    straight = TensorBoardLogger(tmp_path, "straight", log_graph=True)
+    assert run(straight)
+    assert not run(TensorBoardLogger(tmp_path, "cut", log_graph=True), [SaveWhereCut(path, hook, at)])
+    resumed = TensorBoardLogger(tmp_path, "cut", log_graph=True)
+    assert run(resumed, ckpt_path=path, seed=99)
+    assert everything(resumed.log_dir) == everything(straight.log_dir)
 
 
 def test_a_resumed_run_is_resumed_again(tmp_path: Path) -> None:
@@ -195,11 +236,11 @@ def test_only_what_came_later_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     kept.write_bytes(b"kept")
     grown.write_bytes(b"old")
-    sizes = event_file_sizes(tmp_path)
+    sizes = event_file_sizes(str(tmp_path))
     for end in (b"1", b"2"):
         grown.write_bytes(b"old" + end)
         new.write_bytes(b"new" + end)
-        set_superseded_aside(tmp_path, sizes)
+        set_superseded_aside(str(tmp_path), sizes)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "notes.txt": b"mine",
         kept.name: b"kept",

@@ -13,33 +13,40 @@ __all__ = ["event_file_sizes", "set_superseded_aside"]
 _MARK = "tfevents"  # TensorBoard reads every file that has it in its name, and takes its folder for a run
 
 
-def event_file_sizes(folder: Path) -> dict[str, int]:
+def event_file_sizes(folder: str) -> dict[str, int]:
     """Return the bytes of each event file of a run, by its path from `folder` on; sub-folders are runs of dicts."""
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _event_files(folder)}
+    return {name: entry.stat().st_size for name, entry in _event_files(folder)}
 
 
-def set_superseded_aside(folder: Path, sizes: Mapping[str, int]) -> None:
+def set_superseded_aside(folder: str, sizes: Mapping[str, int]) -> None:
     """Cut each event file to what `sizes` says, and move what comes after it and files not named to others beside them.
 
     An event file is only ever added to, so that its beginning is what it was. Nothing is deleted: the ends are in
     files called ``superseded-N.…``.
     """
-    for path in list(_event_files(folder)):
-        size = sizes.get(path.relative_to(folder).as_posix(), 0)
+    for name, entry in list(_event_files(folder)):
+        path, size = Path(entry), sizes.get(name, 0)
         if size == 0:
             path.rename(_aside(path))
-        elif path.stat().st_size > size:
+        elif entry.stat().st_size > size:
             with path.open("rb") as file:
                 file.seek(size)
                 _aside(path).write_bytes(file.read())
             os.truncate(path, size)
 
 
-def _event_files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        # One that has hyperparameters is that of another logger, with a sub_dir.
-        folders[:] = [name for name in folders if not Path(place, name, FolderLogger.HPARAMS_FILE).exists()]
-        yield from (Path(place, name) for name in names if _MARK in name)
+def _event_files(folder: str, within: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield each file with its path from `folder` on."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:  # nothing was written yet
+        return
+    for entry in entries:
+        if _MARK in entry.name:
+            yield within + entry.name, entry
+        elif entry.is_dir() and not os.path.exists(os.path.join(entry.path, FolderLogger.HPARAMS_FILE)):
+            # One that has hyperparameters is that of another logger, with a sub_dir.
+            yield from _event_files(entry.path, f"{within}{entry.name}/")
 
 
 def _aside(path: Path) -> Path:

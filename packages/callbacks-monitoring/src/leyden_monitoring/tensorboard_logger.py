@@ -9,7 +9,6 @@ import weakref
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -59,7 +58,7 @@ class TensorBoardLogger(FolderLogger):
         >>> logger.log_metrics({"loss": 0.5}, step=1)
         >>> logger.experiment.add_text("note", "the first try", 1)
         >>> logger.finalize("success")
-        >>> sorted(path.name.split(".")[0] for path in Path(logger.log_dir).iterdir())
+        >>> sorted(name.split(".")[0] for name in os.listdir(logger.log_dir))
         ['events', 'hparams']
     """
 
@@ -248,15 +247,24 @@ class TensorBoardLogger(FolderLogger):
         """Return where this run's event files are and how long they are by now; they are written first."""
         if rank_zero_only.rank:
             return {}
-        self._write_placeholder()
         try:
             self.save()
         except OSError as error:  # a checkpoint is worth more than the points
             rank_zero_warn(f"The checkpoint is saved without the latest points of the TensorBoardLogger: {error}")
+        return {**self.place(), "sub_dir": self._sub_dir, **self.mark()}
+
+    def mark(self) -> dict[str, Any]:
+        """Return how long the event files are and what else changes with what is logged.
+
+        Waits for the writer's thread if it is at work; without new points there is nothing to wait for.
+        """
+        if rank_zero_only.rank:
+            return {}
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # told of when the points are due
+                self._writer.flush()
         return {
-            **self.place(),
-            "sub_dir": self._sub_dir,
-            "event_files": event_file_sizes(Path(self.log_dir)),
+            "event_files": event_file_sizes(self.log_dir),
             "step": self._last_step,
             "epoch": list(self._last_epoch),
             "hparams_page": self._page.state_dict(),
@@ -272,7 +280,7 @@ class TensorBoardLogger(FolderLogger):
         if rank_zero_only.rank or state_dict["sub_dir"] != self._sub_dir or not self.take_place(state_dict):
             return
         self._close()
-        set_superseded_aside(Path(self.log_dir), state_dict["event_files"])
+        set_superseded_aside(self.log_dir, state_dict["event_files"])
         self._last_step, self._last_epoch = state_dict["step"], list(state_dict["epoch"])
         self._page.load_state_dict(state_dict["hparams_page"])
         self._wrote_graph = state_dict["has_graph"]
