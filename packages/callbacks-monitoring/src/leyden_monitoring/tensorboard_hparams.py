@@ -34,9 +34,14 @@ class HParamsPage:
             yield _session_summary(params), 0
 
     def list_metrics(
-        self, params: Mapping[str, Any], metrics: Mapping[str, float], step: int
+        self, params: Mapping[str, Any], metrics: Mapping[str, float], step: int | None, latest_step: int
     ) -> Iterator[tuple[Any, int]]:
-        """Hyperparameters with the metrics that are listed beside them, and points of these."""
+        """Hyperparameters with the metrics that are listed beside them, and points of these at `step`.
+
+        That is the latest one where none is given: a point at step 0 would take away a metric's earlier curve, since
+        TensorBoard takes a step back for a restart. A value that stands already is no new point then, so that the
+        initial values that a resumed run gives again are none.
+        """
         self.placeholder_due = False
         if not self.metrics:
             yield _experiment_summary(params, list(metrics)), 0
@@ -49,12 +54,14 @@ class HParamsPage:
                 f"{', '.join(new)} will be among the scalars only. Give all metrics in the first "
                 "log_hyperparams(params, metrics) of a run, or use TensorBoardLogger(default_hp_metric=False)."
             )
-        # A resumed run gives its initial values again; they are no new points.
-        points = {name: [value, step] for name, value in metrics.items()}
-        fresh = {name: point[0] for name, point in points.items() if self.metrics.get(name) != point}
-        self.metrics.update(points)
+        fresh = {}
+        for name, value in metrics.items():
+            point = self.metrics.get(name)
+            if point is None or point[0] != value or step not in (None, point[1]):
+                fresh[name] = value
+                self.metrics[name] = [value, latest_step if step is None else step]
         if fresh:
-            yield scalars_summary(fresh), step
+            yield scalars_summary(fresh), latest_step if step is None else step
 
     def end(self, status: str) -> Iterator[tuple[Any, int]]:
         """How the run ended, where there is a beginning."""

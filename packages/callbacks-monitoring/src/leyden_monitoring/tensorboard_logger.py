@@ -168,7 +168,7 @@ class TensorBoardLogger(FolderLogger):
         Args:
             params: nested ones are listed as ``outer/inner``, what is no number, bool or string as it prints.
             metrics: initial values by name, updated by ``self.log`` under the same name; a number is ``hp_metric``.
-            step: at which `metrics` are drawn, 0 by default.
+            step: at which `metrics` are drawn; the latest one by default, 0 before the training.
         """
         if rank_zero_only.rank:
             return
@@ -179,12 +179,12 @@ class TensorBoardLogger(FolderLogger):
         else:
             named = metrics if isinstance(metrics, Mapping) else {"hp_metric": metrics}
             points = {name: _number(name, value) for name, value in self.with_prefix(named).items()}
-            self._write(self._page.list_metrics(self.hparams, points, step or 0))
+            self._write(self._page.list_metrics(self.hparams, points, step, max(self._last_step, 0)))
         self.save()
 
     def _write_placeholder(self) -> None:
         if self._page.placeholder_due:
-            self._write(self._page.list_metrics(self.hparams, self.with_prefix({"hp_metric": -1.0}), 0))
+            self._write(self._page.list_metrics(self.hparams, self.with_prefix({"hp_metric": -1.0}), 0, 0))
 
     # -- graph ------------------------------------------------------------------------------------------------------
 
