@@ -90,8 +90,8 @@ def scalars_summary(metrics: Mapping[str, float]) -> Any:
 def flatten(params: Mapping[str, Any]) -> dict[str, Plain]:
     """Return nested hyperparameters as ``outer/inner``, with values that TensorBoard can list.
 
-    Lists, None and objects are listed as they print, and so are numbers that are not finite: one of them in a number's
-    place, and TensorBoard answers for no run at all.
+    Lists, None and objects are listed as they print, and so are numbers that are not finite: TensorBoard leaves their
+    places empty.
 
     Example:
         >>> flatten({"lr": 0.1, "net": {"sizes": [8, 2], "bias": True}, "decay": None, "clip": float("inf")})
