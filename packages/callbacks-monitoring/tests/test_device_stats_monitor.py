@@ -21,6 +21,7 @@ from leyden import Callback, MisconfigurationException, Trainer
 from leyden.loggers import CSVLogger, Logger
 from leyden.testing.models import BoringModule, RandomDataset
 from leyden_monitoring import DeviceStatsMonitor
+from leyden_monitoring.factory import make_callbacks
 
 
 def _load_fakes() -> Any:
@@ -279,12 +280,26 @@ def test_no_logger_is_an_error_for_who_asked() -> None:
     quick.fit(BoringModule())
 
 
-def test_it_applies_where_there_is_a_logger_and_a_gpu() -> None:
+def test_it_applies_where_there_is_a_logger_and_something_to_log() -> None:
+    (attached,) = (one for one in make_callbacks() if isinstance(one, DeviceStatsMonitor))
     trainer, _ = trainer_with()
-    assert not DeviceStatsMonitor().applies(trainer)
-    assert DeviceStatsMonitor().applies(fakes.on_gpu(trainer))
+    assert DeviceStatsMonitor().applies(trainer)
+    assert not attached.applies(trainer)
+    assert attached.applies(fakes.on_gpu(trainer))
     trainer, _ = trainer_with(logger=False)
     assert not DeviceStatsMonitor().applies(fakes.on_gpu(trainer))
+
+
+def test_an_operator_attaches_it_by_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU too, where it does not attach itself."""
+    (tmp_path / "leyden.toml").write_text("[callbacks.DeviceStatsMonitor]\nevery_n_seconds = 0.5\n", encoding="utf-8")
+    monkeypatch.setenv("LEYDEN_CONFIG", str(tmp_path / "leyden.toml"))
+    monkeypatch.setenv("LEYDEN_CALLBACKS", "only:DeviceStatsMonitor")
+    notes = Notes()
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=notes, log_every_n_steps=2)
+    trainer.fit(BoringModule())
+    assert [type(one).__name__ for one in trainer.callbacks] == ["DeviceStatsMonitor"]
+    assert notes.places == [("on_train_batch_end", 1), ("on_validation_batch_end", 0)]
 
 
 def test_resumed_it_goes_on_at_the_same_steps(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import logging
 import pickle
@@ -80,6 +81,15 @@ def run(monitor: GPUStatsMonitor, *callbacks: Callback, **settings: Any) -> list
     trainer, notes = trainer_with(monitor, *callbacks, **settings)
     fakes.on_gpu(trainer).fit(BoringModule(batches={"train": 4}))
     return notes.rows
+
+
+def test_the_fake_has_no_name_that_the_real_module_lacks() -> None:
+    real = importlib.import_module("pynvml")
+    of_nvml = [name for name in [*vars(fakes.FakeNvml), *vars(fakes.FakeNvml())] if name.lower().startswith("nvml")]
+    assert len(of_nvml) == 17
+    assert [name for name in of_nvml if not hasattr(real, name)] == []
+    assert issubclass(real.NVMLError_NotSupported, real.NVMLError)
+    assert issubclass(real.NVMLError_FunctionNotFound, real.NVMLError)
 
 
 def test_memory_and_utilisation_at_the_steps_of_logging(nvml: Any) -> None:

@@ -419,6 +419,30 @@ def test_a_port_that_is_taken_is_an_error_before_the_training(monkeypatch: pytes
         elsewhere.fit(BoringModule())
 
 
+def test_for_an_operator_a_port_that_is_taken_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration attaches it: what goes wrong with it must not keep anyone from training."""
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            found.extend(one for one in trainer.callbacks if isinstance(one, PrometheusExporter))
+            seen.append(scrape(found[0])['leyden_optimizer_steps_total{experiment="digits"}'])
+
+    found: list[PrometheusExporter] = []
+    seen: list[float] = []
+    monkeypatch.setenv("LEYDEN_CONFIG", str(tmp_path / "leyden.toml"))
+    monkeypatch.setenv("LEYDEN_CALLBACKS", "only:PrometheusExporter")
+    table = '[callbacks.PrometheusExporter]\nport = {}\nlabels = {{ experiment = "digits" }}\n'
+    (tmp_path / "leyden.toml").write_text(table.format(0), encoding="utf-8")
+    Trainer(accelerator="cpu", max_epochs=1, logger=False, callbacks=[Look()]).fit(BoringModule())
+    assert seen == [0]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        (tmp_path / "leyden.toml").write_text(table.format(other.getsockname()[1]), encoding="utf-8")
+        trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False)
+        with pytest.warns(UserWarning, match="PrometheusExporter of .* cannot listen there: Address already in use"):
+            trainer.fit(BoringModule())
+    assert trainer.global_step == 2
+
+
 def test_it_listens_on_this_machine_alone_and_on_more_when_told() -> None:
     class Look(Callback):
         def on_train_start(self, *_: Any) -> None:

@@ -83,8 +83,8 @@ class DeviceStatsMonitor(Callback):
         return {name: value for name, value in vars(self).items() if not name.startswith("_watched_")}
 
     def applies(self, trainer: Trainer) -> bool:
-        """Where there is a logger and a GPU; on a CPU its statistics are logged for those who ask."""
-        return bool(trainer.loggers) and bool(gpus_of(trainer))
+        """Where there is a logger, and a GPU or the machine to watch."""
+        return bool(trainer.loggers) and (self.cpu_stats is not False or bool(gpus_of(trainer)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": dict(self._batches)} if any(self._batches.values()) else {}

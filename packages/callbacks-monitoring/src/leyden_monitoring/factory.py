@@ -17,4 +17,10 @@ def make_callbacks() -> list[Callback]:
         TQDMProgressBar,
     )
 
-    return [TQDMProgressBar(), ModelSummary(), LearningRateMonitor(), ThroughputMonitor(), DeviceStatsMonitor()]
+    return [
+        TQDMProgressBar(),
+        ModelSummary(),
+        LearningRateMonitor(),
+        ThroughputMonitor(),
+        DeviceStatsMonitor(cpu_stats=False),  # where there is no GPU to watch, it is for those who ask
+    ]
