@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader
 from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import (
     BackboneFinetuning,
+    DeviceStatsMonitor,
     EarlyStopping,
+    Heartbeat,
     LearningRateMonitor,
     ModelCheckpoint,
     ModelSummary,
+    PrometheusExporter,
     ThroughputMonitor,
     Timer,
     TQDMProgressBar,
@@ -85,6 +88,9 @@ def all_of_them(folder: Path, **checkpoint: Any) -> list[Callback]:
         Timer("00:01:00:00"),
         LearningRateMonitor(),
         ThroughputMonitor(),
+        DeviceStatsMonitor(cpu_stats=True),
+        PrometheusExporter(port=0),
+        Heartbeat(folder / "heartbeat.json", every_n_seconds=1e-9),
         TQDMProgressBar(),
         BackboneFinetuning(1, lambda epoch: 1.5),
         ModelSummary(),
@@ -124,10 +130,11 @@ def fit(folder: Path, seed: int, *callbacks: Callback, ckpt_path: str | None = N
 
 
 def rows_without_times(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a log but for what depends on how long things took."""
+    """Return the rows of a log but for what depends on how long things took, or what the machine was doing."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [{name: row[name] for name in row if not name.endswith(("/time", "_per_sec"))} for row in rows]
+    varies = {name for name in rows[0] if name.endswith(("/time", "_per_sec")) or name.startswith("DeviceStatsMonitor")}
+    return [{name: row[name] for name in row if name not in varies} for row in rows]
 
 
 HOW: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {
