@@ -25,8 +25,8 @@ def read_checkpoint(
 ) -> tuple[str, dict[str, Any]] | None:
     """Return the file that `ckpt_path` means, and what is in it; None where there is nothing to go on from.
 
-    `ckpt_path` is a path, "best", "last", "hpc" or "auto": the newest whole file that this entry point can use, if there
-    is one. ``weights_only=False`` lets files run code while they are read.
+    `ckpt_path` is a path, "best", "last", "hpc" or "auto": the newest whole file that this entry point can use, if
+    there is one. ``weights_only=False`` lets files run code while they are read.
 
     Raises:
         MisconfigurationException: there is no such checkpoint, or none that the entry point can use.
