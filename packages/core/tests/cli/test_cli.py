@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -67,6 +72,23 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize(("arguments", "status"), [(["hooks"], 0), (["doctor"], 0), (["hooks", "coffee"], 2)])
+def test_without_stdout_the_status_is_all_that_is_told(arguments: list[str], status: int) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (status, status // 2)
+
+
+def test_a_full_disk_is_an_error_in_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, "hooks"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert done.stderr.startswith(b"leyden: error: ")
+    assert b"No space left on device" in done.stderr
+
+
 def test_an_output_without_the_signs_of_a_table_gets_question_marks() -> None:
     done = run("hooks", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -76,3 +98,22 @@ def test_an_output_without_the_signs_of_a_table_gets_question_marks() -> None:
 def test_ctrl_c_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("raise KeyboardInterrupt")
     assert main(["hooks", "--of", "slow.py:Mine"]) == 130
+
+
+@pytest.mark.parametrize("columns", [40, 90])
+@pytest.mark.parametrize("arguments", [["hooks"], ["doctor"], ["callbacks"], ["hooks", "on_load_checkpoint"]])
+def test_on_a_terminal_no_line_is_longer_than_it_is_wide(columns: int, arguments: list[str]) -> None:
+    terminal, process_side = pty.openpty()
+    fcntl.ioctl(process_side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen([*COMMAND, *arguments], stdout=process_side, env=environment) as process:
+        os.close(process_side)
+        printed = b""
+        with contextlib.suppress(OSError):  # what Linux says where the other side is closed
+            while some := os.read(terminal, 65536):
+                printed += some
+        os.close(terminal)
+    lines = printed.decode().splitlines()
+    assert process.returncode == 0
+    assert len(lines) > 5
+    assert [line for line in lines if len(line) > columns and " " in line.strip()] == []

@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the process was started with it closed
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has enough; nothing is to be flushed to it at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

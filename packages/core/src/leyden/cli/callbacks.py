@@ -116,7 +116,7 @@ def _reason(one: Ordered) -> str:
 
 def _nothing(here: Here) -> str:
     because = here.discovered.off_because
-    return f"Nothing is attached to a Trainer() here{f': {because}' if because else ''}."
+    return paragraph(f"Nothing is attached to a Trainer() here{f': {because}' if because else ''}.")
 
 
 def _as_data(here: Here) -> dict[str, Any]:

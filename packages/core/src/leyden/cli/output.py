@@ -31,7 +31,9 @@ def one_line(text: object) -> str:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print on stdout, or on `stream`; signs that it has no encoding for become question marks."""
-    stream = stream or sys.stdout
+    stream = sys.stdout if stream is None else stream
+    if stream is None:  # the process was started with it closed
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding), file=stream)
 
@@ -49,9 +51,9 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) 
     cells = [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     width = terminal_width()
     drawn = render_table(headers, cells, title=title, width=width)
-    if width is None or max(len(line) for line in drawn.splitlines()[bool(title) :]) <= width:
+    if width is None or max(map(len, drawn.splitlines())) <= width:
         return drawn
-    lines = [title, ""] if title else []
+    lines = [paragraph(title), ""] if title else []
     for row in cells:
         lines.append(str(row[0]))
         lines += [paragraph(f"  {header}: {cell}") for header, cell in zip(headers[1:], row[1:], strict=True) if cell]
@@ -88,5 +90,5 @@ def terminal_width() -> int | None:
         return int(told)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
-    except (OSError, ValueError):  # a pipe, a file, or no file at all
+    except (OSError, ValueError, AttributeError):  # a pipe, a file, no file, or no stdout at all
         return None
