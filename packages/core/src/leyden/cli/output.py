@@ -50,10 +50,11 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) 
     """
     cells = [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     width = terminal_width()
-    drawn = render_table(headers, cells, title=title, width=width)
+    drawn = render_table(headers, cells, width=width)
+    head = [paragraph(title)] if title else []
     if width is None or max(map(len, drawn.splitlines())) <= width:
-        return drawn
-    lines = [paragraph(title), ""] if title else []
+        return "\n".join([*head, drawn])
+    lines = [*head, ""] if title else []
     for row in cells:
         lines.append(str(row[0]))
         lines += [paragraph(f"  {header}: {cell}") for header, cell in zip(headers[1:], row[1:], strict=True) if cell]
