@@ -27,6 +27,7 @@ from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.prediction import PredictionLoop
 from leyden.module import LightningModule
+from leyden.older_arguments import instead_of
 from leyden.optimizers import LRSchedulerConfig
 from leyden.profilers import Profiler, make_profiler
 from leyden.rank_zero import rank_zero_warn
@@ -441,4 +442,4 @@ def _unknown_argument(positional: tuple[object, ...], unknown: dict[str, Any]) -
             f"Trainer({first!r:.80}): arguments are given by keyword only, such as Trainer({name}=...)."
         )
     name = next(iter(unknown))
-    return UnknownArgumentError(f"Trainer() has no argument {name!r}.{did_you_mean(name, known)}")
+    return UnknownArgumentError(f"Trainer() has no argument {name!r}.{instead_of(name) or did_you_mean(name, known)}")

@@ -40,7 +40,12 @@ def nothing(*args: Any, **kwargs: Any) -> None: ...
     ("given", "message"),
     [
         (Callback, r"callbacks= holds the class Callback\. Give an instance of it: Callback\(\)\."),
-        ("EarlyStopping", r"callbacks= holds 'EarlyStopping', a str; expected instances of leyden\.Callback\."),
+        (
+            "EarlyStopping",
+            r"callbacks= holds 'EarlyStopping', a str; expected instances of leyden\.Callback\. "
+            r"Write `from leyden\.callbacks import EarlyStopping`, and give EarlyStopping\(\.\.\.\)\.$",
+        ),
+        ("EarlyStoping", r"expected instances of leyden\.Callback\. Did you mean 'EarlyStopping'\?$"),
         (3, r"callbacks= holds 3, an int; expected"),
         (None, r"callbacks= holds None, a NoneType; expected"),
         (nothing, r"callbacks= holds <function nothing .*>, a function; expected"),
@@ -108,6 +113,7 @@ def test_a_hook_of_the_other_is_a_warning(kind: str) -> None:
         ("module", "configure_optimizer", "configure_optimizers"),
         ("module", "trainng_step", "training_step"),
         ("module", "val_step", "validation_step"),
+        ("module", "train_step", "training_step"),
         ("callback", "teardwon", "teardown"),
         ("callback", "set_up", "setup"),
     ],

@@ -102,6 +102,14 @@ def test_any_other_is_an_error(given: Any) -> None:
         Trainer(accelerator="cpu", precision="bf16-mixd")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("fp16", "16-mixed"), ("float32", "32-true"), ("BF16", "bf16"), ("bfloat16", "bf16-mixed")]
+)
+def test_the_names_of_other_libraries_are_understood_in_the_error(given: str, meant: str) -> None:
+    with pytest.raises(MisconfigurationException, match=rf"Did you mean '{meant}'\?$"):
+        choose_precision(given, "cpu")
+
+
 @pytest.mark.parametrize("given", [3, "bf16", [], [choose_precision("32", "cpu")] * 2])
 def test_plugins_that_are_none_are_an_error_that_names_them(given: Any) -> None:
     with pytest.raises(MisconfigurationException, match=r"Trainer\(plugins=.*expected one .*; choose .* precision="):

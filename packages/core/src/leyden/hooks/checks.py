@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from weakref import WeakSet
 
 from leyden.callback import Callback
-from leyden.errors import MisconfigurationException, with_article
+from leyden.errors import MisconfigurationException, did_you_mean, with_article
 from leyden.hooks.contract import HOOKS
 from leyden.hooks.findings import Examined, findings, overrides
 from leyden.hooks.signatures import fit
@@ -68,7 +68,16 @@ def _checked_callback(given: object, where: str) -> Callback:
         )
     raise MisconfigurationException(
         f"{where} holds {given!r:.80}, {with_article(type(given).__qualname__)}; expected instances of leyden.Callback."
+        + (_how_to_get(given) if isinstance(given, str) else "")
     )
+
+
+def _how_to_get(name: str) -> str:
+    from leyden import callbacks
+
+    if name in callbacks.__all__:
+        return f" Write `from leyden.callbacks import {name}`, and give {name}(...)."
+    return did_you_mean(name, callbacks.__all__)
 
 
 def _check_state_keys(callbacks: Sequence[Callback]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection
 
 __all__ = ["edits_between", "near_miss"]
 
@@ -12,9 +12,10 @@ _OTHER_WORDS = {
     "val": "validation", "validate": "validation", "training": "train", "testing": "test", "prediction": "predict",
     "predicting": "predict", "started": "start", "ended": "end",
 }  # fmt: skip
+_OTHER_NAMES = {"train_step": "training_step", "valid_step": "validation_step", "eval_step": "validation_step"}
 
 
-def near_miss(name: str, hooks: Iterable[str]) -> str | None:
+def near_miss(name: str, hooks: Collection[str]) -> str | None:
     """Return the hook that `name` was meant to be: two slips of the pen away (one in a short name), or in other words.
 
     Names of other frameworks are further away than that: ``on_train_begin`` is four edits from ``on_train_end``.
@@ -33,6 +34,8 @@ def near_miss(name: str, hooks: Iterable[str]) -> str | None:
 @functools.lru_cache(maxsize=1024)
 def _nearest(name: str, hooks: tuple[str, ...]) -> str | None:
     """Remembered, since every Trainer asks it of the same classes."""
+    if (other := _OTHER_NAMES.get(name)) in hooks:
+        return other
     slips = 1 if len(name) <= _SHORT else 2
     reworded = "_".join(_OTHER_WORDS.get(word, word) for word in name.split("_"))
     distances = [

@@ -20,6 +20,11 @@ _ALIASES = {
     "32": "32-true", "full": "32-true",
     "16": "16-mixed", "bf16": "bf16-mixed", "half": "16-true",
 }  # fmt: skip
+_OTHERS_NAMES = {
+    "fp64": "64-true", "float64": "64-true", "fp32": "32-true", "float32": "32-true", "float": "32-true",
+    "fp16": "16-mixed", "float16": "16-mixed", "amp": "16-mixed", "mixed": "16-mixed", "bfloat16": "bf16-mixed",
+}  # fmt: skip
+"""What other libraries call them: as text, "fp16" is nearer to "bf16" than to what is meant."""
 _NAMES = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 
@@ -96,10 +101,11 @@ def choose_precision(precision: object, device_type: str) -> Precision:
     name = "32-true" if precision is None else str(precision)
     name = _ALIASES.get(name, name)
     if isinstance(precision, bool) or name not in _NAMES:
-        options = (*_NAMES, *_ALIASES)
+        meant = _OTHERS_NAMES.get(name.lower())
+        hint = did_you_mean(name.lower(), (*_NAMES, *_ALIASES)) if meant is None else f" Did you mean {meant!r}?"
         raise MisconfigurationException(
             f"Trainer(precision={precision!r}): expected one of {', '.join(_NAMES)} or a short form "
-            f"({', '.join(_ALIASES)}).{did_you_mean(name, options)}"
+            f"({', '.join(_ALIASES)}).{hint}"
         )
     if name == "64-true" and device_type == "mps":
         raise MisconfigurationException(

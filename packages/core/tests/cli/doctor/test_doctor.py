@@ -178,6 +178,18 @@ def test_a_configuration_that_is_not_there(capsys: pytest.CaptureFixture[str], m
     assert found.startswith("LEYDEN_CONFIG='absent.toml': No such file or directory.")
 
 
+def test_a_configuration_that_nothing_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("leyden.toml").write_text("[discovery]")
+    Path("pyproject.toml").write_text("[tool.leiden.discovery]\n[tool.ruff]\n[tool]\nlayden = 3")
+    assert [problem for problem, _ in problems(capsys)] == [
+        "leyden.toml is in this folder, and nothing reads it.",
+        "pyproject.toml has a table [tool.leiden], which nothing of Leyden reads. Did you mean [tool.leyden]?",
+        "pyproject.toml has a table [tool.layden], which nothing of Leyden reads. Did you mean [tool.leyden]?",
+    ]
+    Path("pyproject.toml").write_text("[tool.leyden.discovery]\nstrict = false")
+    assert problems(capsys) == []
+
+
 def test_strict_makes_one_problem_of_what_is_broken(core: Any, capsys: pytest.CaptureFixture[str]) -> None:
     core.add("acme", "", "2.1", factory="watch = acme:make")
     Path("pyproject.toml").write_text("[tool.leyden.discovery]\nstrict = true")

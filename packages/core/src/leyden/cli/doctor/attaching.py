@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from functools import partial
+from pathlib import Path
 
 from leyden.cli.doctor.section import Section
 from leyden.cli.here import look_here, quietly
@@ -13,6 +15,7 @@ from leyden.discovery.configured import make, named
 from leyden.discovery.factories import within
 from leyden.discovery.switches import read_switch
 from leyden.errors import MisconfigurationException
+from leyden.hooks.spelling import edits_between
 
 __all__ = ["examine_attaching"]
 
@@ -28,6 +31,8 @@ def examine_attaching() -> Section:
         section.trouble(one_line(error), _MEND)
         return section
     section.fact("configuration", configuration.path or "none")
+    if configuration.path is None:
+        _examine_unread(section)
     mistakes = _mistakes(configuration)
     for mistake in mistakes:
         section.trouble(mistake, _MEND)
@@ -52,6 +57,25 @@ def examine_attaching() -> Section:
     for warning in here.warnings:
         section.trouble(warning, "`leyden callbacks` shows what is attached here, and what not and why.")
     return section
+
+
+def _examine_unread(section: Section) -> None:
+    """Look for a configuration that was meant to be read, in a folder where none is."""
+    if Path("leyden.toml").is_file():
+        section.trouble(
+            "leyden.toml is in this folder, and nothing reads it.",
+            "Set LEYDEN_CONFIG=leyden.toml, or put it as [tool.leyden] into pyproject.toml.",
+        )
+    try:
+        tools = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8")).get("tool", {})
+    except (OSError, ValueError):  # none, or one that is the business of others
+        return
+    for name in tools if isinstance(tools, dict) else ():
+        if name != "leyden" and edits_between(name.lower(), "leyden") <= 2:
+            section.trouble(
+                f"pyproject.toml has a table [tool.{name}], which nothing of Leyden reads. Did you mean [tool.leyden]?",
+                "Rename it.",
+            )
 
 
 def _mistakes(configuration: Configuration) -> list[str]:
