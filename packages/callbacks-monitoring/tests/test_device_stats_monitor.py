@@ -173,6 +173,33 @@ def test_a_gpu_is_found_by_its_address_where_nvml_does_not_know_its_uuid(monkeyp
     assert notes.rows[0][2]["gpu_utilization_percent"] == 70
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_real_gpu_by_a_real_driver_without_waiting_for_it() -> None:
+    class Forbid(Callback):
+        position = "first"
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            torch.cuda.set_sync_debug_mode("error")
+
+    class Allow(Callback):
+        position = "checkpoint"
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            torch.cuda.set_sync_debug_mode("default")
+
+    callbacks = (Forbid(), DeviceStatsMonitor(cpu_stats=True), Allow())
+    trainer, notes = trainer_with(*callbacks, accelerator="cuda", devices=1, limit_val_batches=0)
+    try:
+        trainer.fit(BoringModule(batches={"train": 4}))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for _, _, values in notes.rows:
+        assert set(values) >= ALLOCATOR.keys() | {"gpu_memory_used_bytes", "cpu_vm_percent"}
+        assert 0 < values["allocated_bytes.all.current"] <= values["allocated_bytes.all.peak"]
+        assert values["reserved_bytes.all.current"] <= values["gpu_memory_used_bytes"]
+    assert notes.places == [("on_train_batch_end", 1), ("on_train_batch_end", 3)]
+
+
 @pytest.mark.parametrize("cpu_stats", [None, True, False])
 def test_cpu_stats_on_a_gpu_and_on_a_cpu(monkeypatch: pytest.MonkeyPatch, cpu_stats: bool | None) -> None:
     fakes.FakeNvml(fakes.Card("a")).install(monkeypatch)
