@@ -178,7 +178,7 @@ def test_a_forked_process_can_watch_and_close_whatever_its_parent_was_doing() ->
             try:
                 one.close()  # the parent's
                 own = watch("counter", Counter, 3600)
-                ok = own.latest == {"samples": 1.0} and len(threads()) == 1
+                ok = own.latest["samples"] >= 1 and len(threads()) == 1
                 own.close()
             finally:
                 os._exit(0 if ok else 1)
@@ -190,7 +190,7 @@ def test_a_forked_process_can_watch_and_close_whatever_its_parent_was_doing() ->
 def test_it_never_keeps_a_process_from_its_exit() -> None:
     code = """
 from leyden_monitoring.device_sources import watch_cpu
-print(*sorted(watch_cpu(0.001).latest))
+print("memory_percent" in watch_cpu(0.001).latest)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert (done.stdout, done.stderr) == ("memory_percent swap_percent\n", "")
+    assert (done.stdout, done.stderr) == ("True\n", "")

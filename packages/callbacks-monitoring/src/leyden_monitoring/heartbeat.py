@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -107,7 +108,9 @@ class Heartbeat(Callback):
         descriptor, temporary = make_temporary(self.path)
         try:
             try:
-                os.write(descriptor, json.dumps(beat).encode() + b"\n")
+                text = json.dumps(beat).encode() + b"\n"
+                if os.write(descriptor, text) < len(text):  # a disk that becomes full may take a part first
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
             os.replace(temporary, self.path)

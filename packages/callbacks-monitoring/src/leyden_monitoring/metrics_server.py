@@ -60,8 +60,9 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: str, port: int, handler: type[Any]) -> None:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family = found[0][0]
-        super().__init__((address, port), handler)
+        found.sort(key=lambda one: one[0] != socket.AF_INET)  # "localhost" is both, and IPv6 may be switched off
+        self.address_family, *_, where = found[0]
+        super().__init__(where[:2], handler)  # type: ignore[arg-type]  # an address and a port, of whatever family
         _open_servers.add(self)
 
     def server_bind(self) -> None:
