@@ -7,6 +7,7 @@ import of anything undeclared fails.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from email.message import Message
 from email.parser import Parser
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -205,6 +207,22 @@ def test_a_missing_family_is_named_with_its_installation(core: Environment) -> N
         f"To install it: pip install leyden-callbacks-{family}"
         for family, name in ONE_OF.items()
     ]
+
+
+def test_the_command_of_the_core_alone(core: Environment) -> None:
+    def command(*arguments: str) -> Any:
+        return json.loads(run(core.folder / "bin" / "leyden", *arguments, "--json", cwd=core.folder))
+
+    assert command("hooks", "on_fit_end")["arguments"] == {"callbacks": ["trainer", "pl_module"], "module": []}
+    shown = command("callbacks")
+    assert {one["distribution"]: one["version"] for one in shown["installed"]} == {
+        f"leyden-callbacks-{family}": None for family in FAMILIES
+    }
+    assert (shown["attached"], shown["left_out"], shown["broken"], shown["warnings"]) == ([], [], [], [])
+    examined = command("doctor")
+    assert examined["healthy"], examined
+    facts = {fact["name"]: fact["value"] for fact in examined["sections"][0]["facts"]}
+    assert (list(facts), facts["leyden"]) == (["python", "torch", "leyden"], "0.1.0")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -34,6 +34,22 @@ def test_modules_and_files_of_the_working_folder(tmp_path: Path) -> None:
     assert sys.path == path
 
 
+def test_a_file_of_a_package_is_imported_as_its_module(tmp_path: Path) -> None:
+    inner = tmp_path / "deeper" / "own_package" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "__init__.py").write_text("")
+    (inner / "__init__.py").write_text(MINE)
+    (inner / "mine.py").write_text(f"{MINE}from . import Mine as Other\n")
+    (inner / "broken.py").write_text("from . import absent")
+    for file, module in (("mine.py", "own_package.inner.mine"), ("__init__.py", "own_package.inner")):
+        found = imported(f"deeper/own_package/inner/{file}:Mine", (Callback,))
+        assert getattr(found, "__module__", None) == module
+    broken = "deeper/own_package/inner/broken.py"
+    assert the_error(f"{broken}:Mine").startswith(
+        f"importing {broken} as own_package.inner.broken failed with ImportError: cannot import name 'absent'"
+    )
+
+
 def test_a_file_does_not_stand_in_for_an_installed_module(tmp_path: Path) -> None:
     import random
 

@@ -57,6 +57,28 @@ def _module_named(name: str) -> ModuleType:
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise MisconfigurationException(f"there is no file {str(path)!r} in {os.getcwd()}.")
+    package = path.resolve().parent
+    if (package / "__init__.py").is_file():
+        return _module_of_package(path)
+    return _module_alone(path)
+
+
+def _module_of_package(path: Path) -> ModuleType:
+    """Import a file as the module of its package that it is, so that its relative imports reach their targets."""
+    root = path.resolve().parent
+    parts = [] if path.stem == "__init__" else [path.stem]
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    name = ".".join(parts)
+    with _first_on_path(str(root)):
+        try:
+            return importlib.import_module(name)
+        except BaseException as error:
+            raise _failed(f"{path} as {name}", error) from error
+
+
+def _module_alone(path: Path) -> ModuleType:
     # Under its own name it could stand in for a module that others import: my/random.py must not become `random`.
     name = f"leyden_cli_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
