@@ -1,4 +1,4 @@
-"""A training that runs in a process of its own: ``resumed_process.py FOLDER SEED CKPT_PATH STOP AT``.
+"""A training that runs in a process of its own: ``resumed_process.py FOLDER SEED CKPT_PATH STOP AT WORKERS``.
 
 It writes a line for each batch to ``seen.txt``, and at its end all that a checkpoint would hold to ``end.pt``. STOP is
 how it ends at the AT-th training or validation batch: "kill", "term", "raise", or "" to let it run.
@@ -23,7 +23,7 @@ from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
 
-FOLDER, SEED, CKPT_PATH, STOP, AT = sys.argv[1:6] if len(sys.argv) > 5 else (".", "1", "", "", "0")
+FOLDER, SEED, CKPT_PATH, STOP, AT, WORKERS = sys.argv[1:7] if len(sys.argv) > 6 else (".", "1", "", "", "0", "0")
 
 
 class Noisy(Dataset[Tensor]):
@@ -31,7 +31,10 @@ class Noisy(Dataset[Tensor]):
         return 12
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.linspace(-1, 1, 4) * index + 0.1 * (torch.rand(4) + random.random() + float(np.random.rand()))
+        item = torch.linspace(-1, 1, 4) * index
+        if WORKERS != "0":  # workers of a resumed epoch draw from generators of their own
+            return item
+        return item + 0.1 * (torch.rand(4) + random.random() + float(np.random.rand()))
 
 
 class Net(LightningModule):
@@ -81,7 +84,8 @@ def main() -> None:
         enable_model_summary=False,
     )
     module = Net()
-    loaders = (DataLoader(Noisy(), batch_size=2, shuffle=True), DataLoader(Noisy(), batch_size=4, shuffle=True))
+    how: Any = {"shuffle": True, "num_workers": int(WORKERS)}
+    loaders = (DataLoader(Noisy(), batch_size=2, **how), DataLoader(Noisy(), batch_size=4, **how))
     trainer.fit(module, *loaders, ckpt_path=CKPT_PATH or None)
     end = dump(trainer)
     del end["loggers"], end["callbacks"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,26 @@ class Net(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
+
+
+class Counted:
+    """Batches in another order each epoch, which knows where it is, and not how many there are."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data, self.epoch, self.done = data, 0, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(5, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        while self.done < 5:
+            self.done += 1
+            yield self.data[2 * order[self.done - 1] :][:2]
+        self.epoch, self.done = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.done = state["epoch"], state["done"]
 
 
 class CountsEnds(Callback):
@@ -74,15 +94,17 @@ class SavesLate(Callback):
         self._save(trainer, "fit")
 
 
-def fit(folder: Path, seed: int, max_steps: int, *callbacks: Callback, ckpt_path: Path | None = None) -> Any:
+def fit(
+    folder: Path, seed: int, max_steps: int, *callbacks: Callback, ckpt_path: Path | None = None, counted: bool = False
+) -> Any:
     torch.manual_seed(seed)
     data: Any = torch.linspace(-1, 1, 40).view(10, 4)
     trainer = Trainer(
         accelerator="cpu", max_epochs=4, max_steps=max_steps, val_check_interval=2, log_every_n_steps=2,
         logger=CSVLogger(folder), callbacks=[CountsEnds(), *callbacks], discover_callbacks=False,
     )  # fmt: skip
-    loaders = (DataLoader(data, batch_size=2, shuffle=True), DataLoader(data, batch_size=5, shuffle=True))
-    trainer.fit(Net(), *loaders, ckpt_path=ckpt_path)
+    train: Any = Counted(data) if counted else DataLoader(data, batch_size=2, shuffle=True)
+    trainer.fit(Net(), train, DataLoader(data, batch_size=5, shuffle=True), ckpt_path=ckpt_path)
     end = dump(trainer)
     del end["loggers"]
     progress = end["loops"]["fit_loop"]
@@ -99,4 +121,15 @@ def test_a_limit_in_mid_epoch_leaves_no_trace(
     straight = fit(tmp_path / "straight", 1, more)
     fit(tmp_path / "run", 1, steps, SavesLate(tmp_path))
     resumed = fit(tmp_path / "run", 9, more, ckpt_path=tmp_path / f"{saved_in}.ckpt")
+    assert not list(named_differences(resumed, straight))
+
+
+@pytest.mark.parametrize("saved_in", ["batch", "epoch", "train"])
+def test_what_was_read_ahead_is_read_again(
+    tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]], saved_in: str
+) -> None:
+    """A loader of unknown length is one batch ahead where the limit is reached."""
+    straight = fit(tmp_path / "straight", 1, 13, counted=True)
+    fit(tmp_path / "run", 1, 8, SavesLate(tmp_path), counted=True)
+    resumed = fit(tmp_path / "run", 9, 13, ckpt_path=tmp_path / f"{saved_in}.ckpt", counted=True)
     assert not list(named_differences(resumed, straight))

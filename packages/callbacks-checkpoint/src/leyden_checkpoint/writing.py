@@ -62,12 +62,16 @@ def settle(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, alone: 
     after = {**turn.standing, "saved_progress": progress_of(trainer)}
     if not alone:
         after["saved_at"] = (trainer.current_epoch, trainer.global_step)
-        after["unwritten"] = {"path": turn.path, "last": turn.last, "links": turn.links}
+        after["unwritten"] = _files_of(turn)
     before = {name: getattr(checkpoint, name) for name in (*after, "last_model_path")}
     turn.superseded += checkpoint.left_over
     adopt(checkpoint, after)
     RESERVED.update(turn.files)
     return Settled(turn, before, after)
+
+
+def _files_of(turn: Turn) -> dict[str, Any]:
+    return {"path": turn.path, "last": turn.last, "links": turn.links}
 
 
 def unsettle(checkpoint: ModelCheckpoint, settled: Settled) -> None:
@@ -197,7 +201,7 @@ def _conclude(
     """Remember what was written, in every process; set back what was not, and raise or tell what went wrong."""
     outcome = outcome if alone else _shared(trainer, outcome)
     RESERVED.difference_update(turn.files)
-    if not alone:
+    if checkpoint.unwritten == _files_of(turn):
         checkpoint.unwritten = None
     checkpoint.written.update(outcome.files)
     superseded = set(turn.superseded).difference(turn.files)

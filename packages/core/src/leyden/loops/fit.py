@@ -186,7 +186,7 @@ class FitLoop(FitProgress):
         self.epoch += 1
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.epoch_started = self.epoch_skipped = False
-        self._resumed = {}
+        self._resumed, self._ahead = {}, None
 
     def _run_batches(self, source: TrainSource) -> None:
         """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
@@ -239,7 +239,6 @@ class FitLoop(FitProgress):
                 break
         else:
             self._check_length(source)
-        self._ahead = None
 
     def _decide_for_the_epoch(self) -> None:
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
