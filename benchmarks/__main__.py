@@ -14,6 +14,7 @@ import torch
 from benchmarks import report
 from benchmarks.calls import calls_per_step, handwritten_steps, total
 from benchmarks.cases import CASES, case_named
+from benchmarks.discovery import discovery_time, one_process
 from benchmarks.fresh import import_time, long_run_memory, memory_in_fresh_process
 from benchmarks.measure import FRAMEWORKS, installed, loop_of, measure, measure_in_process
 
@@ -30,6 +31,8 @@ def main() -> None:
         measure_in_process(arguments.framework, arguments.cases, arguments.stretches, arguments.into)
     elif arguments.command == "memory-worker":
         print(long_run_memory(arguments.steps))
+    elif arguments.command == "discovery-worker":
+        print(one_process(arguments.callbacks if arguments.how == "given" else None))
     else:
         _run(arguments)
 
@@ -40,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--frameworks", nargs="+", choices=list(FRAMEWORKS), default=list(FRAMEWORKS), metavar="NAME")
     parser.add_argument("--stretches", type=int, default=60, help="pairs of 250 steps by which a case is timed (60)")
-    parser.add_argument("--steps-only", action="store_true", help="neither imports nor memory, which take a minute")
+    parser.add_argument("--steps-only", action="store_true", help="no imports, discovery, memory, which take a minute")
     parser.add_argument("--no-file", action="store_true", help="write no file under benchmarks/results")
     commands = parser.add_subparsers(dest="command", metavar="")
     profile = commands.add_parser("profile", help="list what a step of CASE calls, beside the hand-written step")
@@ -53,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--cases", nargs="+", choices=names, default=names)
     memory = commands.add_parser("memory-worker", help="watch the memory of a long run of Leyden in this process")
     memory.add_argument("--steps", type=int, default=100_000)
+    discovery = commands.add_parser("discovery-worker", help="make Trainers in this process")
+    discovery.add_argument("how", choices=["discovered", "given"])
+    discovery.add_argument("callbacks", nargs="*")
     return parser
 
 
@@ -67,6 +73,8 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"{name}: import …", flush=True)
             results.imports[name] = import_time(_IMPORTS[name])
         if "leyden" in frameworks:
+            print("leyden: discovery …", flush=True)
+            results.discovery = discovery_time()
             print("leyden: memory …", flush=True)
             results.memory = memory_in_fresh_process()
     print("\nCPU time of a step over the hand-written loop's (which takes the µs in brackets)\n")

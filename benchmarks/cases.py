@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CALLS_LIMIT", "CASES", "IMPORT_LIMIT", "MEMORY_LIMIT_KIB", "Case", "Target", "case_named"]
+__all__ = [
+    "CALLS_LIMIT",
+    "CASES",
+    "DISCOVERY_LIMIT_MS",
+    "IMPORT_LIMIT",
+    "MEMORY_LIMIT_KIB",
+    "Case",
+    "Target",
+    "case_named",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ CASES: tuple[Case, ...] = (
 )
 
 CALLS_LIMIT = 110  # Python functions entered in a step, see calls.py
+DISCOVERY_LIMIT_MS = 5  # CPU time of Trainer(...) that discovers over one that is given the same, see discovery.py
 IMPORT_LIMIT = 1.15  # CPU time of `import leyden` over that of `import torch`
 MEMORY_LIMIT_KIB = 1024  # what counts as flat: resident growth over the last 80,000 of 100,000 steps
 

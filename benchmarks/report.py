@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import CALLS_LIMIT, CASES, IMPORT_LIMIT, MEMORY_LIMIT_KIB, Case
+from benchmarks.cases import CALLS_LIMIT, CASES, DISCOVERY_LIMIT_MS, IMPORT_LIMIT, MEMORY_LIMIT_KIB, Case
+from benchmarks.discovery import DiscoveryTime
 from benchmarks.fresh import ImportTime, Memory
 from benchmarks.interleave import Timing
 from benchmarks.measure import Figures
@@ -32,6 +33,7 @@ class Results:
     figures: list[Figures] = field(default_factory=list)
     handwritten_calls: float | None = None
     imports: dict[str, ImportTime] = field(default_factory=dict)
+    discovery: DiscoveryTime | None = None
     memory: Memory | None = None
 
 
@@ -84,6 +86,12 @@ def _other_rows(results: Results) -> Iterator[tuple[str, ...]]:
         mark = "" if times[0] is None else _mark(round(times[0].ratio, 2) <= IMPORT_LIMIT)
         cells = ["–" if time is None else f"{time.ratio:.2f} ({time.module_s:.2f} s)" for time in times]
         yield "import, over import torch", f"≤ {IMPORT_LIMIT}", mark, *cells
+    if results.discovery:
+        blanks = [""] * (len(results.figures) - 1)
+        for when, time_ms in (("first", results.discovery.first_ms), ("further", results.discovery.further_ms)):
+            title = f"discovery by {results.discovery.factories} families, a process's {when} Trainer(...)"
+            mark = _mark(round(time_ms, 1) <= DISCOVERY_LIMIT_MS)
+            yield title, f"≤ {DISCOVERY_LIMIT_MS} ms", mark, f"{time_ms:.1f} ms", *blanks
     if results.memory:
         memory = results.memory
         blanks = [""] * (len(results.figures) - 1)

@@ -44,6 +44,13 @@ def test_memory_is_looked_at_early_and_late() -> None:
     assert 0 < seen["early_kib"] <= seen["late_kib"] + 1024
 
 
+def test_discovery_is_timed_in_fresh_processes() -> None:
+    discovered = json.loads(_run("discovery-worker", "discovered").splitlines()[-1])
+    given = json.loads(_run("discovery-worker", "given", *discovered["callbacks"]).splitlines()[-1])
+    assert given["callbacks"] == discovered["callbacks"]
+    assert all(seen[when] > 0 for seen in (discovered, given) for when in ("first_ms", "further_ms"))
+
+
 def test_each_way_to_make_a_checkpoint_is_measured_over_a_plain_save() -> None:
     command = [sys.executable, "-m", "benchmarks.checkpoints", "--parameters", "5000", "--rounds", "1"]
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)

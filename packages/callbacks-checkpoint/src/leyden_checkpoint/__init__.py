@@ -1,9 +1,35 @@
-"""Save and restore runs, and write predictions: `ModelCheckpoint` and its kin."""
+"""Save and restore runs, and write predictions: `ModelCheckpoint` and its kin.
+
+Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
+every `Trainer` calls costs next to nothing.
+"""
 
 from __future__ import annotations
 
-from leyden_checkpoint.model_checkpoint import ModelCheckpoint
-from leyden_checkpoint.on_exception import OnExceptionCheckpoint
-from leyden_checkpoint.prediction_writer import BasePredictionWriter
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leyden_checkpoint.model_checkpoint import ModelCheckpoint
+    from leyden_checkpoint.on_exception import OnExceptionCheckpoint
+    from leyden_checkpoint.prediction_writer import BasePredictionWriter
 
 __all__ = ["BasePredictionWriter", "ModelCheckpoint", "OnExceptionCheckpoint"]
+
+_MODULE = {
+    "BasePredictionWriter": "prediction_writer",
+    "ModelCheckpoint": "model_checkpoint",
+    "OnExceptionCheckpoint": "on_exception",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

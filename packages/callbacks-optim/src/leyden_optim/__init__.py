@@ -1,8 +1,34 @@
-"""Steer optimisation: stop early (`EarlyStopping`), stop on time (`Timer`)."""
+"""Steer optimisation: stop early (`EarlyStopping`), stop on time (`Timer`).
+
+Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
+every `Trainer` calls costs next to nothing.
+"""
 
 from __future__ import annotations
 
-from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
-from leyden_optim.timer import Timer
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
+    from leyden_optim.timer import Timer
 
 __all__ = ["EarlyStopping", "EarlyStoppingReason", "Timer"]
+
+_MODULE = {
+    "EarlyStopping": "early_stopping",
+    "EarlyStoppingReason": "early_stopping",
+    "Timer": "timer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

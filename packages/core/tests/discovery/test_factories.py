@@ -6,12 +6,13 @@ import logging
 import sys
 import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
 
 from leyden.discovery import Broken
-from leyden.discovery.factories import EndedByItself, within
+from leyden.discovery.factories import EndedByItself, TimeLimit
 from leyden.errors import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -200,8 +201,33 @@ def test_what_is_run_within_a_time_raises_as_it_would() -> None:
     def stop() -> None:
         raise SystemExit(3)
 
-    assert within(9, lambda: 5, "five") == 5
-    with pytest.raises(ValueError, match=r"^why$"):
-        within(9, fail, "fail")
-    with pytest.raises(EndedByItself, match=r"^SystemExit: 3$"):
-        within(9, stop, "stop")
+    with TimeLimit(9) as within:
+        assert within(lambda: 5, "five") == 5
+        with pytest.raises(ValueError, match=r"^why$"):
+            within(fail, "fail")
+        with pytest.raises(EndedByItself, match=r"^SystemExit: 3$"):
+            within(stop, "stop")
+        assert within(lambda: threading.current_thread().name, "six") == "six"
+
+
+def test_after_one_that_hangs_the_next_has_a_thread_of_its_own(forever: threading.Event) -> None:
+    with TimeLimit(0.2) as within:
+        with pytest.raises(TimeoutError):
+            within(forever.wait, "stuck")
+        assert within(lambda: 5, "five") == 5
+    forever.set()
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and thread.name in ("stuck", "five"):
+            thread.join()  # both end by themselves
+
+
+def test_what_a_factory_made_is_not_kept_by_the_thread() -> None:
+    class Made:
+        """Has weak references."""
+
+    with TimeLimit(9) as within:
+        made = within(Made, "made")
+        kept = weakref.ref(made)
+        within(lambda: None, "next")
+        del made
+        assert kept() is None

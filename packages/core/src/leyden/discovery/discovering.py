@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from leyden.callback import Callback, Checkpoint
 from leyden.configuration import CallbackTable, Configuration, read_configuration
-from leyden.discovery.factories import made_by, within
+from leyden.discovery.factories import TimeLimit, made_by
 from leyden.discovery.found import STRICT, Broken, Discovered, LeftOut, in_one_line, report
 from leyden.discovery.installed import (
     canonical,
@@ -60,12 +60,14 @@ def discover(
     }
     if enable_checkpointing is False:
         switched_off["checkpoint"] = "Trainer(enable_checkpointing=False)"
-    search = _Search(trainer, given, switched_off, read_configuration(), switch.filter)
-    search.check_settings()
-    for table in search.configuration.callbacks:
-        search.take_table(table)
-    for entry_point in installed_factories():
-        search.ask_factory(entry_point)
+    configuration = read_configuration()
+    with TimeLimit(configuration.timeout_s) as within:
+        search = _Search(trainer, given, switched_off, configuration, switch.filter, within)
+        search.check_settings()
+        for table in configuration.callbacks:
+            search.take_table(table)
+        for entry_point in installed_factories():
+            search.ask_factory(entry_point)
     search.check_filters()
     search.result.broken += unreadable_distributions()
     _report_broken(search.result)
@@ -89,10 +91,11 @@ class _Search:
         switched_off: dict[str, str],
         configuration: Configuration,
         switch: Filter | None,
+        within: TimeLimit,
     ) -> None:
         self._trainer, self._given, self._switched_off = trainer, given, switched_off
         self.configuration, self.result = configuration, Discovered(strict=configuration.strict)
-        self._switch = switch
+        self._switch, self._within = switch, within
         self._filters = [] if switch is None else [switch]  # of factories
         if configuration.allow is not None:
             said_by = f"allow ({configuration.where('discovery', 'allow')})"
@@ -154,7 +157,7 @@ class _Search:
             return callback, self._reason_against(callback, table)
 
         try:
-            callback, reason = within(self.configuration.timeout_s, offer, f"leyden: {table.name}")
+            callback, reason = self._within(offer, f"leyden: {table.name}")
         except MisconfigurationException:
             raise
         except Exception as error:
@@ -191,7 +194,7 @@ class _Search:
             return offered
 
         try:
-            offered = within(self.configuration.timeout_s, offer, f"leyden: {entry_point.name}")
+            offered = self._within(offer, f"leyden: {entry_point.name}")
         except Exception as error:
             if settings is not None and isinstance(error, MisconfigurationException):
                 key = ("discovery", "settings", entry_point.name)

@@ -6,6 +6,8 @@ import contextvars
 import re
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.callback import Callback
@@ -14,7 +16,7 @@ from leyden.discovery.found import in_one_line
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["EndedByItself", "made_by", "within"]
+__all__ = ["EndedByItself", "TimeLimit", "made_by", "within"]
 
 T = TypeVar("T")
 
@@ -25,34 +27,67 @@ class EndedByItself(Exception):
     """A call within a time limit raised what ends a process, such as the SystemExit of ``sys.exit``."""
 
 
-def within(timeout_s: float, call: Callable[[], T], name: str) -> T:
-    """Return what `call` returns, or raise what it raises; a `TimeoutError` where it takes longer than `timeout_s`.
+class TimeLimit:
+    """Makes calls of which each may take so long; as a context manager, at whose end nothing is waited for.
 
-    What is no `Exception` comes as `EndedByItself`.
-
-    It runs in a thread that nobody waits for at the end of the process, which costs 50 µs: no other way interrupts a
-    call that hangs in C. Ctrl-C reaches the caller meanwhile.
+    They are made in a thread, since nothing else interrupts a call that hangs in C; in one thread, since its start
+    costs more than a call. One that hangs keeps its thread, which does not keep the process, and the next has another.
+    Ctrl-C reaches the caller meanwhile.
     """
-    outcome: list[tuple[T | None, BaseException | None]] = []
-    context = contextvars.copy_context()
 
-    def work() -> None:
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._calls: SimpleQueue[tuple[Callable[[], Any], str] | None] | None = None
+        self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def __enter__(self) -> TimeLimit:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._calls is not None:
+            self._calls.put(None)
+
+    def __call__(self, call: Callable[[], T], name: str) -> T:
+        """Return what `call` returns, or raise what it raises: a `TimeoutError` where it takes longer.
+
+        What is no `Exception` comes as `EndedByItself`. `name` is the thread's meanwhile.
+        """
+        if self._calls is None:
+            self._calls, self._outcomes = SimpleQueue(), SimpleQueue()
+            work = partial(contextvars.copy_context().run, _work, self._calls, self._outcomes)
+            threading.Thread(target=work, daemon=True).start()
+        self._calls.put((call, name))
         try:
-            outcome.append((context.run(call), None))
-        except BaseException as error:  # sys.exit and the like would end this thread only, in silence
-            outcome.append((None, error))
+            result, error = self._outcomes.get(timeout=self._timeout_s)
+        except Empty:
+            self._calls.put(None)  # should it ever come back
+            self._calls = None
+            raise TimeoutError(f"it took longer than {self._timeout_s:g} s (timeout_s in [discovery])") from None
+        if isinstance(error, Exception):
+            raise error
+        if error is not None:  # raised as it is here, it would end the training
+            raise EndedByItself(in_one_line(error)) from error
+        return result  # type: ignore[no-any-return]  # it is what `call` returned
 
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if not outcome:
-        raise TimeoutError(f"it took longer than {timeout_s:g} s (timeout_s in [discovery])")
-    result, error = outcome[0]
-    if isinstance(error, Exception):
-        raise error
-    if error is not None:  # raised as it is here, it would end the training
-        raise EndedByItself(in_one_line(error)) from error
-    return result  # type: ignore[return-value]  # without an error it is what `call` returned
+
+def within(timeout_s: float, call: Callable[[], T], name: str) -> T:
+    """Make one call with a `TimeLimit`."""
+    with TimeLimit(timeout_s) as limited:
+        return limited(call, name)
+
+
+def _work(
+    calls: SimpleQueue[tuple[Callable[[], Any], str] | None], outcomes: SimpleQueue[tuple[Any, BaseException | None]]
+) -> None:
+    while (given := calls.get()) is not None:
+        call, threading.current_thread().name = given
+        outcome: tuple[Any, BaseException | None]
+        try:
+            outcome = call(), None
+        except BaseException as error:  # sys.exit and the like would end this thread only, in silence
+            outcome = None, error
+        outcomes.put(outcome)
+        del call, given, outcome
 
 
 def made_by(entry_point: EntryPoint, settings: Mapping[str, Any] | None) -> list[Callback]:

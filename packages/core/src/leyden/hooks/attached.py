@@ -105,13 +105,19 @@ class AttachedCallbacks:
 
     def take_discovered(self, found: Sequence[Placed]) -> list[tuple[Placed, Exception]]:
         """Attach what the environment brings; return what cannot work beside the others, with the reason."""
-        problems: list[tuple[Placed, Exception]] = []
-        for one in found:
-            try:
-                self._arrange([*self._own, one], self._brought, self._hidden)
-            except Exception as error:  # whatever is wrong with it
-                problems.append((one, error))
-        return problems
+        try:
+            self._arrange([*self._own, *found], self._brought, self._hidden)
+            return []
+        except Exception:  # one of them cannot work: which, is found one by one
+            return [(one, error) for one in found if (error := self._refused(one)) is not None]
+
+    def _refused(self, one: Placed) -> Exception | None:
+        """Attach one callback; return what is wrong with it, None for nothing."""
+        try:
+            self._arrange([*self._own, one], self._brought, self._hidden)
+        except Exception as error:
+            return error
+        return None
 
     def drop(self, callback: Callback) -> None:
         """Take out a callback that is not to be called again."""
