@@ -115,7 +115,7 @@ def has_curves(driver: Any) -> bool:
     charts = driver.find_elements("css selector", "line-chart canvas")
     pictures = [Image.open(io.BytesIO(chart.screenshot_as_png)).convert("HSV") for chart in charts]
     highest: list[Any] = [picture.getextrema()[1] for picture in pictures]
-    return bool(highest) and all(saturation[1] > 200 for saturation in highest)
+    return bool(highest) and all(saturation[1] > 60 for saturation in highest)
 
 
 def train(folder: str) -> None:

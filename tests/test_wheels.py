@@ -69,6 +69,20 @@ assert not torch.equal(before, model.layer.weight)
 print("callbacks:", *(type(callback).__name__ for callback in trainer.callbacks))
 """
 
+ALSO = {
+    "monitoring": """
+from leyden.loggers import TensorBoardLogger
+import torch
+logger = TensorBoardLogger("logs", log_graph=True)
+logger.log_hyperparams({"lr": 0.1}, {"accuracy": 0.9})
+logger.log_graph(torch.nn.Linear(2, 1), torch.ones(1, 2))
+logger.experiment.add_histogram("weights", torch.arange(9.0), 1)
+logger.experiment.add_image("picture", torch.zeros(3, 4, 4), 1)
+logger.finalize("success")
+"""
+}
+"""What else a family does with nothing but what it requires."""
+
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command without pip's and Python's settings of this machine; return what it prints."""
@@ -232,6 +246,7 @@ def test_the_core_trains_with_one_family(tmp_path: Path, wheels: Path, family: s
     shown = environment.run(
         f"{TRAIN}\nfrom leyden.callbacks import {ONE_OF[family]} as one\nprint('module:', one.__module__.split('.')[0])"
     )
+    environment.run(ALSO.get(family, ""))
     attached = [name for name in FAMILIES[family] if name != "TQDMProgressBar"]  # TRAIN switches the bar off
     assert shown.splitlines()[-2].split() == ["callbacks:", *attached]
     assert shown.splitlines()[-1] == f"module: leyden_{family}"

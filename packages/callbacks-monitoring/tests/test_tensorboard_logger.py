@@ -199,6 +199,22 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
     assert found == {"inf": [(3, math.inf)], "large": [(3, math.inf)], "small": [(3, -math.inf)]}
 
 
+def test_a_tensorboard_beside_the_training_has_the_points_of_finished_epochs(tmp_path: Path) -> None:
+    class Watched(Net):
+        def on_train_epoch_start(self) -> None:
+            folder = self.logger.log_dir  # type: ignore[union-attr]
+            watched.append([step for step, _ in scalars(str(folder)).get("loss_epoch", [])])
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                folder = self.logger.log_dir  # type: ignore[union-attr]
+                watched.append([step for step, _ in scalars(str(folder)).get("val", [])])
+
+    watched: list[list[int]] = []
+    fit(TensorBoardLogger(tmp_path, flush_secs=1000, max_queue=1000), Watched(), max_epochs=3)
+    assert watched == [[], [], [3], [3], [3, 7], [3, 7]]
+
+
 def test_a_dict_of_numbers_is_a_chart_of_lines(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     logger.log_metrics({"loss": {"train": 1.0, "val": 2.0}, "x": 3.0}, 4)
@@ -508,7 +524,7 @@ trainer = leyden.Trainer(logger=TensorBoardLogger(sys.argv[1], log_graph=True), 
 print(*(name for name in sys.modules if name.split(".")[0] in ("tensorboard", "google") or "tensorboard" in name))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True)
-    ours = {f"leyden_monitoring.tensorboard_{name}" for name in ("logger", "files", "hparams")}
+    ours = {f"leyden_monitoring.tensorboard_{name}" for name in ("arguments", "logger", "files", "hparams")}
     assert set(done.stdout.split()) == ours
 
 

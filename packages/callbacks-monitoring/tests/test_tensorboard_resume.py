@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, Trainer
+from leyden.loggers import CSVLogger
 from leyden_monitoring import TensorBoardLogger
 from leyden_monitoring.tensorboard_files import event_file_sizes, set_superseded_aside
 
@@ -201,6 +202,16 @@ def test_a_logger_with_another_folder_starts_a_run_of_its_own(tmp_path: Path, ot
     assert run(logger := TensorBoardLogger(tmp_path, **other), ckpt_path=path)
     assert {file: file.read_bytes() for file in before} == before
     assert [step for step, _ in everything(logger.log_dir)["."]["loss_step"]] == list(range(2, 15))
+
+
+@pytest.mark.parametrize(("first", "second"), [(CSVLogger, TensorBoardLogger), (TensorBoardLogger, CSVLogger)])
+def test_a_run_may_go_on_with_a_logger_of_another_kind(tmp_path: Path, first: Any, second: Any) -> None:
+    """It starts a run of its own, though it has the place of the other in the list and its folder."""
+    before = first(tmp_path)
+    before.log_hyperparams({"lr": 0.1})
+    after = second(tmp_path)
+    after.load_state_dict(before.state_dict())
+    assert (before.version, after.version) == (0, 1)
 
 
 def test_each_of_several_loggers_goes_on_in_its_folder(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import weakref
 from argparse import Namespace
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from leyden.arguments import check_arguments, is_int
-from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.loggers.choose import DummyLogger
 from leyden.loggers.folder import FolderLogger
 from leyden.loggers.logger import as_dict
 from leyden.rank_zero import rank_zero_only, rank_zero_warn
+from leyden_monitoring.tensorboard_arguments import as_number, check_logger
 from leyden_monitoring.tensorboard_files import event_file_sizes, set_superseded_aside
 from leyden_monitoring.tensorboard_hparams import HParamsPage, scalars_summary
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["TensorBoardLogger"]
-
-_OF_THE_WRITER = ("purge_step", "max_queue", "flush_secs", "filename_suffix")
 
 
 class TensorBoardLogger(FolderLogger):
@@ -73,7 +69,7 @@ class TensorBoardLogger(FolderLogger):
         sub_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments("TensorBoardLogger", *_checks(save_dir, name, version, prefix, sub_dir, kwargs))
+        check_logger(save_dir, name, version, prefix, sub_dir, kwargs)
         if find_spec("tensorboard") is None:
             raise ModuleNotFoundError(
                 "TensorBoardLogger needs tensorboard: pip install tensorboard", name="tensorboard"
@@ -142,7 +138,7 @@ class TensorBoardLogger(FolderLogger):
                 with self._told_where():
                     self.experiment.add_scalars(name, dict(value), step)
             else:
-                values[name] = _number(name, value)
+                values[name] = as_number(name, value)
         if values:
             # One event for all of them: half of what `add_scalar` for each takes.
             self._write([(scalars_summary(values), step)])
@@ -170,15 +166,15 @@ class TensorBoardLogger(FolderLogger):
             metrics: initial values by name, updated by ``self.log`` under the same name; a number is ``hp_metric``.
             step: at which `metrics` are drawn; the latest one by default, 0 before the training.
         """
+        self.hparams.update(as_dict(params))
         if rank_zero_only.rank:
             return
-        self.hparams.update(as_dict(params))
         self._hparams_changed = True
         if metrics is None:
             self._write(self._page.begin(self.hparams, self._default_hp_metric))
         else:
             named = metrics if isinstance(metrics, Mapping) else {"hp_metric": metrics}
-            points = {name: _number(name, value) for name, value in self.with_prefix(named).items()}
+            points = {name: as_number(name, value) for name, value in self.with_prefix(named).items()}
             self._write(self._page.list_metrics(self.hparams, points, step, max(self._last_step, 0)))
         self.save()
 
@@ -275,9 +271,11 @@ class TensorBoardLogger(FolderLogger):
         """Go on in the folder of the interrupted run, after the points it had when the checkpoint was made.
 
         What it wrote later is moved to ``superseded-N.…`` beside its file, which TensorBoard does not read: it will be
-        written again. A logger that was given another folder, version or sub_dir starts a run of its own.
+        written again. A logger that was given another folder, version or sub_dir starts a run of its own, as does one
+        that takes the place of a logger of another kind.
         """
-        if rank_zero_only.rank or state_dict["sub_dir"] != self._sub_dir or not self.take_place(state_dict):
+        is_of_another = "event_files" not in state_dict or state_dict["sub_dir"] != self._sub_dir
+        if rank_zero_only.rank or is_of_another or not self.take_place(state_dict):
             return
         self._close()
         set_superseded_aside(self.log_dir, state_dict["event_files"])
@@ -288,40 +286,6 @@ class TensorBoardLogger(FolderLogger):
     def __getstate__(self) -> dict[str, Any]:
         """A copy writes to the same folder, by a writer of its own."""
         return self.__dict__ | {"_writer": None, "_close_at_exit": None}
-
-
-def _checks(
-    save_dir: Any, name: Any, version: Any, prefix: Any, sub_dir: Any, options: Mapping[str, Any]
-) -> list[tuple[str, Any, bool, str]]:
-    is_path = isinstance(save_dir, str | os.PathLike)
-    on_this_machine = is_path and "://" not in os.fspath(save_dir)
-    for option in options:
-        if option not in _OF_THE_WRITER:
-            raise MisconfigurationException(
-                f"TensorBoardLogger({option}={options[option]!r}): there is no such argument, here or of SummaryWriter."
-                + did_you_mean(option, [*inspect.signature(TensorBoardLogger).parameters, *_OF_THE_WRITER])
-            )
-    return [
-        ("save_dir", save_dir, on_this_machine, "a folder of this machine; sync it to a store from there"),
-        ("name", name, name is None or isinstance(name, str), "a string, or None for no folder of the experiment"),
-        (
-            *("version", version),
-            version is None or (isinstance(version, str) and bool(version)) or (is_int(version) and version >= 0),
-            "a number from 0, a folder's name, or None for the next number",
-        ),
-        ("prefix", prefix, isinstance(prefix, str), "a string"),
-        ("sub_dir", sub_dir, sub_dir is None or isinstance(sub_dir, str | os.PathLike), "a folder's name, or None"),
-    ]
-
-
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, str):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            return float(value)
-    raise TypeError(
-        f"TensorBoardLogger: the metric {name!r} is {value!r:.80}; expected a number, a tensor with one element, or a "
-        "dict of them. For text and pictures there are experiment.add_text and experiment.add_image."
-    )
 
 
 def _close_quietly(writer: SummaryWriter) -> None:

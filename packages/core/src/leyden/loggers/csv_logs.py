@@ -124,9 +124,10 @@ class CSVLogger(FolderLogger):
         """Go on in the folder of the interrupted run, after the rows it had when the checkpoint was made.
 
         Rows that it wrote later are moved to ``metrics-superseded-N.csv`` beside the file: they will be written again.
-        A logger that was given another folder or version starts a file of its own.
+        A logger that was given another folder or version starts a file of its own, as does one that takes the place of
+        a logger of another kind.
         """
-        if rank_zero_only.rank or not self.take_place(state_dict):
+        if rank_zero_only.rank or "rows" not in state_dict or not self.take_place(state_dict):
             return
         path = Path(self.log_dir, self.METRICS_FILE)
         self._columns, self._rows_in_file = _cut(path, int(state_dict["rows"]))
