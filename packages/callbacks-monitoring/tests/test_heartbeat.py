@@ -228,6 +228,21 @@ def test_a_beat_that_fails_later_is_told_once_and_stops_nothing(tmp_path: Path) 
     assert trainer.global_step == 4
 
 
+def test_a_beat_that_a_full_disk_cut_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "beat"
+
+    class FillDisk(Callback):
+        def on_train_start(self, *_: Any) -> None:
+            write = os.write
+            monkeypatch.setattr(os, "write", lambda file, text: write(file, text[:10]))
+
+    trainer = trainer_with(Heartbeat(path, 1e-9), FillDisk(), num_sanity_val_steps=0)
+    with pytest.warns(UserWarning, match=r"Heartbeat cannot write '.*beat' \(No space left on device\)"):
+        trainer.fit(BoringModule())
+    assert os.listdir(tmp_path) == ["beat"]
+    assert [read(path)[name] for name in NAMES] == ["running", "train", 0, 0, 0, 0]
+
+
 def test_the_first_process_of_each_machine_writes(tmp_path: Path) -> None:
     class Second(SingleDeviceStrategy):
         global_rank = local_rank = 1

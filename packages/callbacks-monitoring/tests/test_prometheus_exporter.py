@@ -26,7 +26,7 @@ from leyden import Callback, MisconfigurationException, Trainer
 from leyden.loggers import CSVLogger
 from leyden.runtime.strategy import SingleDeviceStrategy
 from leyden.testing.models import BoringModule
-from leyden_monitoring import PrometheusExporter
+from leyden_monitoring import DeviceStatsMonitor, GPUStatsMonitor, PrometheusExporter
 
 PAGE = Path(__file__).parents[3] / "docs" / "production.md"
 
@@ -371,6 +371,32 @@ def test_the_machine_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < seen[1]["leyden_memory_utilization_ratio"] < 1
     assert nvml.threads == {"leyden samples GPU 0 (Fake H100)"}  # neither a hook nor a scrape asks the driver
     assert (nvml.opened, fakes.sampling_threads(), serving()) == (0, [], [])
+
+
+def test_a_gpu_without_a_driver_to_ask(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    fakes.FakeNvml().install(monkeypatch)
+    exporter = exporter_of(device_stats=True)
+    scraper = Scraper(exporter, 'leyden_cuda_allocated_bytes{gpu="0"}', 'leyden_gpu_power_watts{gpu="0"}')
+    with caplog.at_level("INFO", "leyden"):
+        trainer = fakes.on_gpu(trainer_with(exporter, scraper, limit_val_batches=0))
+        trainer.fit(BoringModule())
+        trainer.test(BoringModule(), verbose=False)
+    assert scraper.rows[2] == ("train_batch", "train", 1024, None)
+    assert caplog.text.count("PrometheusExporter has no utilisation, temperature and power: NVML of the") == 1
+
+
+def test_what_fails_behind_the_open_port_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = fakes.FakeNvml(fakes.Card("a")).install(monkeypatch)
+
+    def broken(index: int) -> Any:
+        raise RuntimeError("CUDA error: unknown error")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", broken)
+    for callback in (exporter_of(device_stats=True), DeviceStatsMonitor(cpu_stats=True), GPUStatsMonitor()):
+        trainer = fakes.on_gpu(trainer_with(callback, logger=None))
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            trainer.fit(BoringModule())
+        assert (nvml.opened, fakes.sampling_threads(), serving()) == (0, [], [])
 
 
 def test_two_trainings_in_one_process_have_endpoints_of_their_own() -> None:

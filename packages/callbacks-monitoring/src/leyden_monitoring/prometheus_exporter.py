@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,11 @@ from leyden.arguments import check_arguments, is_count, is_name
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
 from leyden.logging.batch_size import batch_size_of
-from leyden.logging.metrics import to_floats
 from leyden.rank_zero import rank_zero_info
 from leyden_monitoring.device_sources import NvmlUnavailableError, gpus_of, watch_cpu, watch_gpu
 from leyden_monitoring.metrics_server import MetricsServer
 from leyden_monitoring.prometheus_metrics import OWN_LABELS, RunMetrics
+from leyden_monitoring.prometheus_report import report
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -115,17 +114,6 @@ class PrometheusExporter(Callback):
 
     # -- reports ---------------------------------------------------------------------------------------------------
 
-    def _report(self, trainer: Trainer, run: RunMetrics, *, waits: bool) -> None:
-        """Publish what the training alone may look at; without `waits` only what is there already."""
-        rates = {key: group["lr"] for key, group in _named_groups(trainer).items()}
-        run.learning_rates = {**run.learning_rates, **to_floats(rates if waits else _at_hand(rates))}
-        metrics = trainer.callback_metrics
-        run.metrics = {**run.metrics, **to_floats(metrics if waits else _at_hand(metrics))}
-        if gpus := gpus_of(trainer):
-            import torch
-
-            run.allocator = {gpu: torch.cuda.memory_stats_as_nested_dict(gpu) for gpu in gpus}
-
     def _measure_rates(self, trainer: Trainer, run: RunMetrics) -> None:
         now, batches, samples = run.last_batch_at, trainer.fit_loop.batches_seen, run.samples or 0
         if self._mark is not None and now > self._mark[0]:
@@ -212,7 +200,7 @@ class PrometheusExporter(Callback):
         loop, log_every = trainer.fit_loop, self._log_every
         if log_every and loop.window_ends and (loop.batches_that_stepped + 1) % log_every == 0:
             self._measure_rates(trainer, run)
-            self._report(trainer, run, waits=bool(trainer.loggers))
+            report(trainer, run, waits=bool(trainer.loggers))
 
     def on_validation_batch_end(
         self,
@@ -231,17 +219,17 @@ class PrometheusExporter(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._run is not None:
-            self._report(trainer, self._run, waits=True)
+            report(trainer, self._run, waits=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = self._run
         if run is not None and not trainer.sanity_checking:
-            self._report(trainer, run, waits=True)
+            report(trainer, run, waits=True)
             self._mark = monotonic(), trainer.fit_loop.batches_seen, run.samples or 0
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._run is not None:
-            self._report(trainer, self._run, waits=True)
+            report(trainer, self._run, waits=True)
 
     def _close(self) -> None:
         server, run = self._server, self._run
@@ -255,24 +243,6 @@ class PrometheusExporter(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-
-
-def _at_hand(values: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return those that are numbers, or tensors in the memory of the CPU: reading them waits for nothing."""
-    return {key: value for key, value in values.items() if not isinstance(value, Tensor) or value.is_cpu}
-
-
-def _named_groups(trainer: Trainer) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the parameter groups by optimizer ("Adam", the second of a class "Adam-1") and by name or number."""
-    counts: Counter[str] = Counter()
-    groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for optimizer in trainer.optimizers:
-        kind = type(optimizer).__name__
-        name = f"{kind}-{counts[kind]}" if counts[kind] else kind
-        counts[kind] += 1
-        for number, group in enumerate(optimizer.param_groups):
-            groups[name, str(group.get("name", number))] = group
-    return groups
 
 
 def _are_labels(labels: object) -> bool:
