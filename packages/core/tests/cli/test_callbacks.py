@@ -106,6 +106,7 @@ def test_all_of_it_as_json(acme: Any, capsys: pytest.CaptureFixture[str], tmp_pa
             }
         ],
         "warnings": [],
+        "notes": [],
     }
 
 
@@ -173,6 +174,30 @@ def test_warnings_are_shown(acme: Any, capsys: pytest.CaptureFixture[str], monke
     assert warning == "LEYDEN_CALLBACKS=only:acmee: nothing installed here is called 'acmee'. Did you mean 'acme'?"
     main(["callbacks"])
     assert capsys.readouterr().out.splitlines()[-1] == f"warning: {warning}"
+
+
+def test_what_cannot_work_is_said_once_and_older_hooks_are_a_note(
+    site: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "from leyden import Callback\n"
+        "class Odd(Callback):\n    def on_fit_start(self, a): ...\n"
+        "class Older(Callback):\n    def on_epoch_end(self, trainer, pl_module): ...\n"
+        "def make(): return [Odd(), Older()]"
+    )
+    site.add("acme", code, factory="acme = acme:make")
+    data = shown(capsys)
+    assert [one["callback"] for one in data["attached"]] == ["Older"]
+    assert data["left_out"] == [
+        {
+            "callback": "Odd",
+            "distribution": "acme 1.0",
+            "reason": "Odd.on_fit_start takes (a), but gets (trainer, pl_module). Give it these arguments, or fewer of "
+            "them under these names.",
+        }
+    ]
+    assert data["warnings"] == []
+    assert [note.partition(";")[0] for note in data["notes"]] == ["Older.on_epoch_end is a hook of 1.7 and before"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 from leyden.callbacks import families
 from leyden.cli.commands import Commands, new_command
 from leyden.cli.here import Here, look_here
-from leyden.cli.output import paragraph, say, say_json, table
+from leyden.cli.output import one_line, paragraph, say, say_json, table
 from leyden.configuration import read_configuration
 from leyden.discovery import installed_callbacks, installed_factories
 from leyden.discovery.installed import canonical, name_and_version
@@ -105,8 +105,17 @@ def _show_here(here: Here) -> None:
     if found.broken:
         broken = [[f"{b.distribution} {b.version}".strip(), f"{b.name} = {b.value}", b.cause] for b in found.broken]
         say("\n" + table("Broken", ["distribution", "entry point", "cause"], broken))
-    for warning in here.warnings:
+    for warning in _untold(here):
         say(paragraph(f"warning: {warning}"))
+    for note in here.notes:
+        say(paragraph(f"note: {note}"))
+
+
+def _untold(here: Here) -> list[str]:
+    """Return the warnings that are not in the table of what is left out."""
+    left_out = here.discovered.left_out
+    told = {one_line(f"{one.callback} of {one.distribution} is left out: {one.reason}") for one in left_out}
+    return [warning for warning in here.warnings if warning not in told]
 
 
 def _reason(one: Ordered) -> str:
@@ -144,5 +153,6 @@ def _as_data(here: Here) -> dict[str, Any]:
             {"distribution": b.distribution, "version": b.version, "name": b.name, "value": b.value, "cause": b.cause}
             for b in found.broken
         ],
-        "warnings": list(here.warnings),
+        "warnings": _untold(here),
+        "notes": list(here.notes),
     }

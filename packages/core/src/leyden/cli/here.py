@@ -20,11 +20,15 @@ __all__ = ["Here", "look_here", "quietly"]
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The callbacks of a default trainer in their order, what discovery found, and the warnings it gave."""
+    """The callbacks of a default trainer in their order, what discovery found, and what was said meanwhile.
+
+    `notes` are warnings for those who write callbacks, such as of deprecations.
+    """
 
     ordered: Sequence[Ordered]
     discovered: Discovered
     warnings: Sequence[str]
+    notes: Sequence[str]
 
 
 def look_here() -> Here:
@@ -37,15 +41,16 @@ def look_here() -> Here:
         trainer = Trainer()
         with redirect_stdout(StringIO()):
             ordered = trainer.describe_callbacks()
-    broken = {one_line(str(one)) for one in trainer.discovered.broken}
-    told = dict.fromkeys(one for one in map(one_line, said) if one not in broken)
-    return Here(ordered, trainer.discovered, list(told))
+    told = {one_line(one) for one in trainer.discovered.broken}
+    for_users = dict.fromkeys(one_line(one.message) for one in said if issubclass(one.category, UserWarning))
+    for_authors = dict.fromkeys(one_line(one.message) for one in said if not issubclass(one.category, UserWarning))
+    return Here(ordered, trainer.discovered, [one for one in for_users if one not in told], list(for_authors))
 
 
 @contextmanager
-def quietly() -> Iterator[list[str]]:
+def quietly() -> Iterator[list[warnings.WarningMessage]]:
     """Collect warnings instead of showing them, keep the log still, and let what others print go to stderr."""
-    said: list[str] = []
+    said: list[warnings.WarningMessage] = []
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -54,6 +59,6 @@ def quietly() -> Iterator[list[str]]:
             try:
                 yield said
             finally:
-                said += [str(warning.message) for warning in caught]
+                said += caught
     finally:
         logging.disable(disabled)

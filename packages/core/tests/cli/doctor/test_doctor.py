@@ -136,6 +136,31 @@ def test_broken_factories(core: Any, capsys: pytest.CaptureFixture[str]) -> None
     )
 
 
+def test_what_authors_should_know_is_a_note(core: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "from leyden import Callback\n"
+        "class Older(Callback):\n    def on_epoch_end(self, trainer, pl_module): ...\n"
+        "def make(): return [Older()]"
+    )
+    core.add("acme", code, factory="acme = acme:make")
+    status, sections = examined(capsys)
+    assert status == 0
+    assert [note.partition(";")[0] for note in sections["Callbacks"]["notes"]] == [
+        "Older.on_epoch_end is a hook of 1.7 and before"
+    ]
+
+
+def test_a_distribution_without_metadata_is_named_and_the_others_are_examined(
+    core: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core.add("acme", "def make(): return []", "2.1", "absent>=1", factory="a = acme:make")
+    core.add("bare", "def make(): return []", factory="b = bare:make")
+    (core.folder / "bare-1.0.dist-info" / "METADATA").unlink()
+    found = [problem for problem, _ in problems(capsys)]
+    assert "acme 2.1 needs absent>=1, which is not installed." in found
+    assert [problem for problem in found if "could not be examined" in problem] == []
+
+
 def test_every_mistake_of_the_configuration_with_file_and_line(
     core: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

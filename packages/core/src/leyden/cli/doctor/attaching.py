@@ -56,6 +56,7 @@ def examine_attaching() -> Section:
         section.trouble(one_line(str(one)), _fix_of(one))
     for warning in here.warnings:
         section.trouble(warning, "`leyden callbacks` shows what is attached here, and what not and why.")
+    section.notes += here.notes
     return section
 
 

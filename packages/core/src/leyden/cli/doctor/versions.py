@@ -27,7 +27,7 @@ def examine_versions() -> Section:
     for one in [_distribution("leyden"), *bringing]:
         if one is not None:
             _examine(one, section)
-    _import_families(section, {canonical(one.name) for one in bringing})
+    _import_families(section, {canonical(name_and_version(one)[0]) for one in bringing})
     return section
 
 
@@ -56,8 +56,8 @@ def _bringing_callbacks() -> list[Distribution]:
 def _examine(one: Distribution, section: Section) -> None:
     name, version = name_and_version(one)
     if name != "leyden":
-        section.fact(name, version)
-    for text in one.requires or ():
+        section.fact(name, version or "?")
+    for text in _requires(one, section):
         requirement = parse_requirement(text)
         if requirement is None or requirement.condition:  # an extra, or a condition that may not hold here
             continue
@@ -73,6 +73,18 @@ def _examine(one: Distribution, section: Section) -> None:
                 f"{name} {version} needs {wanted}, and {requirement.name} {used.version} is installed.",
                 f"pip install --upgrade {name} '{wanted}'",
             )
+
+
+def _requires(one: Distribution, section: Section) -> list[str]:
+    try:
+        return one.requires or []
+    except Exception:  # its metadata is missing or damaged: nothing else is to suffer from that
+        where = one.locate_file("")
+        section.trouble(
+            f"{name_and_version(one)[0]} in {where} has no metadata that can be read.",
+            "Reinstall it, or remove its .dist-info folder there.",
+        )
+        return []
 
 
 def _import_families(section: Section, installed: set[str]) -> None:
