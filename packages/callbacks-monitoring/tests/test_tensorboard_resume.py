@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +175,31 @@ def test_a_run_cut_by_an_exception_goes_on_from_before_it(tmp_path: Path, hook: 
     assert not run(TensorBoardLogger(tmp_path, "cut", log_graph=True), [SaveWhereCut(path, hook, at)])
     resumed = TensorBoardLogger(tmp_path, "cut", log_graph=True)
     assert run(resumed, ckpt_path=path, seed=99)
+    assert everything(resumed.log_dir) == everything(straight.log_dir)
+
+
+KILLED = """
+import os, runpy, signal, sys
+from pathlib import Path
+here = runpy.run_path(sys.argv[1])
+
+class SaveThenKill(here["SaveThenCut"]):
+    def on_before_backward(self, *_):
+        if self.seen == 8:  # the step has written its histogram, and nothing of it is flushed
+            os.kill(os.getpid(), signal.SIGKILL)
+
+logger = here["TensorBoardLogger"](sys.argv[2], "cut", log_graph=True)
+here["run"](logger, [SaveThenKill(Path(sys.argv[2], "a.ckpt"), 6, 0)])
+"""
+
+
+def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, __file__, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    straight = TensorBoardLogger(tmp_path, "straight", log_graph=True)
+    assert run(straight)
+    resumed = TensorBoardLogger(tmp_path, "cut", log_graph=True)
+    assert run(resumed, ckpt_path=tmp_path / "a.ckpt", seed=99)
     assert everything(resumed.log_dir) == everything(straight.log_dir)
 
 
