@@ -194,6 +194,7 @@ class Handle:
         ("data.csv", r"is 'data.csv' \(str\)"),
         (np.ones(1), r"\(ndarray\), which cannot be read"),
         (lambda: range(2), "It is a function: call it"),
+        (DataLoader, r"It is the class: give an instance, DataLoader\(\.\.\.\)\."),
         (DataLoader, r"\(type\), which cannot be read"),
         (Handle(), r"Handle\(xxx.*\.\.\. \(Handle\)"),
         ([range(2), None], r"`val_dataloader\[1\]` is None"),

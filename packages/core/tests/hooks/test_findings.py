@@ -9,6 +9,7 @@ import pytest
 
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
+from leyden.hooks.checks import check_callbacks
 from leyden.hooks.contract import HOOKS
 from leyden.hooks.findings import Examined, findings, overrides, overrides_of
 from leyden.module import LightningModule
@@ -101,3 +102,28 @@ def test_a_datamodules_methods_are_called_as_they_are() -> None:
     assert [one.message for one in findings(Examined(Data))] == [
         f"{Data.__qualname__}.setup takes (), but gets (stage). Give it these arguments."
     ]
+
+
+def test_arguments_in_another_order_than_they_are_passed() -> None:
+    """Names are free, so that it runs; but names of the contract in other places are a slip."""
+
+    class Swapped(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch_idx: Any, batch: Any) -> None: ...
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, out: Any, data: Any, batch_idx: Any) -> None: ...
+
+        def on_test_batch_end(self, batch: Any, outputs: Any) -> None: ...
+
+        def on_test_start(self, *args: Any) -> None: ...
+
+    where = f"{Swapped.__qualname__}.on_train_batch_start"
+    assert [(one.message, one.warns, one.mistake) for one in findings(Examined(Swapped))] == [
+        (
+            f"{where} takes (trainer, pl_module, batch_idx, batch), but gets (trainer, pl_module, batch, batch_idx) in "
+            "this order. Reorder them.",
+            UserWarning,
+            True,
+        )
+    ]
+    with pytest.warns(UserWarning, match="in this order"):
+        check_callbacks([Swapped()])

@@ -10,7 +10,7 @@ from leyden.cli.importing import imported
 from leyden.cli.output import paragraph, plain, say, say_json, table
 from leyden.datamodule import LightningDataModule
 from leyden.errors import MisconfigurationException, with_article
-from leyden.hooks.findings import Examined, Finding, Override, findings, overrides_of
+from leyden.hooks.findings import Examined, Override, findings, overrides_of
 from leyden.hooks.ordering import declaration_mistakes
 from leyden.hooks.signatures import takes
 from leyden.module import LightningModule
@@ -29,10 +29,10 @@ def show_hooks_of(target: str, *, as_json: bool) -> int:
     """
     examined = _examined(target)
     found = list(findings(examined))
-    mistakes = [one.message for one in found if _is_mistake(one)]
+    mistakes = [one.message for one in found if one.mistake]
     if examined.kind == "callback":
         mistakes += declaration_mistakes(examined.cls if examined.instance is None else examined.instance)
-    notes = [one.message for one in found if not _is_mistake(one)]
+    notes = [one.message for one in found if not one.mistake]
     if examined.kind == "module":  # no mistake: others may be there to be derived from
         notes += missing_for_fit(examined.cls, examined.has)
     overridden = list(overrides_of(examined))
@@ -53,11 +53,6 @@ def _examined(target: str) -> Examined:
     raise MisconfigurationException(
         f"{target} is {what}; expected a Callback, a LightningModule or a LightningDataModule."
     )
-
-
-def _is_mistake(finding: Finding) -> bool:
-    """An error of the Trainer's, and a name that is nearly a hook's even where the Trainer only warns."""
-    return finding.warns is None or finding.meant is not None
 
 
 def _generation(override: Override) -> str:

@@ -63,7 +63,9 @@ def _why_unreadable(value: object) -> str | None:
     kind = type(value)
     if isinstance(value, DataLoader):
         return None
-    if value is None or isinstance(value, (str, bytes, Tensor, Mapping, type)) or hasattr(kind, "__array__"):
+    if isinstance(value, type):
+        return f"It is the class: give an instance, {value.__name__}(...)."
+    if value is None or isinstance(value, (str, bytes, Tensor, Mapping)) or hasattr(kind, "__array__"):
         return "Pass a DataLoader, or any iterable whose items are batches."
     if hasattr(kind, "__iter__"):
         return None

@@ -25,12 +25,16 @@ _MADE_BY_INSTANCES = (property, functools.cached_property)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to say of a method; an error unless `warns`. `meant` is the hook whose name it nearly has."""
+    """Something to say of a method; an error unless `warns`. `meant` is the hook whose name it nearly has.
+
+    `mistake` is unset for what may well be meant: a method of one's own, a hook of an older generation.
+    """
 
     name: str
     message: str
     warns: type[Warning] | None = None
     meant: str | None = None
+    mistake: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,7 @@ def _names(examined: Examined, hooks: Sequence[str]) -> Iterator[Finding]:
         if name in HOOKS:
             if on:
                 message = f"{where} is never called here: it is a hook of {_receivers(HOOKS[name])}."
-                yield Finding(name, message, UserWarning)
+                yield Finding(name, message, UserWarning, mistake=False)
             continue
         meant = near_miss(name, hooks)
         if on and meant is not None:
@@ -181,7 +185,9 @@ def _names(examined: Examined, hooks: Sequence[str]) -> Iterator[Finding]:
             )
             yield Finding(name, message, meant=meant)
         elif on:
-            yield Finding(name, f"{where} is no hook; it is not called unless by your own code.", UserWarning)
+            yield Finding(
+                name, f"{where} is no hook; it is not called unless by your own code.", UserWarning, mistake=False
+            )
         elif meant is not None and not examined.has(meant):
             # A helper may well be called train_dataloaders, so that this is no error where on_* would be.
             yield Finding(name, f"{where} is no hook. Did you mean {meant!r}?", UserWarning, meant)
@@ -200,11 +206,20 @@ def _of_override(override: Override, examined: Examined) -> Iterator[Finding]:
     if not callable(method):
         message = f"{where} is {method!r}, which cannot be called, but {hook.name} is a hook."
         yield Finding(hook.name, f"{message} Make it a method, or rename it.")
-    elif fitted is None:
+        return
+    if fitted is None:
         yield Finding(hook.name, misfit_message(hook, examined.cls, method))
-    elif hook.generation is not None:
+        return
+    if fitted.disordered:
+        message = (
+            f"{where} takes {takes(method)}, but gets ({', '.join(fitted.positional)}) in this order. Reorder them."
+        )
+        yield Finding(hook.name, message, UserWarning)
+    if hook.generation is not None:
         message = f"{where} is a hook of {hook.generation}; use {hook.replacement} instead."
-        yield Finding(hook.name, message, DeprecationWarning)
+        yield Finding(hook.name, message, DeprecationWarning, mistake=False)
     elif fitted.older is not None:
         message = f"{where} takes {takes(method)}, the signature of {fitted.older.generation}"
-        yield Finding(hook.name, f"{message}; use {fitted.older.replacement} instead.", DeprecationWarning)
+        yield Finding(
+            hook.name, f"{message}; use {fitted.older.replacement} instead.", DeprecationWarning, mistake=False
+        )

@@ -21,13 +21,15 @@ class Fit:
     """How a method is called: contract names by position and by keyword, and the generation that passes them.
 
     `direct` is set where the method can be called with whatever the 2.x generation passes, so that nothing stands
-    between the plan and the method.
+    between the plan and the method. `disordered` is set where it names what it gets in another order than it gets it,
+    such as ``(batch_idx, batch)``.
     """
 
     positional: tuple[str, ...]
     keywords: tuple[str, ...] = ()
     older: OlderSignature | None = None
     direct: bool = False
+    disordered: bool = False
 
 
 _known: WeakKeyDictionary[FunctionType, dict[tuple[str, bool], Fit | None]] = WeakKeyDictionary()
@@ -65,12 +67,15 @@ class _Parameters:
             if self.accepts(count):
                 # What the loops may leave out the method must be able to miss, else something stands between them.
                 direct = not keywords and left_out == 0 and self.accepts(count - optional)
-                return Fit(ordered[:count], keywords, direct=direct)
+                return Fit(ordered[:count], keywords, None, direct, self.disorders(ordered[:count]))
         if self.any_keyword and self.required <= len(ordered) and len(self.names) < len(ordered):
             by_name = set(self.names) <= set(arguments)
             first = self.names if by_name else ordered[: len(self.names)]
             return Fit(first, tuple(name for name in arguments if name not in first))
         return None
+
+    def disorders(self, given: tuple[str, ...]) -> bool:
+        return any(own != name and own in given for own, name in zip(self.names, given, strict=False))
 
     def fit_by_name(self, arguments: tuple[str, ...]) -> Fit | None:
         """Fit fewer parameters than there are arguments, where every one has the name of an argument."""
