@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.clean_environments import build_wheels
 from torch import Tensor
 
 from leyden import Callback, LightningModule, Trainer
@@ -153,3 +154,9 @@ def resumes_exactly(tmp_path: Path) -> Callable[..., int]:
 def named_differences() -> Callable[[Any, Any], Iterable[str]]:
     """Say where two nested values differ."""
     return differences
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of every distribution in `packages/`."""
+    return build_wheels(tmp_path_factory.mktemp("wheels"))

@@ -124,7 +124,7 @@ def report(message: str, *, traceback_of: BaseException | None = None) -> None:
         if rank_zero_only.rank == 0:
             _log.warning(message)
     if traceback_of is not None:
-        _log.warning("Traceback of what is reported above: %s", message, exc_info=traceback_of)
+        _log.warning("%s:", message.partition(" raised ")[0], exc_info=traceback_of)
 
 
 def in_one_line(error: BaseException) -> str:
