@@ -108,11 +108,11 @@ def test_arguments_in_another_order_than_they_are_passed() -> None:
     """Names are free, so that it runs; but names of the contract in other places are a slip."""
 
     class Swapped(Callback):
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch_idx: Any, batch: Any) -> None: ...
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch_idx: Any, batch: Any) -> None: ...  # type: ignore[override]
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, out: Any, data: Any, batch_idx: Any) -> None: ...
 
-        def on_test_batch_end(self, batch: Any, outputs: Any) -> None: ...
+        def on_test_batch_end(self, batch: Any, outputs: Any) -> None: ...  # type: ignore[override]
 
         def on_test_start(self, *args: Any) -> None: ...
 
