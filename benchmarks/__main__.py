@@ -16,8 +16,10 @@ from benchmarks.calls import calls_per_step, handwritten_steps, total
 from benchmarks.cases import CASES, case_named
 from benchmarks.discovery import discovery_time, one_process
 from benchmarks.fresh import import_time, long_run_memory, memory_in_fresh_process
-from benchmarks.measure import FRAMEWORKS, installed, loop_of, measure, measure_in_process
+from benchmarks.measure import FRAMEWORKS, Figures, installed, loop_of, measure, measure_in_process
+from benchmarks.production import measure_production, production_in_process
 
+_ROUNDS = 20
 _IMPORTS = {"leyden": "leyden", "lightning": "lightning.pytorch", "ignite": "ignite.engine"}
 
 
@@ -29,6 +31,10 @@ def main() -> None:
         _profile(arguments.case, arguments.framework)
     elif arguments.command == "worker":
         measure_in_process(arguments.framework, arguments.cases, arguments.stretches, arguments.into)
+    elif arguments.command == "production":
+        _production(arguments)
+    elif arguments.command == "production-worker":
+        production_in_process(arguments.framework, arguments.rounds, arguments.into)
     elif arguments.command == "memory-worker":
         print(long_run_memory(arguments.steps))
     elif arguments.command == "discovery-worker":
@@ -43,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--frameworks", nargs="+", choices=list(FRAMEWORKS), default=list(FRAMEWORKS), metavar="NAME")
     parser.add_argument("--stretches", type=int, default=60, help="pairs of 250 steps by which a case is timed (60)")
-    parser.add_argument("--steps-only", action="store_true", help="no imports, discovery, memory, which take a minute")
+    parser.add_argument(
+        "--steps-only",
+        action="store_true",
+        help="no production run, imports, discovery, memory, which take two minutes",
+    )
     parser.add_argument("--no-file", action="store_true", help="write no file under benchmarks/results")
     commands = parser.add_subparsers(dest="command", metavar="")
     profile = commands.add_parser("profile", help="list what a step of CASE calls, beside the hand-written step")
@@ -54,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--into", type=Path, required=True)
     worker.add_argument("--stretches", type=int, default=60)
     worker.add_argument("--cases", nargs="+", choices=names, default=names)
+    production = commands.add_parser("production", help="measure the production run only")
+    production.add_argument("--rounds", type=int, default=_ROUNDS, help=f"pairs of runs ({_ROUNDS})")
+    worker = commands.add_parser("production-worker", help="measure one framework's production run in this process")
+    worker.add_argument("framework", choices=list(FRAMEWORKS))
+    worker.add_argument("--into", type=Path, required=True)
+    worker.add_argument("--rounds", type=int, default=_ROUNDS)
     memory = commands.add_parser("memory-worker", help="watch the memory of a long run of Leyden in this process")
     memory.add_argument("--steps", type=int, default=100_000)
     discovery = commands.add_parser("discovery-worker", help="make Trainers in this process")
@@ -70,6 +86,9 @@ def _run(arguments: argparse.Namespace) -> None:
         results.figures.append(measure(name, arguments.cases, arguments.stretches))
     if not arguments.steps_only:
         for name in frameworks:
+            print(f"{name}: production run …", flush=True)
+            results.production[name] = measure_production(name, _ROUNDS)
+        for name in frameworks:
             print(f"{name}: import …", flush=True)
             results.imports[name] = import_time(_IMPORTS[name])
         if "leyden" in frameworks:
@@ -77,9 +96,22 @@ def _run(arguments: argparse.Namespace) -> None:
             results.discovery = discovery_time()
             print("leyden: memory …", flush=True)
             results.memory = memory_in_fresh_process()
-    print("\nCPU time of a step over the hand-written loop's (which takes the µs in brackets)\n")
+    _show(results, arguments.no_file)
+
+
+def _production(arguments: argparse.Namespace) -> None:
+    results = report.Results()
+    for name in filter(installed, arguments.frameworks):
+        print(f"{name}: production run …", flush=True)
+        results.production[name] = run = measure_production(name, arguments.rounds)
+        results.figures.append(Figures(name, run.version))
+    _show(results, arguments.no_file)
+
+
+def _show(results: report.Results, no_file: bool) -> None:
+    print("\nCPU time over that of the hand-written loop (which takes what stands in brackets)\n")
     print(report.table(results))
-    if not arguments.no_file:
+    if not no_file:
         print(f"\nwritten to {report.write(results)}")
 
 

@@ -13,6 +13,7 @@ from benchmarks.digits import EPOCHS, DigitsSteps
 from benchmarks.handwritten import net_for
 from leyden import callbacks
 from leyden.loggers import CSVLogger
+from leyden_monitoring import TensorBoardLogger
 
 __all__ = ["VERSION", "run", "train_digits"]
 
@@ -63,8 +64,15 @@ def train_digits(folder: Path, train: Any, val: Any) -> None:
     trainer = leyden.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
-        logger=_digits_logger(folder),
-        callbacks=_production_callbacks(),
+        logger=TensorBoardLogger(folder),
+        callbacks=[
+            callbacks.TQDMProgressBar(),
+            callbacks.LearningRateMonitor(),
+            callbacks.DeviceStatsMonitor(),
+            callbacks.ThroughputMonitor(batch_size_fn=lambda batch: batch[0].size(0)),
+            callbacks.EarlyStopping("val_loss"),
+            callbacks.ModelCheckpoint(monitor="val_loss", save_last=True),
+        ],
         enable_model_summary=False,
         default_root_dir=folder,
         discover_callbacks=False,
@@ -75,17 +83,3 @@ def train_digits(folder: Path, train: Any, val: Any) -> None:
 
 class _DigitsModule(DigitsSteps, leyden.LightningModule):
     """The digits' MLP as Leyden trains it."""
-
-
-def _production_callbacks() -> list[leyden.Callback]:
-    names = ("TQDMProgressBar", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
-    made = [getattr(callbacks, name)() for name in names if hasattr(callbacks, name)]
-    return [*made, callbacks.EarlyStopping("val_loss"), callbacks.ModelCheckpoint(monitor="val_loss", save_last=True)]
-
-
-def _digits_logger(folder: Path) -> Any:
-    try:
-        from leyden_monitoring import TensorBoardLogger
-    except ImportError:
-        return CSVLogger(folder)
-    return TensorBoardLogger(folder)

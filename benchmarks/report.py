@@ -15,11 +15,20 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import CALLS_LIMIT, CASES, DISCOVERY_LIMIT_MS, IMPORT_LIMIT, MEMORY_LIMIT_KIB, Case
+from benchmarks.cases import (
+    CALLS_LIMIT,
+    CASES,
+    DISCOVERY_LIMIT_MS,
+    IMPORT_LIMIT,
+    MEMORY_LIMIT_KIB,
+    PRODUCTION_LIMIT,
+    Case,
+)
 from benchmarks.discovery import DiscoveryTime
 from benchmarks.fresh import ImportTime, Memory
 from benchmarks.interleave import Timing
 from benchmarks.measure import Figures
+from benchmarks.production import Production
 
 __all__ = ["RESULTS", "Results", "machine_facts", "table", "write"]
 
@@ -35,6 +44,7 @@ class Results:
     imports: dict[str, ImportTime] = field(default_factory=dict)
     discovery: DiscoveryTime | None = None
     memory: Memory | None = None
+    production: dict[str, Production] = field(default_factory=dict)
 
 
 def reached(case: Case, timing: Timing) -> bool:
@@ -47,7 +57,7 @@ def reached(case: Case, timing: Timing) -> bool:
 def table(results: Results) -> str:
     """Rows of: what, target, reached, then one column per framework."""
     frameworks = [figures.framework for figures in results.figures]
-    rows = [("", "target", "", *frameworks), *_timing_rows(results), *_other_rows(results)]
+    rows = [("", "target", "", *frameworks), *_timing_rows(results), *_production_rows(results), *_other_rows(results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * max(map(len, lines)))
@@ -71,6 +81,19 @@ def _cell(case: Case, timing: Timing | None) -> str:
     if case.target.unit == "us_above":
         return f"{above} ({timing.ratio:.2f} of {timing.handwritten_us:.0f} µs)"
     return f"{timing.ratio:.2f} ({above} on {timing.handwritten_us:.0f})"
+
+
+def _production_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    if not results.production:
+        return
+    runs = [results.production.get(figures.framework) for figures in results.figures]
+    mark = "" if runs[0] is None else _mark(round(runs[0].cpu_ratio, 2) <= PRODUCTION_LIMIT)
+    cpu = [f"{run.cpu_ratio:.2f} ({run.cpu_ms:.0f} of {run.handwritten_cpu_ms:.0f} ms)" if run else "–" for run in runs]
+    yield "production run on the digits", f"≤ {PRODUCTION_LIMIT:.2f}", mark, *cpu
+    wall = [
+        f"{run.wall_ratio:.2f} ({run.wall_ms:.0f} of {run.handwritten_wall_ms:.0f} ms)" if run else "–" for run in runs
+    ]
+    yield "  by the clock, the disk's flushes with it", "", "", *wall
 
 
 def _other_rows(results: Results) -> Iterator[tuple[str, ...]]:
