@@ -38,6 +38,15 @@ def test_profile_lists_the_calls_of_a_step_beside_those_by_hand() -> None:
     assert journal[:3] == ["1.00", "0.00", "+"]
 
 
+def test_the_production_run_is_measured_over_the_loop_by_hand() -> None:
+    out = _run("--frameworks", "leyden", "--no-file", "production", "--rounds", "1")
+    cpu, clock = out.splitlines()[-2:]
+    assert cpu.startswith("production run on the digits")
+    assert "≤ 1.20" in cpu
+    assert "reached" in cpu or "MISSED" in cpu
+    assert clock.lstrip().startswith("by the clock")
+
+
 def test_memory_is_looked_at_early_and_late() -> None:
     seen = json.loads(_run("memory-worker", "--steps", "1000").splitlines()[-1])
     assert seen["steps"] == 1000

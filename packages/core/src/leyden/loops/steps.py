@@ -44,6 +44,8 @@ def step_arguments(
     names = [p.name for p in positional]
     required = [p.name for p in positional if p.default is p.empty]
     passed = _ARGUMENTS if several_loaders else _ARGUMENTS[:2]
+    if not several_loaders and names in (["batch"], ["batch", "batch_idx"]) and len(parameters) == len(names):
+        return _fitted(step, names, len(required), several_loaders)  # as nearly every step: nothing to say of it
     where = f"{type(module).__name__}.{name}{signature.replace(return_annotation=signature.empty)}"
     if not positional or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise MisconfigurationException(

@@ -18,7 +18,6 @@ from leyden.state.temporaries import make_temporary, remove_abandoned
 __all__ = ["CheckpointWriteError", "Stream", "stream", "write_file"]
 
 _SMALL_BYTES = 2**16  # torch.save writes headers and padding in some hundred pieces, each a system call
-_PIECE_BYTES = 2**22
 
 
 class CheckpointWriteError(OSError):
@@ -54,15 +53,16 @@ class Stream:
 
     def write(self, data: Any) -> int:
         """Pass on bytes; it never raises an `Exception`."""
-        view = memoryview(data).cast("B")
-        self.bytes += view.nbytes
-        if view.nbytes < _SMALL_BYTES:
-            self._small += view
-        if view.nbytes >= _SMALL_BYTES or len(self._small) >= _SMALL_BYTES:
+        count: int = data.nbytes if type(data) is memoryview else memoryview(data).nbytes
+        self.bytes += count
+        if count < _SMALL_BYTES:
+            self._small += data
+            if len(self._small) >= _SMALL_BYTES:
+                self.flush()
+        else:
             self.flush()
-        if view.nbytes >= _SMALL_BYTES:
-            self._pass_on(view)
-        return view.nbytes
+            self._pass_on(memoryview(data).cast("B"))
+        return count
 
     def flush(self) -> None:
         """Pass on what is held back."""
@@ -141,10 +141,10 @@ def _copied(source: Path | None, write: Callable[[memoryview], object]) -> Strea
         file = None
     if file is None:
         return None
-    into = Stream(write)
+    into, piece = Stream(write), memoryview(bytearray(_SMALL_BYTES))  # so small that it comes from the heap
     with file:
-        while into.error is None and (piece := file.read(_PIECE_BYTES)):
-            into.write(piece)
+        while into.error is None and (count := file.readinto(piece)):
+            into.write(piece[:count])
         into.flush()
         into.bytes = os.fstat(file.fileno()).st_size  # what it takes, also where the disk was full before
     return into
