@@ -11,7 +11,7 @@ import sys
 import termios
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,19 @@ def test_one_line_is_left_of_a_fit(terminal: Terminal, bar_class: Any) -> None:
 
 @pytest.mark.usefixtures("always_due")
 def test_validation_has_a_bar_below_that_is_gone_afterwards(terminal: Terminal, bar_class: Any) -> None:
-    look = Look(terminal, "on_train_batch_end", "on_validation_batch_end", "on_validation_end")
+    look = Look(terminal, "on_train_batch_start", "on_validation_batch_end", "on_validation_end")
     make_trainer(terminal, bar_class(), look, val_check_interval=2).fit(Model())
     seen = [(hook, read_all(lines)) for hook, lines in look.seen]
     first, second = {"a": "0.000"}, {"a": "1.000"}
     third, fourth = {"a": "2.000", "b": "0.250"}, {"a": "3.000", "b": "0.250"}
     assert seen == [
-        ("on_train_batch_end", [("Epoch 0", "1/4", first)]),
-        ("on_train_batch_end", [("Epoch 0", "2/4", second)]),
+        ("on_train_batch_start", [("Epoch 0", "0/4", {})]),
+        ("on_train_batch_start", [("Epoch 0", "1/4", first)]),
         ("on_validation_batch_end", [("Epoch 0", "2/4", second), ("Validation", "1/2", {})]),
         ("on_validation_batch_end", [("Epoch 0", "2/4", second), ("Validation", "2/2", {})]),
         ("on_validation_end", [("Epoch 0", "2/4", second | {"b": "0.250"})]),
-        ("on_train_batch_end", [("Epoch 0", "3/4", third)]),
-        ("on_train_batch_end", [("Epoch 0", "4/4", fourth)]),
+        ("on_train_batch_start", [("Epoch 0", "2/4", second | {"b": "0.250"})]),
+        ("on_train_batch_start", [("Epoch 0", "3/4", third)]),
         ("on_validation_batch_end", [("Epoch 0", "4/4", fourth), ("Validation", "1/2", {})]),
         ("on_validation_batch_end", [("Epoch 0", "4/4", fourth), ("Validation", "2/2", {})]),
         ("on_validation_end", [("Epoch 0", "4/4", fourth)]),
@@ -109,9 +109,9 @@ def test_loader_without_length(terminal: Terminal, bar_class: Any) -> None:
         def __iter__(self) -> Iterator[Tensor]:
             return iter(RandomDataset(4, 6).data)
 
-    look = Look(terminal, "on_train_batch_end")
+    look = Look(terminal, "on_train_batch_start", "on_train_epoch_end")
     make_trainer(terminal, bar_class(), look, limit_val_batches=0).fit(Model(), DataLoader(Endless(), batch_size=2))
-    assert [read(lines[0])[1] for _, lines in look.seen] == ["1/?", "2/?", "3/?"]
+    assert [read(lines[0])[1] for _, lines in look.seen] == ["0/?", "1/?", "2/?", "3/?"]
     assert not any("<" in lines[0] for _, lines in look.seen)  # no time left that nobody knows
 
 
@@ -196,16 +196,45 @@ def counting(bar_class: Any) -> Any:
     return Counting()
 
 
-def test_at_most_ten_drawings_a_second(terminal: Terminal, bar_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(0.01)  # looked at about once a step: a hundred steps a second
+class Tick(Callback):
+    """Each batch takes some seconds by the clock."""
+
+    def __init__(self, clock: Clock, seconds: Callable[[int], float]) -> None:
+        self.clock, self.seconds = clock, seconds
+
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
+        self.clock.now += self.seconds(trainer.fit_loop.batch_idx)
+
+
+@pytest.mark.parametrize("step_s", [0.0001, 0.01, 0.2])
+def test_at_most_ten_drawings_a_second(
+    terminal: Terminal, bar_class: Any, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    clock = Clock(0.0)
     monkeypatch.setattr(live_progress, "monotonic", clock)
     monkeypatch.setattr(live_progress, "perf_counter", lambda: 0.0)
     bar = counting(bar_class)
-    make_trainer(terminal, bar, limit_val_batches=0).fit(Model(train=1000))
-    assert 5 <= clock.now <= 15
-    assert 0.7 * 10 * clock.now <= bar.asked <= 10 * clock.now + 2
+    steps = 1000 if step_s < 0.1 else 50
+    make_trainer(terminal, bar, Tick(clock, lambda batch: step_s), limit_val_batches=0).fit(Model(train=steps))
+    assert clock.now == pytest.approx(steps * step_s)
+    most = min(steps, 10 * clock.now)
+    assert 0.8 * most <= bar.asked <= most + 1  # that of the end
     assert terminal.lines is not None
     assert terminal.raw.count("Epoch 0") <= bar.asked + 5
+
+
+def test_steps_that_become_slow_are_drawn_within_a_few(
+    terminal: Terminal, bar_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(0.0)
+    monkeypatch.setattr(live_progress, "monotonic", clock)
+    monkeypatch.setattr(live_progress, "perf_counter", lambda: 0.0)
+    look = Look(terminal, "on_train_batch_start")
+    tick = Tick(clock, lambda batch: 1e-6 if batch < 500 else 10.0)
+    make_trainer(terminal, bar_class(), tick, look, limit_val_batches=0).fit(Model(train=520))
+    behind = [batch - int(read(lines[0])[1].split("/")[0]) for batch, (_, lines) in enumerate(look.seen)]
+    assert max(behind[508:]) == 0
+    assert max(behind[500:]) >= 1
 
 
 def test_short_epochs_and_validations_are_not_drawn_more_often(
@@ -221,19 +250,19 @@ def test_short_epochs_and_validations_are_not_drawn_more_often(
 def test_drawing_takes_at_most_a_fiftieth_of_the_time(
     terminal: Terminal, bar_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(0.01)
+    clock = Clock(0.0)
     monkeypatch.setattr(live_progress, "monotonic", clock)
     monkeypatch.setattr(live_progress, "perf_counter", Clock(0.04))  # what a drawing over a slow line takes
     bar = counting(bar_class)
-    make_trainer(terminal, bar, limit_val_batches=0).fit(Model(train=1000))
-    assert clock.now * 0.2 <= bar.asked * 0.4 <= clock.now * 0.3  # every two seconds rather than ten times in one
+    make_trainer(terminal, bar, Tick(clock, lambda batch: 0.01), limit_val_batches=0).fit(Model(train=1000))
+    assert bar.asked == 6  # in ten seconds every two, and at the end
 
 
 @pytest.mark.usefixtures("always_due")
 def test_refresh_rate_counts_batches(terminal: Terminal, bar_class: Any) -> None:
-    look = Look(terminal, "on_train_batch_end")
+    look = Look(terminal, "on_train_batch_start")
     make_trainer(terminal, bar_class(refresh_rate=3), look, limit_val_batches=0).fit(Model(train=8))
-    assert [read(lines[0])[1] for _, lines in look.seen] == ["1/8"] * 3 + ["4/8"] * 3 + ["7/8"] * 2
+    assert [read(lines[0])[1] for _, lines in look.seen] == ["0/8"] + ["1/8"] * 3 + ["4/8"] * 3 + ["7/8"]
     assert read(terminal.lines[0])[1] == "8/8"
 
 
@@ -288,7 +317,7 @@ def test_resumed_within_an_epoch_the_rate_is_that_of_this_process(
 ) -> None:
     path = tmp_path / "two.ckpt"
     make_trainer(terminal, SaveAt(path, "on_train_batch_end", 2)).fit(Model(train=1000))
-    look = Look(terminal, "on_train_start", "on_train_batch_end")
+    look = Look(terminal, "on_train_start", "on_train_epoch_end")
     steps = {"limit_val_batches": 0, "max_steps": 3}
     make_trainer(terminal, bar_class(), look, **steps).fit(Model(train=1000), ckpt_path=path)
     (_, before), (_, after) = look.seen
@@ -312,12 +341,12 @@ def test_resumed_within_a_validation(terminal: Terminal, bar_class: Any, tmp_pat
     path = tmp_path / "validation.ckpt"
     settings = {"val_check_interval": 2}
     make_trainer(terminal, SaveAt(path, "on_validation_batch_end", 1), **settings).fit(Model(val=3))
-    look = Look(terminal, "on_validation_batch_start", "on_train_batch_end")
+    look = Look(terminal, "on_validation_batch_start", "on_train_epoch_start")
     make_trainer(terminal, bar_class(), look, max_epochs=2, **settings).fit(Model(val=3), ckpt_path=path)
     first, second, third = (read_all(lines) for _, lines in look.seen[:3])
     assert [line[:2] for line in first] == [("Epoch 0", "4/4"), ("Validation", "1/3")]
     assert [line[:2] for line in second] == [("Epoch 0", "4/4"), ("Validation", "2/3")]
-    assert [line[:2] for line in third] == [("Epoch 1", "1/4")]
+    assert [line[:2] for line in third] == [("Epoch 1", "0/4")]
 
 
 def test_resumed_after_an_epoch_the_next_one_is_shown(terminal: Terminal, bar_class: Any, tmp_path: Path) -> None:

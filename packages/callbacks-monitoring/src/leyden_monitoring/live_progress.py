@@ -33,23 +33,42 @@ __all__ = ["LiveProgressBar"]
 # than a fiftieth of a run: a bar of rich takes 2 ms to draw, a terminal at the end of a slow line any time.
 _PAUSE_PER_DRAWING = 50
 
+# A look at the clock takes up to 0.4 µs, 1 % of a small step. Fast steps look every so many batches at most, which is
+# how late a drawing may be where steps become slow all at once.
+_BATCHES_PER_LOOK = 8
+
 
 class _Pace:
-    """The bar of the stage at hand, and from which batch on it is drawn again; without a stage, never."""
+    """The bar of the stage at hand, and at which batch it is looked at again; without a stage, never."""
 
-    __slots__ = ("show_at", "stage", "waiting")
+    __slots__ = ("last_batch", "last_look", "look_at", "stage", "waiting")
 
-    def __init__(self, stage: Stage | None = None, waiting: Stretch | None = None) -> None:
+    def __init__(self, stage: Stage | None = None, done: float = math.inf, waiting: Stretch | None = None) -> None:
         self.stage = stage
         self.waiting = waiting  # to begin when something is next drawn
-        self.show_at = 0 if stage else math.inf
+        self.look_at, self.last_batch, self.last_look = done + 1, done, math.inf if stage is None else monotonic()
+
+    def look(self, done: int, due: float) -> bool:
+        """Whether it is due; if not, say from its pace when to look again: before half of the time is over."""
+        now = monotonic()
+        if now >= due:
+            return True
+        per_batch = (now - self.last_look) / (done - self.last_batch) if done > self.last_batch else math.inf
+        batches = min(_BATCHES_PER_LOOK, (due - now) / 2 / per_batch) if per_batch > 0 else _BATCHES_PER_LOOK
+        self.look_at, self.last_batch, self.last_look = done + max(1, int(batches)), done, now
+        return False
+
+    def drawn(self, done: int, refresh_rate: int) -> float:
+        """Note that it was drawn, `refresh_rate` batches before the next time; return the time."""
+        self.look_at, self.last_batch, self.last_look = done + refresh_rate, done, monotonic()
+        return self.last_look
 
 
 class LiveProgressBar(ProgressBar):
     """The base of bars that redraw in place; a subclass says with which `Display`.
 
-    A step that draws nothing costs one call, two comparisons and a look at the clock; metrics are fetched only when
-    something is drawn, at most ten times a second and for at most a fiftieth of the time. Where the output is no
+    A step that draws nothing costs one call and one comparison, and now and then a look at the clock; metrics are
+    fetched only when something is drawn, at most ten times a second and for at most a fiftieth of the time. Where the output is no
     terminal there are plain lines instead. A display that fails (a closed output, a full disk behind a pipe) is
     switched off with one warning, and the training goes on.
 
@@ -155,9 +174,9 @@ class LiveProgressBar(ProgressBar):
         nested = self._in_fit and stage != "train"
         stretch = Stretch(stage, encodable(text, sys.stdout), total, done, nested)
         if self._may_wait(stage):
-            self._pace = _Pace(stage, waiting=stretch)
+            self._pace = _Pace(stage, done, stretch)
         elif self._draw(lambda display: display.begin(stretch)):
-            self._pace = _Pace(stage)
+            self._pace = _Pace(stage, done)
             if not nested or self._display.redraws:
                 self._due = monotonic() + self._display.interval_s
 
@@ -175,7 +194,7 @@ class LiveProgressBar(ProgressBar):
         metrics = self._metrics(stage)
         self._draw(lambda display: self._begun(pace, display).show(stage, done, metrics))
         pause_s = max(display.interval_s, _PAUSE_PER_DRAWING * (perf_counter() - began))
-        pace.show_at, self._due = done + self._refresh_rate, monotonic() + pause_s
+        self._due = pace.drawn(done, self._refresh_rate) + pause_s
 
     @staticmethod
     def _begun(pace: _Pace, display: Display) -> Display:
@@ -236,7 +255,6 @@ class LiveProgressBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fit = trainer.fit_loop
         if fit.epoch_started and fit.pending != "epoch":  # resumed within an epoch, which is not started again
-            self._train_batch_idx = fit.batches_done
             self._begin_epoch(trainer, fit.batches_done)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -247,15 +265,13 @@ class LiveProgressBar(ProgressBar):
         self._begin("train", f"Epoch {trainer.current_epoch}", self.total_train_batches, done)
         self._training = self._pace
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._train_batch_idx = done = batch_idx + 1
-        pace = self._pace
-        if done >= pace.show_at and monotonic() >= self._due:
-            self._advance(done)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not when a batch ends: for that hook the trainer has to detach the loss, 2 % of a small step.
+        if batch_idx >= self._pace.look_at and self._pace.look(batch_idx, self._due):
+            self._advance(batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
         self._training = None
         self._end(self._train_batch_idx)
 
@@ -289,18 +305,22 @@ class LiveProgressBar(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         self._evaluated[self._evaluation] = done = batch_idx + 1
-        pace = self._pace
-        if done >= pace.show_at and monotonic() >= self._due:
+        if done >= self._pace.look_at and self._pace.look(done, self._due):
             self._advance(done)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _evaluation_batch_end
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        if self._training is not None and monotonic() >= self._due:
+            self._advance(self.train_batch_idx)  # to the batch that ended before it
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end(self._evaluated["validate"])
         if self._training is not None:
             self._pace = self._training
             if self._display is not None and self._display.redraws and monotonic() >= self._due:
-                self._advance(self._train_batch_idx)  # there are new metrics to show
+                self._advance(self.train_batch_idx)  # there are new metrics to show
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end(self._evaluated["test"])

@@ -185,8 +185,9 @@ class ProgressBar(Callback):
 
     @property
     def train_batch_idx(self) -> int:
-        """Batches of this training epoch that are done."""
-        return self._train_batch_idx
+        """Batches of this training epoch that are done; between epochs, of the last one."""
+        trainer = None if self._trainer_ref is None else self._trainer_ref()
+        return (trainer is not None and trainer.fit_loop.batches_done) or self._train_batch_idx
 
     @property
     def val_batch_idx(self) -> int:
@@ -223,10 +224,8 @@ class ProgressBar(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._train_batch_idx = 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._train_batch_idx = batch_idx + 1
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._train_batch_idx = trainer.fit_loop.batches_done
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_evaluation("validate")
