@@ -1,10 +1,11 @@
 """``python -m benchmarks.bars``: what a progress bar adds to a training of 10,000 bare steps.
 
-Within one training the bar gets its hook for 250 steps and is left out for the next 250, and so on, so that what a busy
-machine or the layout of memory does to a training is on both sides. What is printed is the CPU time of the steps with
-the bar, drawings included, and of all the bar does before the first and after the last step, over the time of as many
-steps without. Since the bar is there half of the time, it is made to draw half as often. No import is in it, for a
-first training is not counted. Standard output is a pseudo-terminal, then a pipe; another process reads it.
+Within one training the bar gets its calls for 250 steps and is left out for 250, in an order by chance, so that what a
+busy machine or the layout of memory does to a training is on both sides. What is printed is the CPU time of the steps
+with the bar, drawings included, and of all the bar does before the first and after the last step, over the time of as
+many steps without. Since the bar is there half of the time, it is made to draw half as often. Imports (a first training
+is not counted) and garbage collection are not in it. Standard output is a pseudo-terminal, then a pipe; another process
+reads it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import gc
 import json
 import logging
+import math
 import os
 import pty
+import random
 import statistics
 import subprocess
 import sys
@@ -45,7 +48,6 @@ logging.getLogger("leyden").setLevel(logging.WARNING)  # why a run ended is of n
 
 LIMITS = {"terminal": 1.05, "pipe": 1.01}
 _BARS: dict[str, Any] = {"TQDMProgressBar": TQDMProgressBar, "RichProgressBar": RichProgressBar}
-_HOOK = "on_train_batch_start"  # the one that both bars have for every batch
 
 
 class _Module(Net, LightningModule):
@@ -62,7 +64,7 @@ class _Stopwatch:
 
 
 class _Alternating:
-    """A loader that leaves the bar's hook out of every other `stretch` batches."""
+    """A loader that leaves the bar's calls out of every other `stretch` batches."""
 
     def __init__(self, trainer: Trainer, steps: int, stretch: int, watch: _Stopwatch) -> None:
         self._trainer, self._batches, self._stretch, self._watch = trainer, make_batches(stretch), stretch, watch
@@ -72,19 +74,20 @@ class _Alternating:
         return (self._stretches + 1) * self._stretch
 
     def __iter__(self) -> Iterator[Tensor]:
-        plan, watch = self._trainer.plan, self._watch
-        hook = getattr(plan, _HOOK)
+        loop, watch = self._trainer.fit_loop, self._watch
         yield from self._batches  # not counted: the first steps of any training take longer
-        for number in range(self._stretches):
-            setattr(plan, _HOOK, None if number % 2 else hook)
-            start = time.thread_time()
-            yield from self._batches
-            seconds = time.thread_time() - start
-            if number % 2:
-                watch.without += seconds
-            else:
-                watch.with_bar += seconds
-        setattr(plan, _HOOK, hook)
+        order = random.Random()  # what comes every so many steps is on both sides
+        for _ in range(self._stretches // 2):
+            first = order.random() < 0.5
+            for has_bar in (first, not first):
+                loop.call_behind = 0 if has_bar else math.inf
+                start = time.thread_time()
+                yield from self._batches
+                seconds = time.thread_time() - start
+                if has_bar:
+                    watch.with_bar += seconds
+                else:
+                    watch.without += seconds
 
 
 def _timed(bar_class: Any, watch: _Stopwatch) -> Any:
@@ -124,12 +127,12 @@ def _work(steps: int, rounds: int, into: Path) -> None:
         display.interval_s *= 2
     for bar_class in _BARS.values():
         _ratio(bar_class, steps // 10)
-    gc.collect()
-    gc.freeze()  # a full collection, which comes at random, takes as long as a thousand steps
+    gc.disable()  # a full collection takes as long as 200 steps, and falls on one side or the other
     figures: dict[str, list[float]] = {name: [] for name in _BARS}
     for _ in range(rounds):
         for name, bar_class in _BARS.items():
             figures[name].append(_ratio(bar_class, steps))
+            gc.collect()
     into.write_text(
         json.dumps({name: [round(q, 4) for q in statistics.quantiles(v, n=4)] for name, v in figures.items()})
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import ThroughputMonitor
+from leyden_monitoring import RichProgressBar, TQDMProgressBar
 
 _STEPS = 100  # a multiple of log_every_n_steps=50: both runs have their share of the steps that log
 _LIMIT = 110
@@ -144,6 +145,17 @@ def test_counting_throughput_costs_a_few_calls_between_reports() -> None:
     watched = _calls_per_step(lambda batches: _trainer(0, ThroughputMonitor()).fit(_Net(), batches))
     # The plan's runner, the hook, the counting, the batch's size; and a fiftieth of a report.
     assert watched - bare <= 4.5
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+def test_a_progress_bar_adds_less_than_a_call_to_a_step(bar: Callable[[], Callback]) -> None:
+    def run(batches: _Batches) -> None:
+        trainer = _trainer()
+        trainer.callbacks.append(bar())
+        trainer.fit(_Net(), batches)
+
+    bare = _calls_per_step(lambda batches: _trainer().fit(_Net(), batches))
+    assert bare <= _calls_per_step(run) < bare + 1
 
 
 @pytest.mark.parametrize("entry_point", ["validate", "predict"])

@@ -187,6 +187,7 @@ class FitLoop(FitProgress):
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.epoch_started = self.epoch_skipped = False
         self._resumed, self._ahead = {}, None
+        self.forget_calls()
 
     def _run_batches(self, source: TrainSource) -> None:
         """The hot path: what a batch does not need is not done, and nothing here asks twice what cannot change."""
@@ -235,6 +236,8 @@ class FitLoop(FitProgress):
                 plan.on_train_batch_end(optimization.outputs, batch, batch_idx)
             if plan.wants_train_outputs:
                 plan.train_outputs[0].append(optimization.outputs)
+            if batch_idx >= self.call_behind:
+                self.make_calls()
             if self._finish_batch():
                 break
         else:

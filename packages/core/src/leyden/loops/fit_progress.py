@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class FitProgress:
             hooks are done, its log row is not), "validation", "epoch_end" (the epoch's last hooks), "epoch" (they are
             done, its metrics are not), or "".
         underway: whether training has begun, or gone on: `on_train_start` is behind it.
+        call_behind: the batch after which a call of `call_after` is due; infinity without one.
         loaded_at_epoch: the epoch for which the training dataloader was asked for.
     """
 
@@ -63,6 +65,8 @@ class FitProgress:
         self._boundary: Boundary | None = None
         self._short: Boundary | None = None
         self._saves_exceptions = self.underway = False
+        self._calls: list[tuple[int, Callable[[int], object]]] = []
+        self.call_behind: float = math.inf
 
     @property
     def epoch_progress(self) -> Progress:
@@ -83,6 +87,29 @@ class FitProgress:
         self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = False
         self._resumed, self._boundary, self._short, self._ahead = {}, None, None, None
         self.underway = False
+        self.forget_calls()
+
+    def call_after(self, batches: int, call: Callable[[int], object]) -> None:
+        """Have `call` made, with the number of batches done, when `batches` or more of the running epoch are done.
+
+        Once, before the validation that is due then; not any more when the epoch is over. For what looks at a run now
+        and then: a hook of every batch takes 3 % of a step of 50 µs.
+        """
+        self._calls.append((batches, call))
+        self.call_behind = min(self.call_behind, batches - 1)
+
+    def make_calls(self) -> None:
+        """Make the calls that are due."""
+        calls, self._calls, self.call_behind = self._calls, [], math.inf
+        for batches, call in calls:
+            if batches <= self.batches_done:
+                call(self.batches_done)
+            else:
+                self.call_after(batches, call)
+
+    def forget_calls(self) -> None:
+        """Drop the calls that are not made yet."""
+        self._calls, self.call_behind = [], math.inf
 
     @property
     def resumes(self) -> bool:
