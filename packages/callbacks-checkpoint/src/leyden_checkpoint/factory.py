@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.errors import MisconfigurationException, did_you_mean
 
 __all__ = ["make_callbacks"]
 
@@ -19,4 +21,9 @@ def make_callbacks(settings: Mapping[str, Any] | None = None) -> list[Callback]:
     """
     from leyden_checkpoint import ModelCheckpoint
 
-    return [ModelCheckpoint(**{"on_save_error": "warn", **(settings or {})})]
+    arguments = {"on_save_error": "warn", **(settings or {})}
+    known = list(signature(ModelCheckpoint).parameters)
+    for name in arguments:
+        if name not in known:
+            raise MisconfigurationException(f"ModelCheckpoint has no argument {name!r}.{did_you_mean(name, known)}")
+    return [ModelCheckpoint(**arguments)]

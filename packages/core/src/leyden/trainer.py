@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Never
 
 from leyden.callback import Callback
-from leyden.discovery import Discovered, SwitchedOff, discover
+from leyden.discovery import SwitchedOff, attach_discovered
 from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
 from leyden.hooks.attached import AttachedCallbacks, as_list
 from leyden.hooks.binding import Call
@@ -189,33 +189,9 @@ class Trainer(TrainerProperties):
                 "them out."
             )
         self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self._switch_off)
-        self.discovered = self._discover(given)
+        self.discovered = attach_discovered(self, attached, given)
         self._compile_plan()
         call_init_hooks(list(self.callbacks), "on_init_end", self, wrap=self._isolation.wrap)
-
-    def _discover(self, given: list[Callback]) -> Discovered:
-        """Find what the environment brings and attach it; the result says what is left out and why."""
-        settings = self.settings
-        if settings.barebones:
-            return Discovered(off_because="Trainer(barebones=True)")
-        if not settings.discover_callbacks:
-            return Discovered(off_because="Trainer(discover_callbacks=False)")
-        found = discover(
-            self,
-            given,
-            enable_checkpointing=settings.enable_checkpointing,
-            enable_progress_bar=settings.enable_progress_bar,
-            enable_model_summary=settings.enable_model_summary,
-        )
-        for placed, error in self._attached.take_discovered(found.placed):
-            found.cannot_work(placed, error)
-        found.warn_of_missing(self._wanted_roles(), self.callbacks)
-        return found
-
-    def _wanted_roles(self) -> dict[str, str]:
-        """What the user asked for by name that only a family can bring, with the family."""
-        families = {"checkpointing": "checkpoint", "progress_bar": "monitoring", "model_summary": "monitoring"}
-        return {one: family for one, family in families.items() if getattr(self.settings, f"enable_{one}")}
 
     def attach_module_callbacks(self, callbacks: Any) -> None:
         """Attach what a module's ``configure_callbacks`` returned, and compile the plan of the run's hooks."""

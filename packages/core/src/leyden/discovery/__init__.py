@@ -5,6 +5,7 @@ one mapping of settings, it returns a list of callbacks. A configuration file at
 user gave or switched off wins over what is found, and what fails costs one line, never the training.
 """
 
+from leyden.discovery.attaching import attach_discovered
 from leyden.discovery.discovering import discover
 from leyden.discovery.found import Broken, Discovered, LeftOut, SwitchedOff
 from leyden.discovery.installed import CALLBACKS_GROUP, GROUP, installed_callbacks, installed_factories
@@ -18,6 +19,7 @@ __all__ = [
     "Discovered",
     "LeftOut",
     "SwitchedOff",
+    "attach_discovered",
     "discover",
     "discovery_is_on",
     "installed_callbacks",

@@ -83,6 +83,8 @@ def _of_a_family(table: CallbackTable, configuration: Configuration) -> Named:
         found = getattr(callbacks, table.name)
     except ImportError as error:
         raise configuration.error(table.key, f"[callbacks.{table.name}]: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Callback)):
+        raise configuration.error(table.key, f"[callbacks.{table.name}]: {table.name} is no callback.")
     family = found.__module__.partition(".")[0]
     distribution = "leyden" if family == "leyden" else f"leyden-callbacks-{family.removeprefix('leyden_')}"
     try:

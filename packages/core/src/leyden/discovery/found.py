@@ -124,7 +124,9 @@ def report(message: str, *, traceback_of: BaseException | None = None) -> None:
         if rank_zero_only.rank == 0:
             _log.warning(message)
     if traceback_of is not None:
-        _log.warning("%s:", message.partition(" raised ")[0], exc_info=traceback_of)
+        # Other processes warn of nothing: their logs say all of it.
+        told = message.partition(" raised ")[0] if rank_zero_only.rank == 0 else message
+        _log.warning("%s:", told, exc_info=traceback_of)
 
 
 def in_one_line(error: BaseException) -> str:
