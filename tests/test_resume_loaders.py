@@ -184,3 +184,55 @@ def test_loaders_that_are_loaded_anew(resumes_exactly: Resumes) -> None:
 
     assert resumes_exactly(build, slice(1, None, 2), max_epochs=4, reload_dataloaders_every_n_epochs=1) > 8
     assert resumes_exactly(build, slice(0, None, 3), max_epochs=5, reload_dataloaders_every_n_epochs=2) > 5
+
+
+class EpochsOfItsOwn:
+    """Counts its epochs, when one begins or when one ends, and draws its order by them."""
+
+    def __init__(self, batches: int, counts_at: str) -> None:
+        self.batches, self.counts_at = batches, counts_at
+        self.epoch, self.place, self.over, self.resumed = 0, 0, True, False
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.over or not self.resumed:
+            self.epoch += self.counts_at == "start"
+            self.place = 0
+        self.over = self.resumed = False
+        return self.rest()
+
+    def rest(self) -> Iterator[Tensor]:
+        order = torch.randperm(self.batches, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        while self.place < self.batches:
+            self.place += 1
+            yield Items(self.batches)[order[self.place - 1]].unsqueeze(0)
+        self.epoch += self.counts_at == "end"
+        self.over = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "place": self.place, "over": self.over}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self.place, self.over = state["epoch"], state["place"], state["over"]
+        self.resumed = True
+
+
+class EpochsOfItsOwnAndLength(EpochsOfItsOwn):
+    def __len__(self) -> int:
+        return self.batches
+
+
+@pytest.mark.parametrize("counts_at", ["start", "end"])
+@pytest.mark.parametrize("kind", [EpochsOfItsOwn, EpochsOfItsOwnAndLength])
+@pytest.mark.parametrize(
+    ("mode", "lengths"),
+    [("min_size", (4, 4)), ("max_size", (3, 5)), ("max_size_cycle", (3, 4)), ("sequential", (3, 5))],
+)
+def test_a_member_that_is_left_at_its_last_batch_is_in_the_same_epoch(
+    resumes_exactly: Resumes, kind: type[EpochsOfItsOwn], counts_at: str, mode: Any, lengths: tuple[int, int]
+) -> None:
+    """A combination need not ask a loader whether there is more: that one has not come to its end."""
+
+    def build() -> dict[str, Any]:
+        return {"module": Net(), "train": CombinedLoader([kind(length, counts_at) for length in lengths], mode)}
+
+    assert resumes_exactly(build, slice(1, None, 4), max_epochs=3) >= 3

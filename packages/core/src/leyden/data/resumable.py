@@ -115,7 +115,7 @@ class ResumableLoader:
         return _read_on(self.loader, self._batches)
 
     def _begin_own(self, batches: int) -> Iterator[Any]:
-        self._own = _OwnPlace(iter(self.loader), batches, loader_length(self.loader))
+        self._own = _OwnPlace(self.loader, batches)
         return self._own
 
     def _settle(self, left: Mapping[str, Any]) -> None:
@@ -124,7 +124,7 @@ class ResumableLoader:
         if left["ended"]:
             self.loader.state_dict()  # a StatefulDataLoader takes up its state when it is first asked for it
         else:
-            next(iter(self.loader), None)  # begun, so that the next iteration is another one
+            next(iter(self.loader), None)  # begun, so that the next iteration is another one, and not at its end
 
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """Return the place after `batches` batches, or after those that were iterated, as plain data."""
@@ -151,7 +151,8 @@ class ResumableLoader:
         """Return, as plain data, what beyond the run's random numbers decides what the next epoch reads."""
         settled = self._settled
         if self._own is not None and settled is None:  # before, asking would begin an iteration
-            settled = {"own": self.loader.state_dict(), "ended": self._own.ended}
+            before = None if self._own.ended else self._own.before_last
+            settled = {"own": self.loader.state_dict() if before is None else before, "ended": self._own.ended}
         workers = not self.has_own_state and (self._had_workers or self._has_workers)
         return {"generators": generator_states(self.loader), "workers": workers, "settled": settled}
 
@@ -168,13 +169,18 @@ class _OwnPlace:
     Attributes:
         done: batches read since its first.
         ended: whether the loader came to its end; else another iteration cuts this one short.
+        before_last: the loader's state before the batch that was read last, where that may be its last one. A loader
+            that is left there has not come to its end, and would if it were asked for another.
     """
 
-    __slots__ = ("_batches", "_length", "done", "ended")
+    __slots__ = ("_batches", "_length", "_loader", "before_last", "done", "ended")
 
-    def __init__(self, batches: Iterator[Any], done: int, length: int | float | None) -> None:
-        self._batches, self._length = batches, math.inf if length is None else length
+    def __init__(self, loader: Any, done: int) -> None:
+        length = loader_length(loader)
+        self._loader, self._batches = loader, iter(loader)
+        self._length = math.inf if length is None else length
         self.done, self.ended = done, False
+        self.before_last: Mapping[str, Any] | None = None
 
     def __iter__(self) -> _OwnPlace:
         return self
@@ -184,6 +190,8 @@ class _OwnPlace:
             next(self._batches, None)
             self.ended = True
             raise StopIteration
+        if self.done + 1 == self._length or self._length == math.inf:
+            self.before_last = self._loader.state_dict()
         try:
             batch = next(self._batches)
         except StopIteration:

@@ -120,6 +120,12 @@ class TrainSource:
         place = self._whole.state_dict() if self.counts_itself else self._whole.state_dict(batches)
         return {"batches": batches, "place": place}
 
+    def come_to_its_end(self, state: Mapping[str, Any]) -> None:
+        """Let a loader that knows its place see its end, where `state` was made when it had given its last batch."""
+        if self.length_known and self._all_of_it and _has_own_state(self._whole):
+            for _ in self.resume(state):
+                pass
+
     @property
     def counts_itself(self) -> bool:
         """Whether the place is where the loaders stand, which is one batch on where the next was read ahead."""
@@ -218,11 +224,11 @@ class EvalSource:
                 continue
             if state is not None and index == first:
                 batches -= done
-                if batches:  # a state that nobody goes on from would be taken by the next pass
-                    loader.load_state_dict(state["place"])
             # A loader that knows its place comes to its end by itself, and is to see it.
             ends = _has_own_state(loader) and self.num_batches[index] == loader_length(loader.loader)
-            if batches <= 0:
+            if state is not None and index == first and (batches or ends):
+                loader.load_state_dict(state["place"])  # one that nobody goes on from would be taken by the next pass
+            if batches <= 0 and not ends:
                 yield index, iter(())
             elif ends or batches == math.inf:
                 yield index, _starter(loader)()

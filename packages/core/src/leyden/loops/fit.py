@@ -195,15 +195,17 @@ class FitLoop(FitProgress):
         plan, journal, engine = trainer.plan, trainer.journal, trainer.engine
         assert optimization is not None
         self._decide_for_the_epoch()
-        if self.pending:  # what a run that was cut left to do
-            if self._finish_batch() or self.is_last_batch:
+        resumed = self._resumed.get("place")
+        if self.batches_done:  # what a run that was cut left to do
+            if self._finish_batch() if self.pending else self._reaches_a_limit():
                 return
-        elif self.batches_done and (self.is_last_batch or self._reaches_a_limit()):  # cut, by SIGTERM, behind it
-            return
+            if self.is_last_batch:
+                if resumed is not None:
+                    source.come_to_its_end(resumed["train"])
+                return
         if self._saves_exceptions:
             self.mark_boundary()
         run_batch, transfer, num_batches = optimization.run, trainer.batch_transfer, source.num_batches
-        resumed = self._resumed.get("place")
         batches, self._ahead = open_batches(source, resumed and resumed["train"], trainer.profiler)
         self._resumed = {}
         ahead, batch_idx = self._ahead, self.batches_done - 1

@@ -246,7 +246,9 @@ class FitProgress:
 
     def _draws(self) -> list[list[Any]]:
         """What dataloaders have of their own that decides their draws, for training and validation."""
-        return [[] if source is None else source.draws() for source in (self.source, self.val_loop.source)]
+        train, val = [[] if source is None else source.draws() for source in (self.source, self.val_loop.source)]
+        read_ahead = None if self._ahead is None or self._ahead.exhausted else self._ahead.place
+        return [train if read_ahead is None else read_ahead[1], val]
 
     def _place(self) -> dict[str, Any] | None:
         """Where the data stand that are being read."""
@@ -256,7 +258,7 @@ class FitProgress:
             place = {"train": self._resumed["place"]["train"]}
         else:
             read_ahead = None if self._ahead is None else self._ahead.place
-            train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead
+            train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead[0]
             ahead = self._ahead and self._ahead.rng
             place = {"train": {**train, "batches": self.batches_done, "ahead": ahead}}
         if self.pending == "validation":

@@ -26,7 +26,8 @@ class LookAhead:
     Attributes:
         exhausted: whether the item last given was the final one.
         rng: the state of the random numbers before the item after that was read.
-        place: what `place_of` said when the item last given had been read, None without it.
+        place: what `place_of` said when the item last given had been read, None without it; here the source's place
+            and its loaders' draws.
 
     Example:
         >>> ahead = LookAhead(iter("ab"))
@@ -68,7 +69,7 @@ def open_batches(
         batches = profiler.wrap_iterator("next(train_dataloader)", batches)
     if source.length_known:
         return batches, None
-    place_of = (lambda: source.state_dict(0)) if source.counts_itself else None
+    place_of = (lambda: (source.state_dict(0), source.draws())) if source.counts_itself else None
     before = None if resumed is None else resumed.get("ahead")
     if before is None:
         ahead = LookAhead(batches, place_of)
