@@ -221,6 +221,13 @@ def test_after_one_that_hangs_the_next_has_a_thread_of_its_own(forever: threadin
             thread.join()  # both end by themselves
 
 
+def test_no_thread_is_left_where_nothing_hangs(site: Site) -> None:
+    before = threading.enumerate()
+    site.add("one", "from found import *\ndef make(): return [Watch()]", "x = one:make")
+    assert site.names() == ["Watch"]
+    assert threading.enumerate() == before
+
+
 def test_what_a_factory_made_is_not_kept_by_the_thread() -> None:
     class Made:
         """Has weak references."""

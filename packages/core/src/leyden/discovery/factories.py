@@ -28,7 +28,7 @@ class EndedByItself(Exception):
 
 
 class TimeLimit:
-    """Makes calls of which each may take so long; as a context manager, at whose end nothing is waited for.
+    """Makes calls of which each may take so long; a context manager, at whose end no call is waited for.
 
     They are made in a thread, since nothing else interrupts a call that hangs in C; in one thread, since its start
     costs more than a call. One that hangs keeps its thread, which does not keep the process, and the next has another.
@@ -39,6 +39,7 @@ class TimeLimit:
         self._timeout_s = timeout_s
         self._calls: SimpleQueue[tuple[Callable[[], Any], str] | None] | None = None
         self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> TimeLimit:
         return self
@@ -46,6 +47,8 @@ class TimeLimit:
     def __exit__(self, *error: object) -> None:
         if self._calls is not None:
             self._calls.put(None)
+            if self._thread is not None and error[0] is None:
+                self._thread.join()  # idle, so at once: nobody who forks afterwards finds a second thread
 
     def __call__(self, call: Callable[[], T], name: str) -> T:
         """Return what `call` returns, or raise what it raises: a `TimeoutError` where it takes longer.
@@ -55,7 +58,8 @@ class TimeLimit:
         if self._calls is None:
             self._calls, self._outcomes = SimpleQueue(), SimpleQueue()
             work = partial(contextvars.copy_context().run, _work, self._calls, self._outcomes)
-            threading.Thread(target=work, daemon=True).start()
+            self._thread = threading.Thread(target=work, daemon=True)
+            self._thread.start()
         self._calls.put((call, name))
         try:
             result, error = self._outcomes.get(timeout=self._timeout_s)
