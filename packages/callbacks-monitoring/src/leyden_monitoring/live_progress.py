@@ -185,7 +185,7 @@ class LiveProgressBar(ProgressBar):
         stretch = Stretch(stage, encodable(text, sys.stdout), total, done, nested)
         if self._may_wait(stage):
             self._pace = _Pace(stage, done, stretch)
-        elif self._draw(lambda display: display.begin(stretch)):
+        elif self._draw(lambda display: self._begin_on(display, stretch)):
             rare = not self._display.redraws
             self._pace = _Pace(stage, done, most_batches=_BATCHES_PER_LOOK_FOR_LINES if rare else _BATCHES_PER_LOOK)
             if not nested or self._display.redraws:
@@ -207,11 +207,17 @@ class LiveProgressBar(ProgressBar):
         pause_s = max(display.interval_s, _PAUSE_PER_DRAWING * (perf_counter() - began))
         self._due = pace.drawn(done, self._refresh_rate) + pause_s
 
-    @staticmethod
-    def _begun(pace: _Pace, display: Display) -> Display:
+    def _begin_on(self, display: Display, stretch: Stretch) -> None:
+        training = self._training
+        if stretch.nested and training is not None and training.stage is not None and display.redraws:
+            # While it is validated, the bar of training shows where that stands.
+            self._begun(training, display).show(training.stage, self.train_batch_idx, self._metrics(training.stage))
+        display.begin(stretch)
+
+    def _begun(self, pace: _Pace, display: Display) -> Display:
         if pace.waiting is not None:
-            display.begin(pace.waiting)
-            pace.waiting = None
+            stretch, pace.waiting = pace.waiting, None
+            self._begin_on(display, stretch)
         return display
 
     def _end(self, done: int) -> None:
