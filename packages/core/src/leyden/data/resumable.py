@@ -28,7 +28,8 @@ class ResumableLoader:
     read up to the place, with a warning.
 
     With ``num_workers > 0`` the workers of a resumed epoch start with fresh generators: a dataset that draws random
-    numbers in its workers (augmentation) repeats exactly only as a ``StatefulDataLoader``.
+    numbers in its workers (augmentation) repeats exactly only where a ``StatefulDataLoader`` asks it for a state of
+    its own, with its generator in it.
 
     Example:
         >>> loader = DataLoader(range(6), batch_size=2, shuffle=True)
