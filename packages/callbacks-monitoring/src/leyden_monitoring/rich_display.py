@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,8 @@ class RichDisplay(DisplayBelowText):
     def __init__(self, owner: RichProgressBar, trainer: Trainer) -> None:
         self._leave = owner.leave
         settings: dict[str, Any] = {"force_jupyter": False} | owner.console_kwargs
-        if not settings.get("stderr"):
-            settings.setdefault("file", drawn_on())
+        # The output itself: a console asks for `sys.stderr` anew each time, and would get what stands in for it.
+        settings.setdefault("file", sys.stderr if settings.pop("stderr", False) else drawn_on())
         self._console = Console(**settings)
         self._has_size = "width" in settings or "height" in settings
         self._tasks = Tasks(owner, trainer, self._console)
