@@ -131,3 +131,10 @@ def test_verify_says_which_are_whole(path: Path, capsys: pytest.CaptureFixture[s
     assert [(Path(one["path"]).name, one["whole"]) for one in json.loads(out)] == [
         ("a.ckpt", True), ("cut.ckpt", False), ("flipped.ckpt", False),
     ]  # fmt: skip
+
+
+def test_verify_reads_on_behind_a_link_that_leads_nowhere(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path.parent / "0-dead.ckpt").symlink_to("gone")
+    status, out, err = ran(capsys, "checkpoint", "verify", path.parent)
+    assert (status, err) == (1, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["broken", "whole"]

@@ -62,7 +62,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         try:
             storage.verify(path)
             results.append({"path": path, "whole": True, "problem": None})
-        except MisconfigurationException as error:
+        except (MisconfigurationException, OSError) as error:  # in a folder, one that cannot be read is not whole
+            if isinstance(error, OSError) and not given.is_dir():
+                raise
             results.append({"path": path, "whole": False, "problem": one_line(error)})
     if arguments.json:
         say_json(results)
