@@ -71,7 +71,7 @@ class _Alternating:
         self._stretches = 2 * steps // stretch
 
     def __len__(self) -> int:
-        return (self._stretches + 1) * self._stretch
+        return (self._stretches + 2) * self._stretch
 
     def __iter__(self) -> Iterator[Tensor]:
         loop, watch = self._trainer.fit_loop, self._watch
@@ -88,6 +88,7 @@ class _Alternating:
                     watch.with_bar += seconds
                 else:
                     watch.without += seconds
+        yield from self._batches  # nor is this: who has the last batch asks for no more
 
 
 def _timed(bar_class: Any, watch: _Stopwatch) -> Any:
