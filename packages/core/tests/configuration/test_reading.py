@@ -76,6 +76,28 @@ def test_the_pyproject_of_the_working_folder_is_read() -> None:
     assert not read_configuration().strict
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tool.leyden.discovery]\nstrict = true\n",
+        "[ tool . leyden . discovery ]\nstrict = true\n",
+        "[tool.\"leyden\".discovery]\nstrict = true\n",
+        "[tool]\n'leyden' .discovery.strict = true\n",
+        "[tool]\nleyden\t= {discovery = {strict = true}}\n",
+        "tool = {leyden = {discovery.strict = true}}\n",
+        "tool.leyden.discovery.strict=true\n",
+    ],
+)
+def test_however_the_table_is_spelt_it_is_found(text: str) -> None:
+    write(text, "pyproject.toml", named=False)
+    assert read_configuration().strict
+
+
+def test_a_pyproject_that_only_requires_leyden_is_not_parsed() -> None:
+    write("[project]\ndependencies = ['leyden>=0.1', 'leyden_x']\nnot toml", "pyproject.toml", named=False)
+    assert read_configuration().path is None
+
+
 def test_a_pyproject_may_be_named_too(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
