@@ -81,7 +81,7 @@ def test_the_pyproject_of_the_working_folder_is_read() -> None:
     [
         "[tool.leyden.discovery]\nstrict = true\n",
         "[ tool . leyden . discovery ]\nstrict = true\n",
-        "[tool.\"leyden\".discovery]\nstrict = true\n",
+        '[tool."leyden".discovery]\nstrict = true\n',
         "[tool]\n'leyden' .discovery.strict = true\n",
         "[tool]\nleyden\t= {discovery = {strict = true}}\n",
         "tool = {leyden = {discovery.strict = true}}\n",
