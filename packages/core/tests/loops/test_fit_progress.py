@@ -226,3 +226,32 @@ def test_stages_change_around_validation() -> None:
     events, trainer = fit(1, 1, module=Stages(), num_sanity_val_steps=1, max_epochs=1)
     assert events == ["sanity_check", "train", "validate"]
     assert trainer.state.stage is None
+
+
+class Looks(Callback):
+    """Has the loop call after some batches of each epoch, from `on_train_epoch_start` and from a call itself."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Events)
+        events = pl_module.events
+
+        def look(done: int) -> None:
+            events.append(f"looked@{done}")
+            if done < 4:
+                trainer.fit_loop.call_after(done + 2, look)
+
+        trainer.fit_loop.call_after(2, look)
+        trainer.fit_loop.call_after(9, look)
+
+
+def test_calls_are_made_after_so_many_batches_and_before_the_validation_due_then() -> None:
+    events, _ = fit(5, 1, callbacks=[Looks()], val_check_interval=2)
+    assert events == words(
+        "t0.0 t0.1 looked@2 v0.0 t0.2 t0.3 looked@4 v0.0 t0.4 t1.0 t1.1 looked@2 v1.0 t1.2 t1.3 looked@4 v1.0 t1.4"
+    )
+
+
+def test_calls_that_were_not_made_are_gone_with_their_epoch() -> None:
+    events, trainer = fit(1, callbacks=[Looks()])
+    assert events == words("t0.0 t1.0")
+    assert trainer.fit_loop.call_behind == math.inf
