@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import ConstantLR, StepLR
 
 from leyden import Callback, MisconfigurationException, Trainer
 from leyden.loggers import Logger
@@ -196,6 +196,15 @@ def test_schedulers_of_one_name_and_several_on_one_optimizer() -> None:
 
     rows, _ = run(make, manual=True, max_epochs=1)
     assert rows == [(0, {"x": 0.1, "x-1": 0.2, "lr-Adam": 0.1})]
+
+
+def test_scheduler_that_is_called_as_another_optimizer_would_be() -> None:
+    def make(module: Any) -> Any:
+        optimizers = [Adam([module.layer.weight], 0.1), Adam([module.layer.bias], 0.2), SGD(module.parameters(), 0.3)]
+        return optimizers, [{"scheduler": ConstantLR(optimizers[2], 1.0), "name": "lr-Adam-1"}]
+
+    rows, _ = run(make, LearningRateMonitor("epoch"), manual=True)
+    assert rows[0] == (0, {"lr-Adam-1": 0.3, "lr-Adam": 0.1, "lr-Adam-2": 0.2})
 
 
 def test_scheduler_of_the_users_own_making_without_an_optimizer() -> None:

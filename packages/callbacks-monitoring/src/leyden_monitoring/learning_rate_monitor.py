@@ -136,11 +136,16 @@ class LearningRateMonitor(Callback):
 def _watched(trainer: Trainer) -> list[_Watched]:
     """Name the optimizers: those of schedulers first, in the order of the schedulers."""
     counts: Counter[str] = Counter()
+    taken: set[str] = set()
     watched: list[_Watched] = []
 
     def watch(name: str, optimizer: Optimizer, interval: str | None) -> None:
-        watched.append(_Watched(f"{name}-{counts[name]}" if counts[name] else name, optimizer, interval))
-        counts[name] += 1
+        own = name
+        while own in taken:  # by another of its name, or by a scheduler that is called "lr-Adam-1"
+            counts[name] += 1
+            own = f"{name}-{counts[name]}"
+        taken.add(own)
+        watched.append(_Watched(own, optimizer, interval))
 
     unnamed: set[tuple[int, str]] = set()  # two schedulers without names on one optimizer have the same to tell
     for config in trainer.lr_scheduler_configs:
