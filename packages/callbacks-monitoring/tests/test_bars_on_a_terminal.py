@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import multiprocessing
 import os
 import re
 import struct
@@ -161,6 +162,50 @@ def test_output_that_somebody_kept_still_writes_when_the_bars_are_gone(terminal:
     make_trainer(terminal, bar_class(), Keeps(), limit_val_batches=0).fit(Model())
     kept[0].write("afterwards\n")
     assert terminal.lines[-1] == "afterwards"
+
+
+def test_text_of_a_thread_that_waited_while_the_bars_were_closed(terminal: Terminal, bar_class: Any) -> None:
+    bar, displays = bar_class(), []
+
+    class Keeps(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            displays.append(bar._display)
+
+    make_trainer(terminal, bar, Keeps(), limit_val_batches=0).fit(Model())
+    displays[0].write("afterwards\n", terminal.stdout)
+    assert terminal.lines[-1] == "afterwards"
+    assert len(terminal.lines) == 2
+
+
+def test_worker_that_is_forked_while_a_thread_prints(terminal: Terminal, bar_class: Any) -> None:
+    bar, exit_codes = bar_class(), []
+
+    class Forks(Model):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            if batch_idx == 1:
+                printing, forked = threading.Event(), threading.Event()
+                thread = threading.Thread(target=self.be_printing, args=(printing, forked))
+                thread.start()
+                assert printing.wait(timeout=30)
+                worker = multiprocessing.get_context("fork").Process(target=print, args=("from a worker",))
+                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of threads, when forking
+                    worker.start()
+                worker.join(timeout=30)
+                exit_codes.append(worker.exitcode)
+                worker.kill()
+                forked.set()
+                thread.join()
+            return super().training_step(batch, batch_idx)
+
+        def be_printing(self, printing: threading.Event, forked: threading.Event) -> None:
+            with bar._display._hidden():
+                printing.set()
+                forked.wait()
+
+    make_trainer(terminal, bar, limit_val_batches=0).fit(Forks())
+    assert exit_codes == [0]
+    assert terminal.lines[-2] == "from a worker"
+    assert read(terminal.lines[-1])[:2] == ("Epoch 0", "4/4")
 
 
 def test_every_epoch_may_leave_its_bar(terminal: Terminal, bar_class: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -24,14 +25,28 @@ class AboveBars:
         self.stream = stream
         self._write_line: WriteLines | None = write_line
         self._begun = ""
+        self._process = os.getpid()
+        self._begins_line = True
 
     def write(self, text: str) -> int:
         """Write the lines that are whole now; a begun one waits, for the next drawing would overwrite it."""
         if self._write_line is None:  # somebody kept this object beyond the bars
             return self.stream.write(text)
+        if os.getpid() != self._process:
+            return self._write_from_fork(text)
         whole, newline, self._begun = (self._begun + text).rpartition("\n")
         if newline:
             self._write_line(whole + newline, self.stream)
+        return len(text)
+
+    def _write_from_fork(self, text: str) -> int:
+        """Write what a worker of a dataloader prints, over the bar: the next drawing is below it.
+
+        Bars and their locks are the training's. A thread that printed while the worker was forked left it locks that
+        nobody will release, and it would hang.
+        """
+        self.stream.write(f"\r\x1b[K{text}" if self._begins_line else text)
+        self._begins_line = text.endswith("\n")
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

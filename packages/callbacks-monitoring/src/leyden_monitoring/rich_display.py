@@ -145,8 +145,10 @@ class RichDisplay(DisplayBelowText):
     @contextlib.contextmanager
     def _hidden(self) -> Iterator[Any]:
         with self._lock:
+            shown = bool(self._drawn.renderable)  # not any more, where a thread waited while the bars were closed
             self._console.control(self._drawn.position_cursor())
             try:
                 yield
             finally:
-                self._draw_lines()
+                if shown:
+                    self._draw_lines()
