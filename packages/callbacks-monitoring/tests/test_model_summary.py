@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
 import pytest
@@ -144,3 +145,49 @@ def test_example_that_does_not_fit_is_no_reason_to_stop() -> None:
 def test_depth_out_of_range(depth: Any) -> None:
     with pytest.raises(MisconfigurationException, match="expected a number of levels >= -1"):
         ModelSummary(depth)
+
+
+class Remembers(nn.Module):
+    """Has a forward that leaves traces in whatever can hold one."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("seen", torch.zeros(()))
+        self.calls, self.shapes, self.plain = 0, [torch.Size([])], torch.zeros(1)
+        self.cache = {"first": 0}
+        self.first: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1
+        self.plain += 1
+        self.calls += 1
+        self.shapes.append(x.shape)
+        self.cache["last"] = 1
+        self.first = self.layer(x)
+        self.added = nn.Linear(1, 1)
+        return self.first + torch.rand(1) + random.random()
+
+
+def test_forward_of_the_example_leaves_no_trace_in_the_module() -> None:
+    part = Remembers()
+    module, buffer = nn.Sequential(part), part.seen
+    random.seed(1), torch.manual_seed(1)
+    table = describe_module(module, example_input=torch.zeros(3, 4))
+    assert table.parts[0].out_sizes == [3, 2]
+    assert (part.calls, part.shapes, part.cache) == (0, [torch.Size([])], {"first": 0})
+    assert part.first is None
+    assert (part.seen.item(), part.plain.item()) == (0, 0)
+    assert part.seen is buffer
+    assert list(part._modules) == ["layer"]
+    drawn = random.random(), torch.rand(1)
+    random.seed(1), torch.manual_seed(1)
+    assert drawn == (random.random(), torch.rand(1))
+
+
+def test_lazy_buffers_are_left_lazy_too() -> None:
+    module = nn.Sequential(nn.LazyBatchNorm1d(affine=False))
+    assert describe_module(module, example_input=torch.zeros(3, 4)).parts[0].in_sizes is None
+    assert type(module[0]) is nn.LazyBatchNorm1d

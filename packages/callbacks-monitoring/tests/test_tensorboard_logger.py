@@ -385,6 +385,22 @@ def test_the_graph_is_recorded_and_the_training_is_what_it_was(tmp_path: Path) -
     assert scalars(logger.log_dir) == scalars(plain.log_dir)
 
 
+def test_drawing_leaves_no_trace_in_the_module(tmp_path: Path) -> None:
+    class Counts(nn.Linear):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    module = Counts(4, 2)
+    logger = TensorBoardLogger(tmp_path, log_graph=True)
+    logger.log_graph(module, torch.ones(3, 4))
+    logger.save()
+    assert module.calls == 0
+    assert "Counts/weight/weight" in nodes(logger.log_dir)
+
+
 @pytest.mark.parametrize("example", [(torch.ones(3, 4),), {"x": torch.ones(3, 4)}])
 def test_an_example_may_be_a_tuple_or_a_dict(tmp_path: Path, example: Any) -> None:
     module = Drawn()

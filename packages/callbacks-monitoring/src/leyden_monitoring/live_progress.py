@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from leyden.arguments import check_arguments, is_count
 from leyden.rank_zero import rank_zero_warn
+from leyden.seed import isolate_rng
 from leyden_monitoring.display import (
     Display,
     PlainLines,
@@ -179,7 +180,8 @@ class LiveProgressBar(ProgressBar):
         if self.is_disabled:
             return
         if self._display is None:
-            self._display = self.make_display() if self.can_redraw() else PlainLines()
+            with isolate_rng():  # the import of rich draws a random number
+                self._display = self.make_display() if self.can_redraw() else PlainLines()
             self._due = 0.0 if self._display.redraws else monotonic() + self._display.interval_s
         nested = self._in_fit and stage != "train"
         stretch = Stretch(stage, encodable(text, sys.stdout), total, done, nested)

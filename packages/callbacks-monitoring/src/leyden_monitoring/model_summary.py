@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from leyden.arguments import check_arguments, is_count
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_warn
+from leyden.seed import isolate_rng
 from leyden_monitoring.display import encodable
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class ModelSummary(Callback):
         if self.max_depth == 0 or not trainer.is_global_zero:
             return
         try:
-            trainer.print(encodable(self.text(self.describe(pl_module)), sys.stdout))
+            with isolate_rng():  # the import of rich draws a random number
+                text = encodable(self.text(self.describe(pl_module)), sys.stdout)
+            trainer.print(text)
         except (OSError, ValueError) as error:  # an output that is full or closed
             rank_zero_warn(f"The model summary could not be printed: {type(error).__name__}: {error}")
 

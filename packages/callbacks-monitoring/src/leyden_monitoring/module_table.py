@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from leyden.flops import measure_flops
-from leyden.seed import isolate_rng
 from leyden.tables import render_table
+from leyden_monitoring.untouched import is_undecided, leave_untouched
 
 __all__ = ["ModuleTable", "Part", "describe_module", "short_count"]
 
@@ -91,8 +91,8 @@ class ModuleTable:
 def describe_module(module: nn.Module, max_depth: int = 1, example_input: Any = None) -> ModuleTable:
     """Return the table of `module` down to `max_depth` levels, -1 for all; with an example input, sizes and operations.
 
-    The example is run once in evaluation mode without gradients, and leaves modes, random state and buffers as they
-    were. It is not run where there are lazy parameters, since it would decide their sizes.
+    The example is run once in evaluation mode without gradients, and leaves modes, random state, buffers and attributes
+    as they were. It is not run where there are lazy parameters or buffers, since it would decide their sizes.
 
     Example:
         >>> table = describe_module(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), example_input=torch.zeros(3, 4))
@@ -112,7 +112,7 @@ def describe_module(module: nn.Module, max_depth: int = 1, example_input: Any = 
         table.megabytes += parameter.numel() * parameter.element_size() / 1e6
     table.in_train_mode = sum(part.training for _, part in named)
     table.in_eval_mode = len(named) - table.in_train_mode
-    if example_input is not None and not table.lazy:
+    if example_input is not None and not is_undecided(module):
         _run_example(module, table, shown, example_input)
     return table
 
@@ -134,19 +134,14 @@ def _run_example(module: nn.Module, table: ModuleTable, shown: Mapping[str, nn.M
 
         return hook
 
-    modes = [(part, part.training) for part in module.modules()]
-    for part, _ in modes:
-        part.training = False  # not by `eval()`, which modules may answer in their own way
-    handles = [part.register_forward_hook(note(name), with_kwargs=True) for name, part in shown.items()]
     args, kwargs = _arguments(example_input, next(_devices(module), torch.device("cpu")))
-    try:
-        with torch.no_grad(), isolate_rng():
+    with leave_untouched(module):
+        handles = [part.register_forward_hook(note(name), with_kwargs=True) for name, part in shown.items()]
+        try:
             table.flops = measure_flops(module, lambda: module(*args, **kwargs))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for part, training in modes:
-            part.training = training
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _arguments(example: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:

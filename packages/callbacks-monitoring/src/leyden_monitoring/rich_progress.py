@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.arguments import check_arguments
 from leyden.errors import MisconfigurationException
+from leyden.seed import isolate_rng
 from leyden_monitoring.display import Display, running_in_notebook
 from leyden_monitoring.live_progress import LiveProgressBar
 
@@ -59,7 +60,8 @@ class RichProgressBarTheme:
         styles = [field.name for field in fields(self) if not field.name.startswith("metrics_")]
         # Those of the class are right, and rich takes its time to import.
         changed = [name for name in styles if getattr(self, name) != getattr(type(self), name)]
-        checks = [(name, getattr(self, name), _is_style(getattr(self, name)), _STYLE) for name in changed]
+        with isolate_rng():  # which its import draws from
+            checks = [(name, getattr(self, name), _is_style(getattr(self, name)), _STYLE) for name in changed]
         delimiter, form = self.metrics_text_delimiter, self.metrics_format
         check_arguments(
             type(self).__name__,
@@ -131,7 +133,8 @@ class RichProgressBar(LiveProgressBar):
         self.theme = theme
         self.console_kwargs = dict(console_kwargs or {})
         if self.console_kwargs:
-            self._check_console()
+            with isolate_rng():
+                self._check_console()
 
     def _check_console(self) -> None:
         from rich.console import Console

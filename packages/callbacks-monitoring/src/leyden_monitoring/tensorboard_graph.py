@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from leyden.data.transfer import map_tensors, move_to_device
 from leyden.module import LightningModule
 from leyden.rank_zero import rank_zero_warn
-from leyden.seed import isolate_rng
+from leyden_monitoring.untouched import is_undecided, leave_untouched
 
 __all__ = ["add_graph"]
 
@@ -21,20 +20,20 @@ __all__ = ["add_graph"]
 def add_graph(writer: Any, model: nn.Module, example: Any = None) -> bool:
     """Record the graph of a forward of `example`, by default the model's `example_input_array`, and return True.
 
-    A tuple holds positional arguments and a dict keywords. The model runs in evaluation mode; modes, random state and
-    gradients are left alone. A model that cannot be traced costs a warning, not the training; so does one with lazy
-    parameters, whose sizes the example would decide.
+    A tuple holds positional arguments and a dict keywords. The model runs in evaluation mode; modes, random state,
+    gradients, buffers and attributes are left alone. A model that cannot be traced costs a warning, not the training;
+    so does one with lazy parameters, whose sizes the example would decide.
     """
     example = getattr(model, "example_input_array", None) if example is None else example
     name = type(model).__name__
     if example is None:
         rank_zero_warn(f"TensorBoardLogger(log_graph=True): give {name} an example_input_array to run it with.")
         return False
-    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+    if is_undecided(model):
         rank_zero_warn(f"TensorBoardLogger(log_graph=True): {name} has lazy parameters; run it once on a batch before.")
         return False
     try:
-        with warnings.catch_warnings(), isolate_rng(), torch.no_grad():
+        with warnings.catch_warnings(), leave_untouched(model):
             _expect_warnings()
             traced, tensors = _trace(model, example)
             writer.add_graph(traced, tensors, use_strict_trace=False)
@@ -60,15 +59,8 @@ def _trace(model: nn.Module, example: Any) -> tuple[torch.jit.ScriptModule, tupl
     }  # outputs may be dicts; checking runs the model twice more
     if isinstance(model, LightningModule):
         return model.to_torchscript(method="trace", example_inputs=example, **options), ()
-    modes = [(part, part.training) for part in model.modules()]
     named = {"example_kwarg_inputs": dict(example)} if isinstance(example, Mapping) else {"example_inputs": example}
-    try:
-        for part, _ in modes:
-            part.training = False
-        return torch.jit.trace(model, **named, **options), ()  # type: ignore[no-untyped-call]
-    finally:
-        for part, training in modes:
-            part.training = training
+    return torch.jit.trace(model, **named, **options), ()  # type: ignore[no-untyped-call]
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from leyden import Trainer
 from leyden.callback import Callback, Checkpoint
@@ -45,6 +47,14 @@ def test_factories_attach_in_the_order_of_distributions_and_names(site: Site) ->
         ("Summary", "discovered", "zebra 1.0"),
         ("Watch", "discovered", "zebra 1.0"),
     ]
+
+
+def test_random_numbers_that_a_factory_draws_are_not_missing_in_the_training(site: Site) -> None:
+    site.add("dice", "import random, torch\nrandom.random()\ndef make(): torch.rand(1); return []", "make = dice:make")
+    before = random.getstate(), torch.get_rng_state()
+    assert site.discover().broken == []
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from leyden.discovery.switches import Filter, read_switch
 from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.hooks.ordering import Placed
 from leyden.rank_zero import rank_zero_info, rank_zero_only
+from leyden.seed import isolate_rng
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -61,7 +62,8 @@ def discover(
     if enable_checkpointing is False:
         switched_off["checkpoint"] = "Trainer(enable_checkpointing=False)"
     configuration = read_configuration()
-    with TimeLimit(configuration.timeout_s) as within:
+    # What factories import may draw random numbers, as rich does, and the training is to be the same without them.
+    with isolate_rng(), TimeLimit(configuration.timeout_s) as within:
         search = _Search(trainer, given, switched_off, configuration, switch.filter, within)
         search.check_settings()
         for table in configuration.callbacks:
