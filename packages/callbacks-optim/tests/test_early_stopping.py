@@ -276,6 +276,52 @@ def test_a_resumed_run_goes_on_waiting() -> None:
     assert resumed.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
 
 
+class SaveThenCut(Callback):
+    """Saves where the stop has been asked for, when all have had the validation's end, and cuts the run there."""
+
+    position = "checkpoint"
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop:
+            trainer.plan.when_done(lambda: self.save(trainer))
+
+    def save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint("asked.ckpt")
+        raise KeyboardInterrupt
+
+
+WITHIN = {"val_check_interval": 2, "num_sanity_val_steps": 0}
+
+
+@pytest.mark.parametrize("minimum", [{}, {"min_epochs": 3}])
+def test_a_run_that_was_asked_to_stop_ends_as_it_would_have_when_it_is_resumed(minimum: dict[str, Any]) -> None:
+    scores = [3.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    straight = fit(EarlyStopping("val_loss", patience=1), Scripted(scores), **WITHIN, **minimum)
+    with pytest.raises(KeyboardInterrupt):
+        trainer_with(EarlyStopping("val_loss", patience=1), SaveThenCut(), **WITHIN, **minimum).fit(Scripted(scores))
+    stopping = EarlyStopping("val_loss", patience=1)
+    resumed = trainer_with(stopping, **WITHIN, **minimum)
+    resumed.fit(Scripted(scores[3:]), ckpt_path="asked.ckpt")
+    assert (resumed.current_epoch, resumed.global_step) == (straight.current_epoch, straight.global_step)
+    assert (resumed.current_epoch, resumed.global_step) == ((3, 12) if minimum else (2, 6))
+    assert resumed.early_stopping_callback is stopping
+    assert stopping.state_dict() == straight.early_stopping_callback.state_dict()  # type: ignore[union-attr]
+
+
+def test_a_run_that_was_asked_to_stop_goes_on_with_more_patience(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = fit(EarlyStopping("val_loss", patience=1), Scripted([3.0, 4.0]))
+    trainer.save_checkpoint("stopped.ckpt")
+    more = EarlyStopping("val_loss", patience=3)
+    resumed = trainer_with(more)
+    resumed.fit(Scripted([4.0]), ckpt_path="stopped.ckpt")
+    assert (trainer.current_epoch, resumed.current_epoch, more.wait_count, more.stopped_epoch) == (2, 4, 3, 3)
+    again = trainer_with(EarlyStopping("val_loss", patience=1))
+    with caplog.at_level(logging.INFO, logger="leyden"):
+        again.fit(Scripted([4.0]), ckpt_path="stopped.ckpt")
+    assert again.current_epoch == 2
+    assert "The run that is resumed was stopped by EarlyStopping(monitor='val_loss'): val_loss = 4 is" in caplog.text
+
+
 def test_the_state_survives_the_round_trip() -> None:
     first, second = EarlyStopping("val_loss", patience=1), EarlyStopping("val_loss", patience=1)
     fit(first, Scripted([1.0]))

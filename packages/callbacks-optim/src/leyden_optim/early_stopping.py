@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,8 @@ class EarlyStopping(Callback):
 
     A check is made when there is a new score: at the end of the training epoch, or after validation. A score that was
     looked at already, because validation did not run since, counts no second time. In several processes the first one's
-    score decides, so that all agree. Each ``fit`` starts afresh unless it resumes a checkpoint.
+    score decides, so that all agree. Each ``fit`` starts afresh unless it resumes a checkpoint; one that was made after
+    the stop was asked for ends like its run, unless an argument that decided on it has changed since.
 
     Arguments that types don't explain:
         strict: a metric that is missing is an error; else there is a warning, once, and no check.
@@ -91,6 +93,7 @@ class EarlyStopping(Callback):
         self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
         self._asked_first = False  # nobody else had asked to stop when this one did
+        self._asked_by: dict[str, Any] | None = None  # the criteria of the run that is resumed, where it had asked
         self._checked_at: int | None = None  # global step of the newest score that was looked at
 
     @property
@@ -122,6 +125,19 @@ class EarlyStopping(Callback):
         """A new fit starts afresh; one that resumes gets its state after this."""
         if stage == "fit":
             self._start_afresh()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask again where the run that is resumed had asked, by the same criteria."""
+        if self.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
+            return
+        if self._asked_by != asdict(self._criteria):
+            self._take_back()
+            return
+        trainer.should_stop = True
+        rank_zero_info(
+            f"The run that is resumed was stopped by {type(self).__name__}(monitor={self.monitor!r}): "
+            f"{self.stopping_reason_message}. To train on, change what decided, for example patience={self.patience}."
+        )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check here where this is the place for it."""
@@ -187,12 +203,15 @@ class EarlyStopping(Callback):
 
     def _withdraw(self, trainer: Trainer) -> None:
         """Training went on, since a minimum of epochs or steps was not reached, and now there is no reason to stop."""
-        self.stopped_epoch = 0
-        self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+        self._take_back()
         others = (callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping))
         if self._asked_first and all(other.stopping_reason is EarlyStoppingReason.NOT_STOPPED for other in others):
             trainer.should_stop = False
         self._asked_first = False
+
+    def _take_back(self) -> None:
+        self.stopped_epoch = 0
+        self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
 
     def _complain(self, trainer: Trainer) -> None:
         names = sorted(trainer.callback_metrics)
@@ -215,7 +234,8 @@ class EarlyStopping(Callback):
             logging.getLogger("leyden").info("[rank %d] %s", trainer.global_rank, message)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score and how long it has not improved; thresholds and patience are the constructor's."""
+        """Return the best score, how long it has not improved, and by which criteria it asked to stop, if it did."""
+        asked = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
         return {
             "best_score": self.best_score,
             "wait_count": self.wait_count,
@@ -223,6 +243,8 @@ class EarlyStopping(Callback):
             "stopping_reason": str(self.stopping_reason),
             "stopping_reason_message": self.stopping_reason_message,
             "checked_at": self._checked_at,
+            "asked_first": self._asked_first,
+            "asked_by": asdict(self._criteria) if asked else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -233,3 +255,5 @@ class EarlyStopping(Callback):
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", "not_stopped"))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
         self._checked_at = state_dict.get("checked_at")
+        self._asked_first = state_dict.get("asked_first", False)
+        self._asked_by = state_dict.get("asked_by")
