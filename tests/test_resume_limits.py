@@ -133,3 +133,26 @@ def test_what_was_read_ahead_is_read_again(
     fit(tmp_path / "run", 1, 8, SavesLate(tmp_path), counted=True)
     resumed = fit(tmp_path / "run", 9, 13, ckpt_path=tmp_path / f"{saved_in}.ckpt", counted=True)
     assert not list(named_differences(resumed, straight))
+
+
+@pytest.mark.parametrize("batch_size", [4, 5])
+def test_an_epoch_that_has_become_shorter_than_what_is_done_of_it_ends(tmp_path: Path, batch_size: int) -> None:
+    data: Any = torch.linspace(-1, 1, 40).view(10, 4)
+
+    ends = CountsEnds()
+    settings: Any = {"accelerator": "cpu", "logger": False, "discover_callbacks": False}
+    before = Trainer(max_steps=3, callbacks=[CountsEnds()], **settings)
+    before.fit(Net(), DataLoader(data, batch_size=2, shuffle=True), DataLoader(data, batch_size=5))
+    before.save_checkpoint(tmp_path / "a.ckpt")
+    after = Trainer(max_epochs=2, callbacks=[ends], **settings)
+    with pytest.warns(UserWarning, match="after batch 3 of epoch 0, of which there are only"):
+        after.fit(
+            Net(),
+            DataLoader(data, batch_size=batch_size, shuffle=True),
+            DataLoader(data, batch_size=5),
+            ckpt_path=tmp_path / "a.ckpt",
+        )
+    scheduler = after.lr_scheduler_configs[0].scheduler
+    assert (after.current_epoch, ends.ends, scheduler.last_epoch) == (2, 2, 2)
+    assert after.global_step == 3 + len(range(0, 10, batch_size))
+    assert after.fit_loop.validated_at == after.fit_loop.batches_seen

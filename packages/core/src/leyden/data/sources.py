@@ -226,7 +226,7 @@ class EvalSource:
                 batches -= done
             # A loader that knows its place comes to its end by itself, and is to see it.
             ends = _has_own_state(loader) and self.num_batches[index] == loader_length(loader.loader)
-            if state is not None and index == first and (batches or ends):
+            if state is not None and index == first and (batches > 0 or ends):
                 loader.load_state_dict(state["place"])  # one that nobody goes on from would be taken by the next pass
             if batches <= 0 and not ends:
                 yield index, iter(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 from leyden.data.sources import TrainSource
@@ -203,6 +204,9 @@ class FitLoop(FitProgress):
                 if resumed is not None:
                     source.come_to_its_end(resumed["train"])
                 return
+            if 0 < source.num_batches <= self.batches_done:
+                self._end_shorter_epoch(source)
+                return
         if self._saves_exceptions:
             self.mark_boundary()
         run_batch, transfer, num_batches = optimization.run, trainer.batch_transfer, source.num_batches
@@ -244,6 +248,24 @@ class FitLoop(FitProgress):
                 break
         else:
             self._check_length(source)
+
+    def _end_shorter_epoch(self, source: TrainSource) -> None:
+        """A run went on within an epoch that has become shorter than what is done of it: do what its end brings."""
+        rank_zero_warn(
+            f"the run goes on after batch {self.batches_done} of epoch {self.epoch}, of which there are only "
+            f"{source.num_batches} now: the epoch ends here. The batch size, the dataset or limit_train_batches is "
+            "another than when the checkpoint was made."
+        )
+        self.is_last_batch = True
+        with warnings.catch_warnings():  # the steps that torch misses were taken by the run that was gone on with
+            warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step", UserWarning)
+            self._step_schedulers("epoch", self.epoch + 1)
+        if self._validates and self._validation_due():
+            self.pending = "validation"
+            self.validate()
+            self.pending = ""
+        if self._saves_exceptions:
+            self.mark_boundary()
 
     def _decide_for_the_epoch(self) -> None:
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
