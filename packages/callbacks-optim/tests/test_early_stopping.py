@@ -6,7 +6,7 @@ import logging
 import math
 import pickle
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from torch import Tensor
@@ -329,6 +329,16 @@ def test_the_state_survives_the_round_trip() -> None:
     assert second.state_dict() == first.state_dict()
     assert second.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
     assert pickle.loads(pickle.dumps(first)).state_dict() == first.state_dict()
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("loss", "max"), ("val_loss", "min")])
+def test_scores_by_another_metric_or_mode_are_not_taken_over(monitor: str, mode: Literal["min", "max"]) -> None:
+    first, second = EarlyStopping("val_loss", mode="max"), EarlyStopping(monitor, mode=mode)
+    fit(first, Scripted([9.0]), max_epochs=2)
+    afresh = second.state_dict()
+    with pytest.warns(UserWarning, match="starts afresh: the best score of the checkpoint was by monitor='val_loss'"):
+        second.load_state_dict(first.state_dict())
+    assert second.state_dict() == afresh
 
 
 def test_the_state_of_a_lightning_checkpoint_is_understood() -> None:

@@ -237,6 +237,8 @@ class EarlyStopping(Callback):
         """Return the best score, how long it has not improved, and by which criteria it asked to stop, if it did."""
         asked = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
         return {
+            "monitor": self.monitor,
+            "mode": self.mode,
             "best_score": self.best_score,
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
@@ -248,7 +250,14 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on waiting where the checkpoint's run left off."""
+        """Go on waiting where the checkpoint's run left off; scores by another metric or mode say nothing here."""
+        monitor, mode = state_dict.get("monitor", self.monitor), state_dict.get("mode", self.mode)
+        if (monitor, mode) != (self.monitor, self.mode):
+            rank_zero_warn(
+                f"{type(self).__name__}(monitor={self.monitor!r}, mode={self.mode!r}) starts afresh: the best score of "
+                f"the checkpoint was by monitor={monitor!r}, mode={mode!r}."
+            )
+            return
         self.best_score = torch.as_tensor(state_dict["best_score"])
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]

@@ -95,6 +95,16 @@ def test_only_the_users_word_lets_a_file_run_code() -> None:
     assert Path("harm").is_dir()
 
 
+@pytest.mark.parametrize("content", [b"%PDF-1.7\n", b'{"a": 1}', b"hello world\n"])
+def test_a_file_of_another_kind_is_not_to_be_trusted_into_loading(content: bytes) -> None:
+    Path("a.ckpt").write_bytes(content)
+    with pytest.raises(
+        MisconfigurationException, match=r"'a\.ckpt' is no whole checkpoint .* of another kind"
+    ) as raised:
+        load("a.ckpt")
+    assert "weights_only=False" not in str(raised.value)
+
+
 def test_a_class_that_is_gone_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     payload = pickle.dumps(MisconfigurationException("x"), 2).replace(
         b"MisconfigurationException", b"NoSuchNameAsThisOneHere!!"

@@ -133,12 +133,21 @@ def _refused(path: str | os.PathLike[str], error: Exception, weights_only: bool)
     by_safety = isinstance(error, pickle.UnpicklingError) and weights_only
     if not by_safety or ("Unsupported" not in str(error) and "weights_only" not in str(error)):
         return _unreadable(path, error)
+    unknown = re.search(r"Unsupported operand (\d+)", str(error))
+    if unknown and not _is_pickle_code(int(unknown[1])):  # trusting its author would be no help
+        return _unreadable(path, pickle.UnpicklingError(f"{unknown[0]}, which no pickle has"))
     refused = re.search(r"GLOBAL (\S+)", str(error))
     what = f"{refused[1]}, which a safe load refuses" if refused else "objects that a safe load refuses"
     return MisconfigurationException(
         f"{str(path)!r} holds {what}. Loading it would run code the file brings: only when you trust its author, "
         "pass weights_only=False."
     )
+
+
+def _is_pickle_code(code: int) -> bool:
+    import pickletools  # with 6 ms, for an error alone
+
+    return any(code == ord(known.code) for known in pickletools.opcodes)
 
 
 def _empty_bytes() -> bytes:
