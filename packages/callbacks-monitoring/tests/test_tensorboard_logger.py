@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_a_dict_of_numbers_is_a_chart_of_lines(tmp_path: Path) -> None:
     assert scalars(Path(logger.log_dir, "loss_val")) == {"loss": [(4, 2.0)]}
 
 
-@pytest.mark.parametrize("value", ["high", "1.0", torch.ones(2), None, object()])
+@pytest.mark.parametrize("value", ["high", "1.0", torch.ones(2), None, object(), 10**400])
 def test_what_is_no_number_is_an_error_that_names_it(tmp_path: Path, value: Any) -> None:
     with pytest.raises(TypeError, match=r"the metric 'x' is .*expected a number.*experiment\.add_text"):
         TensorBoardLogger(tmp_path).log_metrics({"x": value}, 0)
@@ -254,6 +255,8 @@ def test_hyperparameters_of_every_kind(tmp_path: Path, kind: Any) -> None:
         "clip": math.inf,
         "momentum": torch.tensor(0.5),
         "size": np.int64(3),
+        "key": 10**400,
+        "file\udcff": os.fsdecode(b"\xff.csv"),
     }
     logger = TensorBoardLogger(tmp_path)
     logger.log_hyperparams(kind(**params), {"acc": 0.5, "loss": torch.tensor(2.0)}, step=9)
@@ -261,6 +264,7 @@ def test_hyperparameters_of_every_kind(tmp_path: Path, kind: Any) -> None:
     values = {
         **{"lr": 0.1, "layers": "[8, 2]", "net/bias": True, "net/act": "ReLU()", "net/inner/deep": "x"},
         **{"net/empty": "{}", "seed": "None", "clip": "inf", "momentum": 0.5, "size": 3.0},
+        **{"key": str(10**400), "file\\udcff": "\\udcff.csv"},
     }
     assert hparams(logger.log_dir) == (values, list(values), ["acc", "loss"], SUCCESS)
     assert scalars(logger.log_dir) == {"acc": [(9, 0.5)], "loss": [(9, 2.0)]}

@@ -49,7 +49,7 @@ def as_number(name: str, value: Any) -> float:
         TypeError: TensorBoardLogger: the metric 'loss' is 'low'; expected a number...
     """
     if not isinstance(value, str):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
             return float(value)
     raise TypeError(
         f"TensorBoardLogger: the metric {name!r} is {value!r:.80}; expected a number, a tensor with one element, or a "

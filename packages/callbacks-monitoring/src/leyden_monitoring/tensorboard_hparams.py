@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,9 +103,9 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Plain]:
         if isinstance(value, Namespace):
             value = vars(value)
         if isinstance(value, Mapping) and value:
-            flat.update({f"{key}/{inner}": part for inner, part in flatten(value).items()})
+            flat.update({f"{_text(key)}/{inner}": part for inner, part in flatten(value).items()})
         else:
-            flat[str(key)] = _plain(value)
+            flat[_text(key)] = _plain(value)
     return flat
 
 
@@ -113,9 +114,15 @@ def _plain(value: Any) -> Plain:
         value = value.item()
     if isinstance(value, bool):
         return value
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    return str(value)
+    with contextlib.suppress(OverflowError):  # an int beyond what a float can hold
+        if isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """As it prints, and in UTF-8: a path may have bytes that are not."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _experiment_summary(params: Mapping[str, Any], metrics: Sequence[str]) -> Any:
