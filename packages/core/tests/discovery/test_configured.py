@@ -330,7 +330,10 @@ def test_settings_reach_a_factory(site: Site) -> None:
     ):
         site.discover()
     site.configure("[discovery.settings.none]\nx = 1\n")
-    with pytest.warns(UserWarning, match="TypeError: the configuration has settings for it, but it takes none"):
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"^leyden\.toml:1: \[discovery\.settings\.none\]: the factory one:none takes no settings; remove",
+    ):
         site.discover()
 
 

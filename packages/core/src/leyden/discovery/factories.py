@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.callback import Callback
 from leyden.discovery.found import in_one_line
+from leyden.errors import MisconfigurationException
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -97,7 +98,8 @@ def _work(
 def made_by(entry_point: EntryPoint, settings: Mapping[str, Any] | None) -> list[Callback]:
     """Call a factory and return its callbacks; an error where what it returns is not a list of callbacks.
 
-    `settings` is the mapping it gets where it takes one, None where the configuration has none for it.
+    `settings` is the mapping it gets, None where the configuration has none for it; a `MisconfigurationException` where
+    it has and the factory takes none.
     """
     if _VALUE.fullmatch(entry_point.value) is None:
         raise ValueError(f"{entry_point.value!r} does not name a function; expected `module:function`")
@@ -106,7 +108,7 @@ def made_by(entry_point: EntryPoint, settings: Mapping[str, Any] | None) -> list
         raise TypeError(f"it names {factory!r:.80}, which cannot be called; name a function that returns callbacks")
     takes_settings = _takes_one(factory)
     if settings is not None and not takes_settings:
-        raise TypeError("the configuration has settings for it, but it takes none")
+        raise MisconfigurationException(f"the factory {entry_point.value} takes no settings; remove the table.")
     made = factory(dict(settings or {})) if takes_settings else factory()
     return _checked(made)
 
