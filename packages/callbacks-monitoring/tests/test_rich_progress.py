@@ -182,6 +182,17 @@ def test_summary_of_rich_fits_a_narrow_terminal(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("summary", [ModelSummary, RichModelSummary])
+def test_summary_in_a_log_has_a_line_for_each_part(capsys: pytest.CaptureFixture[str], summary: Any) -> None:
+    module = Model()
+    module.part = type("A" * 200, (nn.Identity,), {})()
+    trainer = Trainer(
+        fast_dev_run=True, accelerator="cpu", logger=False, discover_callbacks=False, callbacks=[summary()]
+    )
+    trainer.fit(module)
+    assert sum("A" * 200 in line for line in capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("summary", [ModelSummary, RichModelSummary])
 def test_summary_leaves_random_state_and_gradients_alone(summary: Any) -> None:
     module = Net()
     module.layer.weight.grad = torch.ones_like(module.layer.weight)

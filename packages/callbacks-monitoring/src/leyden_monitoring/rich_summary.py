@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RichModelSummary"]
 
+_UNLIMITED = 1_000_000
+
 # Of the columns by their names; the others are as the terminal writes text.
 _STYLES = {
     "": "dim",
@@ -54,8 +56,9 @@ class RichModelSummary(ModelSummary):
         out = sys.stdout
         console = Console(file=out, force_jupyter=False)
         lines = _lines(table)
-        # A log has no width that a table should be folded to.
-        console.width = terminal_size(out)[0] if output_is_terminal(out) else console.measure(lines).maximum
+        # A log has no width that a table should be folded to; rich would take 80 columns for it.
+        console.width = terminal_size(out)[0] if output_is_terminal(out) else _UNLIMITED
+        console.width = min(console.width, console.measure(lines).maximum)
         with console.capture() as captured:
             console.print(lines)
         return captured.get().removesuffix("\n")
