@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,28 @@ def test_what_the_call_raises_comes_out_where_it_is_waited_for() -> None:
     work.wait()
     with pytest.raises(OSError, match="no space left"):
         work.result()
+
+
+def test_who_was_interrupted_while_waiting_waits_again() -> None:
+    waits, goes_on = threading.Event(), threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> int:
+        waits.wait()
+        signal.pthread_kill(main, signal.SIGINT)
+        goes_on.wait()
+        return 42
+
+    def wait() -> None:
+        waits.set()
+        work.wait()
+
+    work = Background(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    goes_on.set()
+    assert work.result() == 42
 
 
 def test_the_exit_of_the_interpreter_waits(tmp_path: Path) -> None:

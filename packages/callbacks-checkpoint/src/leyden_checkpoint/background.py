@@ -28,18 +28,21 @@ class Background(Generic[T]):
         self._call = call
         self._values: list[T] = []
         self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, name="leyden-checkpoint", daemon=False)
-        self._thread.start()
+        # Not Thread.join: one that Ctrl-C interrupts lets Python 3.11 and 3.12 take a thread that runs for finished.
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="leyden-checkpoint", daemon=False).start()
 
     def _run(self) -> None:
         try:
             self._values.append(self._call())
         except BaseException as error:
             self._errors.append(error)
+        finally:
+            self._done.set()
 
     def wait(self) -> None:
         """Wait until the call has returned or raised; what it raised is not raised here."""
-        self._thread.join()
+        self._done.wait()
 
     def result(self) -> T:
         """Wait until the call returns, and return or raise what it did."""
