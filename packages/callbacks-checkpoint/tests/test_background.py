@@ -28,21 +28,32 @@ def test_who_was_interrupted_while_waiting_waits_again() -> None:
     main = threading.main_thread().ident
     assert main is not None
 
-    def interrupt() -> int:
+    def interrupt_once(number: int, frame: object) -> None:
+        if not goes_on.is_set():
+            goes_on.set()
+            raise KeyboardInterrupt
+
+    def call() -> int:
         waits.wait()
-        signal.pthread_kill(main, signal.SIGINT)
-        goes_on.wait()
+        while not goes_on.wait(0.01):  # a signal that comes just before the main thread blocks does not wake it
+            signal.pthread_kill(main, signal.SIGUSR1)
+        finishes.wait()
         return 42
 
     def wait() -> None:
         waits.set()
         work.wait()
 
-    work = Background(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        wait()
-    goes_on.set()
-    assert work.result() == 42
+    finishes = threading.Event()
+    before = signal.signal(signal.SIGUSR1, interrupt_once)
+    try:
+        work = Background(call)
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        finishes.set()
+        assert work.result() == 42
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_exit_of_the_interpreter_waits(tmp_path: Path) -> None:
