@@ -49,6 +49,17 @@ def test_factories_attach_in_the_order_of_distributions_and_names(site: Site) ->
     ]
 
 
+def test_trainer_that_a_factory_makes_does_not_ask_it_again(site: Site) -> None:
+    code = (
+        "from leyden import Trainer\nfrom found import Watch\n"
+        "def make(): return [Watch(Trainer(accelerator='cpu', logger=False).discovered.off_because)]"
+    )
+    site.add("trains", code, "make = trains:make")
+    (placed,) = site.discover().placed
+    assert vars(placed.callback)["what"] == "it was made by a factory of callbacks"
+    assert len(site.discover().placed) == 1
+
+
 def test_random_numbers_that_a_factory_draws_are_not_missing_in_the_training(site: Site) -> None:
     site.add("dice", "import random, torch\nrandom.random()\ndef make(): torch.rand(1); return []", "make = dice:make")
     before = random.getstate(), torch.get_rng_state()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from leyden.callback import Callback, Checkpoint
 from leyden.configuration import CallbackTable, Configuration, read_configuration
-from leyden.discovery.factories import TimeLimit, made_by
+from leyden.discovery.factories import TimeLimit, inside_a_factory, made_by
 from leyden.discovery.found import STRICT, Broken, Discovered, LeftOut, in_one_line, report
 from leyden.discovery.installed import (
     canonical,
@@ -54,6 +54,8 @@ def discover(
     switch = read_switch()
     if not switch.on:
         return Discovered(off_because="LEYDEN_CALLBACKS=off")
+    if inside_a_factory():
+        return Discovered(off_because="it was made by a factory of callbacks")
     switched_off = {
         role: f"Trainer(enable_{role}=False)"
         for role, enabled in (("progress_bar", enable_progress_bar), ("model_summary", enable_model_summary))

@@ -17,11 +17,19 @@ from leyden.errors import MisconfigurationException
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["EndedByItself", "TimeLimit", "made_by", "within"]
+__all__ = ["EndedByItself", "TimeLimit", "inside_a_factory", "made_by", "within"]
 
 T = TypeVar("T")
 
 _VALUE = re.compile(r"[\w.]+\s*:\s*[\w.]+\s*(\[.*\])?\s*")
+
+
+_inside = contextvars.ContextVar("inside a factory", default=False)
+
+
+def inside_a_factory() -> bool:
+    """Whether a factory is what is running here: a Trainer made by it would ask it again, and so on."""
+    return _inside.get()
 
 
 class EndedByItself(Exception):
@@ -84,6 +92,7 @@ def within(timeout_s: float, call: Callable[[], T], name: str) -> T:
 def _work(
     calls: SimpleQueue[tuple[Callable[[], Any], str] | None], outcomes: SimpleQueue[tuple[Any, BaseException | None]]
 ) -> None:
+    _inside.set(True)
     while (given := calls.get()) is not None:
         call, threading.current_thread().name = given
         outcome: tuple[Any, BaseException | None]
