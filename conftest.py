@@ -20,6 +20,6 @@ torch.set_num_threads(1)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No callbacks from entry points, nothing of the caller's configuration, files only under a temporary folder."""
     monkeypatch.setenv("LEYDEN_CALLBACKS", "off")
-    monkeypatch.delenv("LEYDEN_CONFIG", raising=False)
-    monkeypatch.delenv("LEYDEN_SEED", raising=False)
+    for name in ("LEYDEN_CONFIG", "LEYDEN_SEED", "LEYDEN_SEED_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

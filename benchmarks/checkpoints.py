@@ -66,9 +66,8 @@ class Stopwatch(Callback):
             for name in ("waiting", "background")
         )
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not in the hook of an end, which would put the saves off until everyone has had it.
         if not 0 < batch_idx <= self._rounds:  # Adam has its state after the first step, the last is timed alone
             return
         turns = [self._time_plain_save, self._time_copy, self._time_waiting, self._time_background]

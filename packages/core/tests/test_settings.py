@@ -100,7 +100,8 @@ def test_arguments_that_contradict_each_other(settings: dict[str, Any], words: l
         ("max_epoch", " Did you mean 'max_epochs'?"),
         ("callback", " Did you mean 'callbacks'?"),
         ("val_check_intervall", " Did you mean 'val_check_interval'?"),
-        ("gpus", ""),
+        ("gpus", ' It was an argument of 1.x; instead, write accelerator="gpu", devices=...'),
+        ("colour", ""),
     ],
 )
 def test_an_unknown_argument_is_a_type_error_with_the_nearest_name(name: str, hint: str) -> None:
