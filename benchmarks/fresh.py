@@ -51,14 +51,18 @@ class Memory:
 
 def import_time(module: str, repetitions: int = 7) -> ImportTime:
     """Processes with ``import torch`` and ``import module`` in turn; the ratio is the median over neighbours."""
-    _cpu_of_import(module)  # compiled files and the disk's cache are there from now on
-    pairs = [(_cpu_of_import("torch"), _cpu_of_import(module)) for _ in range(repetitions)]
+    with tempfile.TemporaryDirectory() as compiled:
+        _cpu_of_import(module, compiled)  # compiled files and the disk's cache are there from now on
+        pairs = [(_cpu_of_import("torch", compiled), _cpu_of_import(module, compiled)) for _ in range(repetitions)]
     alone, with_it = zip(*pairs, strict=True)
     return ImportTime(min(alone), min(with_it), statistics.median(b / a for a, b in pairs), repetitions)
 
 
-def _cpu_of_import(module: str) -> float:
-    process = subprocess.Popen([sys.executable, "-c", f"import {module}"])
+def _cpu_of_import(module: str, compiled: str) -> float:
+    """CPU seconds of a process with compiled files, as pip makes them, whatever the environment says of those."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = compiled
+    process = subprocess.Popen([sys.executable, "-c", f"import {module}"], env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

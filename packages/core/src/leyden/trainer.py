@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Never
 
 from leyden.callback import Callback
-from leyden.discovery import SwitchedOff, attach_discovered
 from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
 from leyden.hooks.attached import AttachedCallbacks, as_list
 from leyden.hooks.binding import Call
@@ -47,6 +46,7 @@ from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT
 
 if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
+    from leyden.discovery import SwitchedOff
     from leyden.loggers import Logger
 
 __all__ = ["Trainer"]
@@ -189,6 +189,8 @@ class Trainer(TrainerProperties):
                 "them out."
             )
         self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self._switch_off)
+        from leyden.discovery import attach_discovered
+
         self.discovered = attach_discovered(self, attached, given)
         self._compile_plan()
         call_init_hooks(list(self.callbacks), "on_init_end", self, wrap=self._isolation.wrap)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
 from leyden.callback import Callback
-from leyden.discovery import replaces, supersedes
+from leyden.discovery.precedence import replaces, supersedes
 from leyden.hooks.checks import check_callbacks
 from leyden.hooks.ordering import Ordered, Placed, order_callbacks
 from leyden.rank_zero import rank_zero_info
