@@ -78,8 +78,10 @@ def test_the_shortest_interval_counts() -> None:
     counter.wait_for(2)
     quick = watch("counter", never, 1e-3)
     counter.wait_for(6)
+    assert slow.latest["samples"] >= 5  # the slow one has what the quick one brought, an hour before its own turn
     quick.close()
     slow.close()
+    assert (threads(), counter.closed) == ([], 1)
 
 
 def test_what_cannot_be_opened_leaves_nothing_behind() -> None:
