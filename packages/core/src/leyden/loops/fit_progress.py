@@ -157,8 +157,18 @@ class FitProgress:
     def cut_at(self) -> Boundary | None:
         """Where a run that goes on from here begins, if that is before something that is not done yet."""
         boundary = self._boundary
-        of_batch = boundary is not None and boundary.begun in ("batch", "validation_batch")
-        return None if of_batch and not self.in_batch else boundary
+        return boundary if boundary is not None and self._is_next(boundary) else None
+
+    def _is_next(self, boundary: Boundary) -> bool:
+        """Whether nothing was done since `boundary`, be it that its batch was being read, which draws, or run."""
+        progress = boundary.progress
+        if boundary.begun == "batch":
+            here = self.epoch, self.batches_seen, self.pending
+            return here == (progress["epoch"], progress["batches_seen"], progress["pending"])
+        if boundary.begun == "validation_batch":
+            seen = progress["place"]["val"]["seen"]
+            return self.val_loop.phase == "batches" and seen == self.val_loop.batches_seen
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Progress as plain data. A batch counts as done from its last hooks on; one that was cut is to be repeated."""
