@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -81,13 +86,92 @@ class Bomb:
         return Path.touch, (Path("ran"),)
 
 
-def test_show_executes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"state_dict": {}, "bomb": Bomb()}, tmp_path / "a.ckpt")
-    status, out, err = ran(capsys, "checkpoint", "show", tmp_path / "a.ckpt")
+def as_archive(content: Any, path: Path) -> None:
+    torch.save(content, path)
+
+
+def as_older_file(content: Any, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def as_pickle(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("write", [as_archive, as_older_file, as_pickle])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_file_that_would_run_code_runs_nothing(
+    write: Callable[[Any, Path], None], options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.ckpt"
+    write({"state_dict": {}, "bomb": Bomb()}, path)
+    status, out, err = ran(capsys, "checkpoint", "show", path, *options)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("leyden: error: ")
-    assert "a.ckpt" in err
+    assert str(path) in err
+    status, out, err = ran(capsys, "checkpoint", "verify", path, *options)
+    assert (status, err) == (0 if write is as_archive else 1, "")  # an archive is compared with its checksums alone
+    assert str(path) in out
     assert not Path("ran").exists()
+
+
+def test_show_reads_what_older_versions_of_torch_wrote(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    as_older_file(load(path), path)
+    assert ran(capsys, "checkpoint", "verify", path) == (0, f"whole   {path}\n", "")
+    status, out, _ = ran(capsys, "checkpoint", "show", path)
+    assert (status, "epoch 1, global step 3" in out) == (0, True)
+
+
+def test_show_is_brief_where_lists_share_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In full it would be text of 2 to the power of 60 numbers."""
+    value: list[Any] = [1]
+    for _ in range(60):
+        value = [value, value]
+    torch.save({"epoch": value, "hyper_parameters": {"x": value}}, tmp_path / "a.ckpt")
+    for options in ([], ["--json"]):
+        status, out, err = ran(capsys, "checkpoint", "show", tmp_path / "a.ckpt", *options)
+        assert (status, err, len(out) < 3000) == (0, "", True)
+
+
+def script(path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))  # type: ignore[no-untyped-call]
+
+
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a", "b")
+
+
+def compressed(path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path) as file:
+        records = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in records.items():
+            file.writestr(name, content)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "write",
+    [Path.touch, Path.mkdir, script, archive, compressed, pipe, lambda path: path.write_bytes(b"\x80\x02}\x94." * 99)],
+)
+def test_files_of_other_kinds_are_one_line(
+    write: Callable[[Path], object], path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = path.with_name("foreign.ckpt")
+    write(foreign)
+    status, out, err = ran(capsys, "checkpoint", "show", foreign)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert str(foreign) in err
+    status, out, err = ran(capsys, "checkpoint", "verify", "--json", path.parent)
+    whole, broken = json.loads(out)
+    assert (status, err, whole) == (1, "", {"path": str(path), "whole": True, "problem": None})
+    assert (broken["path"], broken["whole"], str(foreign) in broken["problem"]) == (str(foreign), False, True)
 
 
 @pytest.mark.parametrize(
@@ -138,3 +222,24 @@ def test_verify_reads_on_behind_a_link_that_leads_nowhere(path: Path, capsys: py
     status, out, err = ran(capsys, "checkpoint", "verify", path.parent)
     assert (status, err) == (1, "")
     assert [line.split()[0] for line in out.splitlines()] == ["broken", "whole"]
+
+
+def test_urls_can_be_looked_into(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = path.read_bytes()
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/looked/a.ckpt": content, "/looked/deeper/cut.ckpt": content[:999], "/looked/notes.txt": b"text"})
+    status, out, _ = ran(capsys, "checkpoint", "show", "memory://looked/a.ckpt")
+    assert (status, "epoch 1, global step 3" in out) == (0, True)
+    assert ran(capsys, "checkpoint", "verify", "memory://looked/a.ckpt") == (0, "whole   memory://looked/a.ckpt\n", "")
+    status, out, err = ran(capsys, "checkpoint", "verify", "memory://looked")
+    whole, broken = out.splitlines()
+    assert (status, err, whole) == (1, "", "whole   memory://looked/a.ckpt")
+    assert broken.startswith("broken  'memory://looked/deeper/cut.ckpt' is no whole checkpoint")
+    assert ran(capsys, "checkpoint", "verify", "memory://looked/none.ckpt")[0] == 2
+    assert ran(capsys, "checkpoint", "verify", f"file://{path.parent}") == (0, f"whole   {path}\n", "")
+    memory.rm("/looked", recursive=True)
+
+
+def test_names_of_files_cannot_steer_a_terminal(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.rename(path.with_name("new\nline\x1b[31m\udcff.ckpt"))
+    assert ran(capsys, "checkpoint", "verify", path.parent) == (0, f"whole   {path.parent}/new�line�[31m�.ckpt\n", "")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leyden.cli.commands import Commands, new_command
 from leyden.cli.output import one_line, plain, say, say_json, size, table
 from leyden.errors import MisconfigurationException
-from leyden.state import storage
+from leyden.state import remote, storage
 from leyden.state.description import describe
 
 __all__ = ["add_to"]
@@ -34,12 +37,15 @@ def add_to(commands: Commands) -> None:
         "They are read and compared with their checksums. Exits with 1 when one is not whole.",
         _verify,
     )
-    verify.add_argument("path", metavar="DIR_OR_FILE", help="a file, or a folder whose *.ckpt files are all read")
+    verify.add_argument(
+        "path", metavar="DIR_OR_FILE", help="a file, or a folder whose *.ckpt files are all read; also URLs"
+    )
 
 
 def _show(arguments: argparse.Namespace) -> int:
     # On "meta" tensors have shapes and no values: a checkpoint larger than the memory can be looked into.
-    checkpoint = storage.load(arguments.file, map_location="meta")
+    with _no_word_of_torch():
+        checkpoint = storage.load(arguments.file, map_location="meta")
     if not isinstance(checkpoint, dict):
         raise MisconfigurationException(
             f"{arguments.file!r} holds a {type(checkpoint).__name__}; expected a checkpoint, which is a dict."
@@ -53,17 +59,17 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    given = Path(arguments.path)
-    paths = sorted(map(str, given.rglob("*.ckpt"))) if given.is_dir() else [arguments.path]
-    if not paths:
+    paths = _in_folder(arguments.path)
+    if paths == []:
         raise MisconfigurationException(f"{arguments.path!r} is a folder without a *.ckpt file in or below it.")
     results = []
-    for path in paths:
+    for path in [arguments.path] if paths is None else paths:
         try:
-            storage.verify(path)
+            with _no_word_of_torch():
+                storage.verify(path)
             results.append({"path": path, "whole": True, "problem": None})
         except (MisconfigurationException, OSError) as error:  # in a folder, one that cannot be read is not whole
-            if isinstance(error, OSError) and not given.is_dir():
+            if isinstance(error, OSError) and paths is None:
                 raise
             results.append({"path": path, "whole": False, "problem": one_line(error)})
     if arguments.json:
@@ -72,6 +78,22 @@ def _verify(arguments: argparse.Namespace) -> int:
         for one in results:
             say(plain(f"whole   {one['path']}" if one["whole"] else f"broken  {one['problem']}"))
     return 0 if all(one["whole"] for one in results) else 1
+
+
+def _in_folder(path: str) -> list[str] | None:
+    """Return the checkpoints in and below a folder, which may be a URL; None where `path` is no folder."""
+    local = remote.local_path(path)
+    if local is None:
+        return sorted(url for url, _ in remote.checkpoints(path)) if remote.is_folder(path) else None
+    return sorted(map(str, Path(local).rglob("*.ckpt"))) if Path(local).is_dir() else None
+
+
+@contextmanager
+def _no_word_of_torch() -> Iterator[None]:
+    """What torch warns of in foreign files is either read all the same or becomes an error, which is one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _in_words(file: str, described: dict[str, Any]) -> str:

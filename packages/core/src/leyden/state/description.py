@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
+from reprlib import Repr
 from typing import Any
 
 from torch import Tensor
@@ -32,26 +34,26 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": _plain(checkpoint.get("epoch")),
         "global_step": _plain(checkpoint.get("global_step")),
         "entries": [
-            {"key": str(key), "type": type(value).__name__, "tensors": len(tensors := list(_tensors(value))),
+            {"key": _text(key), "type": type(value).__name__, "tensors": len(tensors := list(_tensors(value))),
              "bytes": sum(map(_bytes, tensors))}
             for key, value in checkpoint.items()
         ],
         "progress": {
-            str(name): value
+            _text(name): _plain(value)
             for name, value in _mapping(_mapping(checkpoint.get("loops")).get("fit_loop")).items()
             if isinstance(value, _SHORT)
         },
         "weights": [
-            {"name": str(name), "shape": list(value.shape), "dtype": _dtype(value), "bytes": _bytes(value)}
+            {"name": _text(name), "shape": list(value.shape), "dtype": _dtype(value), "bytes": _bytes(value)}
             for name, value in _mapping(checkpoint.get("state_dict")).items()
             if isinstance(value, Tensor)
         ],
         "callbacks": [
-            {"key": _name(key), "version": _plain(versions.get(key, 1)), "holds": [str(one) for one in _mapping(state)]}
+            {"key": _name(key), "version": _plain(versions.get(key, 1)), "holds": list(map(_text, _mapping(state)))}
             for key, state in _mapping(checkpoint.get("callbacks")).items()
         ],
         "hyper_parameters": {
-            str(name): value if isinstance(value, _SHORT) else f"{value!r:.80}"
+            _text(name): _plain(value)
             for name, value in _mapping(checkpoint.get("hyper_parameters")).items()
         },
     }  # fmt: skip
@@ -60,7 +62,7 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def _writer(checkpoint: Mapping[str, Any]) -> str | None:
     for key, name in (("leyden_version", "Leyden"), (LIGHTNING_VERSION_KEY, "Lightning")):
         if key in checkpoint:
-            return f"{name} {checkpoint[key]}"
+            return f"{name} {_text(checkpoint[key])}"
     return None
 
 
@@ -85,11 +87,32 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _name(key: object) -> str:
-    return key.__qualname__ if isinstance(key, type) else str(key)
+    return key.__qualname__ if isinstance(key, type) else _text(key)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else str(_plain(value))
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, _SHORT) else str(value)
+    """Return a value that JSON has, of a length that can be printed."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, _SHORT) else f"{_BRIEF.repr(value):.80}"
+
+
+class _Brief(Repr):
+    """`repr` in little time: lists that share lists, and lists in lists in lists, are endless in full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return type(x).__name__ if isinstance(x, Collection) else super().repr_instance(x, level)
+
+
+_BRIEF = _Brief()
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
