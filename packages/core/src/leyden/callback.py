@@ -94,6 +94,14 @@ class Callback:
         """Tell whether a callback that an entry point offers belongs in this trainer; asked of no other."""
         return True
 
+    def conflict_with(self, other: Callback) -> str | None:
+        """Say why this callback and `other` cannot work in one trainer, and what to do; None where they can.
+
+        Asked about every other callback when callbacks are attached: an answer is an error at ``Trainer(...)``, and
+        where the environment attached one of the two, a reason to leave that one out.
+        """
+        return None
+
     def log(
         self,
         name: str,

@@ -188,6 +188,20 @@ def test_one_that_cannot_work_beside_the_others_is_left_out_with_a_warning(site:
         Trainer(logger=False)
 
 
+class OwnMaster(Callback):
+    """A user's, which wants to be alone with the weights."""
+
+    def conflict_with(self, other: Callback) -> str | None:
+        return "both replace the weights." if type(other).__name__ == "Summary" else None
+
+
+def test_one_that_conflicts_with_the_users_is_left_out_and_that_is_told(site: Site) -> None:
+    site.add("ant", "from found import *\ndef make(): return [Summary(), Watch('c')]", "make = ant:make")
+    with pytest.warns(UserWarning, match="OwnMaster and Summary cannot work in one trainer: both replace the weights"):
+        trainer = Trainer(logger=False, callbacks=[OwnMaster()])
+    assert [type(callback).__name__ for callback in trainer.callbacks] == ["OwnMaster", "Watch"]
+
+
 @pytest.mark.parametrize(
     ("switch", "what", "family"),
     [

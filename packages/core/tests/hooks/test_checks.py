@@ -281,6 +281,24 @@ def test_what_makes_a_callback_stateful(members: dict[str, Any]) -> None:
         check_callbacks([callback_with(**members), callback_with(**members)])
 
 
+class Averages(Callback):
+    def conflict_with(self, other: Callback) -> str | None:
+        return "both replace the weights; keep one of them." if isinstance(other, Averages | Prunes) else None
+
+
+class Prunes(Callback): ...
+
+
+@pytest.mark.parametrize("callbacks", [[Averages(), Prunes()], [Prunes(), Averages()]])
+def test_callbacks_that_cannot_work_beside_each_other_are_refused_with_the_reason(callbacks: list[Callback]) -> None:
+    message = "Averages and Prunes cannot work in one trainer: both replace the weights; keep one of them."
+    with pytest.raises(MisconfigurationException, match=message):
+        check_callbacks(callbacks)
+    with pytest.raises(MisconfigurationException, match=message):
+        check_callbacks(callbacks, known=callbacks)  # the others may be new
+    check_callbacks([Averages(), Callback()])
+
+
 def test_callbacks_without_state_may_share_a_key() -> None:
     members = {"on_save_checkpoint": lambda self, trainer, pl_module, checkpoint: None, "on_fit_start": nothing}
     callbacks = [callback_with(**members), callback_with(**members)]

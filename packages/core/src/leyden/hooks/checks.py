@@ -21,10 +21,10 @@ _warned_classes: WeakSet[type] = WeakSet()
 def check_callbacks(callbacks: Sequence[object], *, known: Sequence[object] = (), where: str = "callbacks=") -> None:
     """Check what stands in `where`; older hooks and signatures give a `DeprecationWarning`.
 
-    Those that are also in `known` were checked before: only their state keys are compared with the others'.
+    Those that are also in `known` were checked before: only what they cannot share with the others is looked at.
 
     Raises `MisconfigurationException` for what is no callback, misspelt hooks, hooks that cannot be called or whose
-    signature fits no generation, and state keys that two callbacks share.
+    signature fits no generation, state keys that two callbacks share, and two that cannot work beside each other.
     """
     checked = [_checked_callback(callback, where) for callback in callbacks]
     checked_before = {id(callback) for callback in known}
@@ -32,6 +32,7 @@ def check_callbacks(callbacks: Sequence[object], *, known: Sequence[object] = ()
         if id(callback) not in checked_before:
             _check(callback)
     _check_state_keys(checked)
+    _check_conflicts(checked)
 
 
 def check_module(module: object) -> None:
@@ -93,6 +94,17 @@ def _check_state_keys(callbacks: Sequence[Callback]) -> None:
             f"Set the `name` of one ({cls}(...).name = 'second'), or give the class a state_key that tells them apart: "
             f"`return self._generate_state_key(...)` with the arguments in which they differ."
         )
+
+
+def _check_conflicts(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        if type(callback).conflict_with is Callback.conflict_with:
+            continue
+        for other in callbacks:
+            reason = None if other is callback else callback.conflict_with(other)
+            if reason:
+                names = f"{type(callback).__qualname__} and {type(other).__qualname__}"
+                raise MisconfigurationException(f"{names} cannot work in one trainer: {reason}")
 
 
 def _has_state(callback: Callback) -> bool:
