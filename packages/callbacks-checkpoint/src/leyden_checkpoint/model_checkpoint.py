@@ -177,7 +177,7 @@ class ModelCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting steps and seconds; look which checkpoints of a resumed run are still there."""
-        step = trainer.global_step
+        step = trainer.fit_loop.steps_met
         self._is_training = not trainer.fast_dev_run
         self._schedule = Schedule(self.every_n_train_steps, self.every_n_epochs, self.train_time_interval)
         self._schedule.start(step, self.clock())

@@ -62,6 +62,10 @@ class Callback:
     saves_on_exception: bool = False
     """Whether it makes a checkpoint in `on_exception`: the run is then remembered between batches, to be exact."""
 
+    changes_weights: bool = False
+    """Whether a training or validation hook changes weights. Beside a callback that `saves_on_exception` they are then
+    copied before each call, so that a run which repeats the hook after an exception does not change them twice."""
+
     wants_predictions: bool = False
     """Whether it wants all predictions of a pass in `on_predict_epoch_end`, as ``trainer.predict_loop.predictions``."""
 

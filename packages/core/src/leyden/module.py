@@ -31,6 +31,8 @@ class LightningModule(OptimizationSteps, ModuleExport, LoadableModule):
 
     Attributes:
         automatic_optimization: False for steps that call `manual_backward` and the optimizers themselves.
+        changes_weights: True where its hooks change weights, or a batch may fail after the optimizer's step. Where a
+            callback `saves_on_exception`, they are then copied before each batch.
         strict_loading: whether weights of a checkpoint must fit the module's exactly.
         example_input_array: an input of `forward`, for exports and summaries; a tuple holds positional arguments and a
             dict keyword arguments.

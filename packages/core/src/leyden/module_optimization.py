@@ -22,6 +22,7 @@ class OptimizationSteps(AttachedModule):
     """The steps of optimisation as methods of the module."""
 
     automatic_optimization = True
+    changes_weights = False
 
     _toggled = None  # type: dict[nn.Parameter, bool] | None
 

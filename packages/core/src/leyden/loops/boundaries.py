@@ -7,19 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
 from leyden.callback import Callback
 from leyden.loops.schedule import reached
-from leyden.runtime.engine import needs_closure
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["Begun", "Boundary", "boundary_of", "take_up_epoch"]
+__all__ = ["Begun", "Boundary", "boundary_of", "changers", "take_up_epoch"]
 
 Begun = Literal[
-    "epoch", "batch", "epoch_end", "validation", "validation_batch", "validation_epoch_end", "validation_end"
-]
-"""What begins at a boundary: an epoch or a validation (with the hooks of its start), a batch, the hooks of an end."""
+    "epoch", "batch", "batch_end", "batch_done", "epoch_end", "epoch_done",
+    "validation", "validation_batch", "validation_batch_end", "validation_epoch_end", "validation_end",
+]  # fmt: skip
+"""What begins at a boundary: an epoch or a validation (with the hooks of its start), a batch, the hooks of an end.
+
+That of a batch begins with the schedulers that its step brings. A batch or an epoch is done when only its row of
+metrics and schedulers on a plateau are left. "validation_batch_end" is a "validation_batch" whose last hooks run.
+"""
 
 _HOOKS: dict[Begun, tuple[str, ...]] = {
     "epoch": ("on_train_epoch_start", "on_epoch_start"),
@@ -27,9 +33,13 @@ _HOOKS: dict[Begun, tuple[str, ...]] = {
         "on_batch_start", "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
         "on_before_optimizer_step",
     ),
+    "batch_end": ("on_train_batch_end", "on_batch_end"),
+    "batch_done": (),
     "epoch_end": ("on_train_epoch_end", "on_epoch_end"),
+    "epoch_done": (),
     "validation": ("on_validation_start", "on_validation_epoch_start", "on_epoch_start"),
-    "validation_batch": ("on_validation_batch_start",),
+    "validation_batch": ("on_validation_batch_start", "on_validation_batch_end"),
+    "validation_batch_end": (),
     "validation_epoch_end": ("on_validation_epoch_end", "on_epoch_end"),
     "validation_end": ("on_validation_end",),
 }  # fmt: skip
@@ -40,8 +50,8 @@ _HOOKS: dict[Begun, tuple[str, ...]] = {
 class Boundary:
     """What a run was before `begun`.
 
-    Trained weights are in it only where an optimizer takes a step by calling the training step several times, as LBFGS
-    does: an exception there leaves half a step. Any other has not begun its step when the training step fails.
+    Trained weights are in it where a hook that is called again says it `changes_weights`, and before the first step of
+    an optimizer that may leave a batch half done: see `Marks`.
 
     Attributes:
         begun: what began then.
@@ -50,8 +60,9 @@ class Boundary:
         weights: the module's buffers, by name, and those weights.
         loggers: the `mark` of each logger.
         callbacks: the states of those callbacks that the hooks called again may change, by key.
-        optimizer_states: where hooks may change the parameter groups, as finetuning does; else None.
-        lr_schedulers: likewise.
+        optimizer_states: where hooks may add parameter groups, as finetuning does, and with copied weights; else None.
+        lr_schedulers: where these may be stepped.
+        groups: what else the parameter groups hold, such as learning rates, before a batch or the hooks of its end.
     """
 
     begun: Begun | None
@@ -62,6 +73,7 @@ class Boundary:
     callbacks: dict[str, Any] = field(default_factory=dict)
     optimizer_states: list[Any] | None = None
     lr_schedulers: list[Any] | None = None
+    groups: list[list[dict[str, Any]]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """This as plain data, without copies."""
@@ -72,6 +84,14 @@ class Boundary:
         for name in ("optimizer_states", "lr_schedulers"):
             if getattr(self, name) is not None:
                 checkpoint[name] = getattr(self, name)
+        if self.groups is not None:
+            checkpoint["optimizer_states"] = [
+                {
+                    **one,
+                    "param_groups": [{**now, **then} for now, then in zip(one["param_groups"], groups, strict=False)],
+                }
+                for one, groups in zip(checkpoint["optimizer_states"], self.groups, strict=True)
+            ]
         for index, mark in enumerate(self.loggers):
             checkpoint["loggers"][index] = {**checkpoint["loggers"][index], **mark}
         for key, state in self.callbacks.items():
@@ -79,6 +99,12 @@ class Boundary:
                 checkpoint["callbacks"][key] = state
             else:
                 checkpoint["callbacks"].pop(key, None)
+
+    def copy_before_step(self, trainer: Trainer) -> None:
+        """Keep what an optimizer's step is about to change: optimizers, gradient scaler, and weights."""
+        self.optimizer_states = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        self.run = {**self.run, "precision": copy.deepcopy(trainer.precision_plugin.state_dict())}
+        self.weights = {**_copied_weights(trainer), **self.weights}
 
 
 def take_up_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -106,25 +132,46 @@ def take_up_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any
 
 def boundary_of(trainer: Trainer, begun: Begun) -> Boundary:
     """Return the run as it is now, before `begun`. Kept short, since it is done before every batch."""
-    loop = trainer.fit_loop
+    loop, module = trainer.fit_loop, trainer.lightning_module
     run = loop.live_run_state()
     run["gradients"] = {name: gradient.clone() for name, gradient in run["gradients"].items()}
     boundary = Boundary(
         begun,
         loop.live_state_dict(),
         run,
-        {name: buffer.clone() for name, buffer in trainer.lightning_module.named_buffers()},
+        {name: buffer.clone() for name, buffer in module.named_buffers(remove_duplicate=False)},
         [logger.mark() for logger in trainer.loggers],
         _states(trainer, begun),
     )
-    if begun not in ("batch", "validation_batch"):  # tensors in them change in an optimizer's step alone
+    if begun in ("batch", "batch_end", "validation_batch"):
+        boundary.groups = [[_copied_group(group) for group in one.param_groups] for one in trainer.optimizers]
+    else:  # tensors in them change in an optimizer's step alone
         boundary.optimizer_states = [optimizer.state_dict() for optimizer in trainer.optimizers]
+    if begun != "validation_batch" and not (begun == "batch" and module.automatic_optimization):
         boundary.lr_schedulers = [copy.deepcopy(one.scheduler.state_dict()) for one in trainer.lr_scheduler_configs]
-    elif begun == "batch" and any(needs_closure(optimizer) for optimizer in trainer.optimizers):
-        boundary.optimizer_states = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        for name, parameter in trainer.lightning_module.named_parameters():
-            boundary.weights[name] = parameter.detach().clone()
+    if changers(trainer, begun):
+        boundary.weights.update(_copied_weights(trainer))
     return boundary
+
+
+def changers(trainer: Trainer, begun: Begun) -> list[object]:
+    """Return who says that it changes weights in what is done again after `begun`."""
+    module = trainer.lightning_module
+    owners = [entry.owner for hook in _HOOKS[begun] for entry in trainer.plan.entries(hook)]
+    owners += [module] if begun == "batch" else []  # whose steps are no hooks
+    return [owner for owner in owners if getattr(owner, "changes_weights", False)]
+
+
+def _copied_weights(trainer: Trainer) -> dict[str, Any]:
+    named = trainer.lightning_module.named_parameters(remove_duplicate=False)
+    return {name: parameter.detach().clone() for name, parameter in named}
+
+
+def _copied_group(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group without its parameters; schedulers write into a learning rate that is a tensor."""
+    return {
+        name: value.clone() if isinstance(value, Tensor) else value for name, value in group.items() if name != "params"
+    }
 
 
 def _states(trainer: Trainer, begun: Begun) -> dict[str, Any]:

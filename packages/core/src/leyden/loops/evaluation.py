@@ -229,7 +229,7 @@ class EvaluationLoop(GradientFreeLoop):
         resumed = None if self._resumed is None else self._resumed["place"]
         marks: Callable[[], None] | None = None
         if self._is_of_fit and trainer.fit_loop.marks_boundaries:
-            marks = partial(trainer.fit_loop.mark_boundary, "validation_batch")
+            marks = partial(trainer.fit_loop.marks.mark, "validation_batch")
         self._open_loader(0 if resumed is None else int(resumed["dataloader_idx"]), resumed)
         if marks is not None:
             marks()
@@ -254,6 +254,8 @@ class EvaluationLoop(GradientFreeLoop):
                 self.batches_done, self._row_is_due = batch_idx + 1, True
                 self.batches_seen += 1
                 if end is not None:
+                    if marks is not None:
+                        trainer.fit_loop.marks.keep_to_the_end()
                     end(output, batch, batch_idx, *extra)
                 self._row_is_due = False
                 if journal.has_step_values:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from leyden.data.sources import TrainSource
+from leyden.data.transfer import move_to_device
 from leyden.loops.boundaries import boundary_of
 from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.fit_progress import FitProgress
@@ -20,6 +22,7 @@ from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.run_state import RunningStage
 from leyden.settings import Setting, Settings
+from leyden.state.rng import collect_rng, restore_rng
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -72,8 +75,11 @@ class FitLoop(FitProgress):
         if plan.on_train_start is not None:
             plan.on_train_start()
         self._go_on()
-        while self._epoch_is_open or not self.done:
-            self.run_epoch()
+        try:
+            while self._epoch_is_open or not self.done:
+                self.run_epoch()
+        finally:
+            self.marks.unwatch_steps()
         if plan.on_train_end is not None:
             plan.on_train_end()
 
@@ -155,6 +161,7 @@ class FitLoop(FitProgress):
     def run_epoch(self) -> None:
         """Train one epoch, or the rest of it after a resume."""
         trainer, plan = self._trainer, self._trainer.plan
+        self._saves_exceptions = any(callback.saves_on_exception for callback in trainer.callbacks)
         if not self.epoch_started:
             self.setup_data()
             trainer.journal.start_train_epoch()
@@ -164,11 +171,10 @@ class FitLoop(FitProgress):
         assert self.source is not None
         self.source.set_epoch(self.epoch)
         if not self.epoch_started and plan.on_train_epoch_start is not None:
-            self._saves_exceptions = any(callback.saves_on_exception for callback in trainer.callbacks)
             if self._saves_exceptions:
-                self.mark_boundary("epoch")
+                self.marks.mark("epoch")
             plan.on_train_epoch_start()
-            self.pass_boundary()
+            self.marks.passed()
         self.epoch_started = True
         if self.pending not in ("epoch_end", "epoch"):
             self._run_batches(self.source)
@@ -181,9 +187,12 @@ class FitLoop(FitProgress):
                 self.pending = "epoch"
                 plan.on_train_epoch_end()
             self.pending = "epoch"
+        if self._saves_exceptions:
+            self.marks.mark("epoch_done")
         trainer.journal.train_epoch_end()
         if self.is_last_batch:
             self._step_schedulers("epoch", self.epoch + 1, plateau=True)
+        self.marks.passed()
         self.epoch += 1
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.epoch_started = self.epoch_skipped = False
@@ -197,20 +206,26 @@ class FitLoop(FitProgress):
         assert optimization is not None
         self._decide_for_the_epoch()
         resumed = self._resumed.get("place")
+        opened = self._end_batch_again(source) if self.pending == "batch_end" else None
         if self.batches_done:  # what a run that was cut left to do
             if self._finish_batch() if self.pending else self._reaches_a_limit():
                 return
-            if self.is_last_batch:
+            if self.is_last_batch and opened is None:
                 if resumed is not None:
                     source.come_to_its_end(resumed["train"])
                 return
-            if 0 < source.num_batches <= self.batches_done:
+            if 0 < source.num_batches <= self.batches_done and opened is None:
                 self._end_shorter_epoch(source)
                 return
         if self._saves_exceptions:
-            self.mark_boundary()
-        run_batch, transfer, num_batches = optimization.run, trainer.batch_transfer, source.num_batches
-        batches, self._ahead = open_batches(source, resumed and resumed["train"], trainer.profiler)
+            self.marks.mark("batch")
+        run_batch = self._run_and_mark if self._saves_exceptions else optimization.run
+        transfer, num_batches = trainer.batch_transfer, source.num_batches
+        batches, self._ahead = (
+            (opened, self._ahead)
+            if opened is not None
+            else open_batches(source, resumed and resumed["train"], trainer.profiler)
+        )
         self._resumed = {}
         ahead, batch_idx = self._ahead, self.batches_done - 1
         for batch in batches:
@@ -249,6 +264,52 @@ class FitLoop(FitProgress):
         else:
             self._check_length(source)
 
+    def _run_and_mark(self, batch: Any, batch_idx: int, *, window_ends: bool) -> bool:
+        """Train on one batch; what follows is repeated from here where an exception cuts it."""
+        optimization = self._optimization
+        assert optimization is not None
+        self.stepped = optimization.run(batch, batch_idx, window_ends=window_ends)
+        self.mark_batch_end(optimization.outputs, batch)
+        return self.stepped
+
+    def _end_batch_again(self, source: TrainSource) -> Iterator[Any] | None:
+        """Call what a batch's step brings and its last hooks, where they were cut; return the batches if any was read.
+
+        A batch that the checkpoint could not hold is read again, with the random numbers of then.
+        """
+        trainer, plan, optimization, ended = self._trainer, self._trainer.plan, self._optimization, self.marks.ended
+        assert optimization is not None
+        assert ended is not None
+        self.batch_idx = batch_idx = self.batches_done
+        batches, batch = None, move_to_device(ended.batch, trainer.strategy.root_device)
+        if batch is None and ended.before is not None:
+            now, self._resumed = collect_rng(), {}
+            source.set_draws(ended.before["draws"])
+            restore_rng(ended.before["rng"])
+            batches, self._ahead = open_batches(source, ended.before["train"], trainer.profiler)
+            batch = next(batches)
+            if trainer.batch_transfer is not None:
+                batch = trainer.batch_transfer(batch, 0)
+            restore_rng(now)
+        outputs = optimization.outputs = move_to_device(ended.outputs, trainer.strategy.root_device)
+        trainer.journal.batch = batch
+        if self._saves_exceptions:
+            self.mark_batch_end(outputs, batch)
+        if self.window_ends:
+            if self.stepped:
+                self._step_schedulers("step", trainer.engine.steps)
+            if self.is_last_batch:
+                self._step_schedulers("epoch", self.epoch + 1)
+        self.pending = "batch"
+        self.batches_done += 1
+        self.batches_seen += 1
+        if plan.on_train_batch_end is not None and outputs is not None:
+            plan.on_train_batch_end(outputs, batch, batch_idx)
+        if plan.wants_train_outputs:
+            plan.train_outputs[0].append(outputs)
+        self.marks.passed()
+        return batches
+
     def _end_shorter_epoch(self, source: TrainSource) -> None:
         """A run went on within an epoch that has become shorter than what is done of it: do what its end brings."""
         rank_zero_warn(
@@ -265,7 +326,7 @@ class FitLoop(FitProgress):
             self.validate()
             self.pending = ""
         if self._saves_exceptions:
-            self.mark_boundary()
+            self.marks.mark("batch")
 
     def _decide_for_the_epoch(self) -> None:
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
@@ -275,6 +336,8 @@ class FitLoop(FitProgress):
         self._log_every = settings.log_every_n_steps or 0
         self._max_steps = math.inf if settings.max_steps == -1 else settings.max_steps
         self._saves_exceptions = any(callback.saves_on_exception for callback in trainer.callbacks)
+        if self._saves_exceptions:
+            self.marks.watch_steps()
 
     def _finish_batch(self) -> bool:
         """Do what follows a batch's last hooks: log row, validation, counters; return whether training stops here."""
@@ -283,19 +346,24 @@ class FitLoop(FitProgress):
             if self.window_ends and log_every:
                 due = (self.batches_that_stepped + 1) % log_every == 0
                 if due or (trainer.attention_wanted and trainer.should_stop):
+                    if self._saves_exceptions:
+                        self.marks.mark("batch_done")
                     trainer.journal.train_batch_end()
             if self._validates and self._validation_due():
                 self.pending = "validation"
         if self.pending == "validation":
             self.validate()
+            self.pending = "batch"
         if self.window_ends:
             if self.stepped and trainer.lr_scheduler_configs:
+                if self._saves_exceptions:
+                    self.marks.mark("batch_done")
                 self._step_schedulers("step", trainer.engine.steps, plateau=True)
             self.batches_that_stepped += 1
             self.window_ends = False
         self.pending = ""
         if self._saves_exceptions:
-            self.mark_boundary()
+            self.marks.mark("batch")
         return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
 
     def _reaches_a_limit(self) -> bool:
@@ -318,7 +386,7 @@ class FitLoop(FitProgress):
         trainer.state.stage = RunningStage.VALIDATING
         self.val_loop.setup_data()
         if self._saves_exceptions and not self.val_loop.goes_on:
-            self.mark_boundary("validation")
+            self.marks.mark("validation")
         if (
             not optimization.window_open and not self.val_loop.goes_on
         ):  # gradients of an unfinished window must outlive the validation

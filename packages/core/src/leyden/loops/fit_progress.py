@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from leyden.loops.boundaries import Begun, Boundary, boundary_of
+from leyden.loops.boundaries import Begun, Boundary
+from leyden.loops.ended_batch import EndedBatch
+from leyden.loops.marks import Marks
 from leyden.loops.progress import Counts, Progress
 from leyden.state.rng import collect_rng, restore_rng
 
@@ -42,9 +44,10 @@ class FitProgress:
         window_ends: whether the batch now running ends its accumulation window.
         stepped: whether it took an optimizer step.
         validated_at: `batches_seen` when validation last ended, -1 before.
-        pending: what is being done, and will be finished first by a run that goes on from here: "batch" (its last
-            hooks are done, its log row is not), "validation", "epoch_end" (the epoch's last hooks), "epoch" (they are
-            done, its metrics are not), or "".
+        pending: what is being done, and will be finished first by a run that goes on from here: "batch_end" (the
+            batch's step is made, its schedulers and last hooks are not), "batch" (its last hooks are done, its log row
+            is not), "validation", "epoch_end" (the epoch's last hooks), "epoch" (they are done, its metrics are not),
+            or "".
         underway: whether training has begun, or gone on: `on_train_start` is behind it.
         call_behind: the batch after which a call of `call_after` is due; infinity without one.
         loaded_at_epoch: the epoch for which the training dataloader was asked for.
@@ -62,7 +65,7 @@ class FitProgress:
         self.pending = ""
         self._ahead: LookAhead | None = None
         self._resumed: Mapping[str, Any] = {}
-        self._boundary: Boundary | None = None
+        self.marks = Marks(trainer)
         self._short: Boundary | None = None
         self._saves_exceptions = self.underway = False
         self._calls: list[tuple[int, Callable[[int], object]]] = []
@@ -85,8 +88,9 @@ class FitProgress:
         """Forget an epoch that an earlier fit left unfinished."""
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = False
-        self._resumed, self._boundary, self._short, self._ahead = {}, None, None, None
+        self._resumed, self._short, self._ahead = {}, None, None
         self.underway = False
+        self.marks.forget()
         self.forget_calls()
 
     def call_after(self, batches: int, call: Callable[[int], object]) -> None:
@@ -139,24 +143,39 @@ class FitProgress:
         """Whether the run is remembered before what an exception may cut, for a callback that saves then."""
         return self._saves_exceptions and self.underway
 
-    def mark_boundary(self, begun: Begun = "batch") -> None:
-        """Remember the run as it is before `begun`; done each time where a callback saves after exceptions."""
-        self._boundary = boundary_of(self._trainer, begun)
-
     def mark_end(self, begun: Begun) -> None:
         """Remember the run as it is before the hooks of an end, until everyone has had them."""
         if self.marks_boundaries:
-            self.mark_boundary(begun)
-            self._trainer.plan.when_next_done(self.pass_boundary)
+            self.marks.mark(begun)
+            self._trainer.plan.when_next_done(self.marks.passed)
 
-    def pass_boundary(self) -> None:
-        """What was begun is done: a run that goes on from here does not do it again."""
-        self._boundary = None
+    def mark_batch_end(self, outputs: Any, batch: Any) -> None:
+        """Remember the run after a batch's step, as one that goes on with what the step brings."""
+        marks, trainer, before = self.marks, self._trainer, None
+        if marks.ended is not None:  # of a run that goes on from here
+            before, steps, window_open = marks.ended.before, marks.ended.steps, marks.ended.window_open
+        else:
+            boundary, optimization = marks.boundary, self._optimization
+            assert boundary is not None
+            assert optimization is not None
+            before = {**boundary.progress["place"], "draws": boundary.progress["draws"][0], "rng": boundary.run["rng"]}
+            steps, window_open = boundary.run["global_step"], optimization.window_open
+        marks.ended = EndedBatch(outputs, batch, before, steps, window_open)
+        pending, self.pending = self.pending, "batch_end"
+        marks.mark("batch_end")
+        self.pending = pending
+        if trainer.plan.on_train_batch_end is not None:
+            trainer.plan.when_next_done(marks.passed)
+
+    @property
+    def steps_met(self) -> int:
+        """Optimizer steps that the hooks of a batch's end have met: all, but in a run that has yet to call them."""
+        return self._trainer.engine.steps if self.marks.ended is None else self.marks.ended.steps
 
     @property
     def cut_at(self) -> Boundary | None:
         """Where a run that goes on from here begins, if that is before something that is not done yet."""
-        boundary = self._boundary
+        boundary = self.marks.boundary
         return boundary if boundary is not None and self._is_next(boundary) else None
 
     def _is_next(self, boundary: Boundary) -> bool:
@@ -168,12 +187,19 @@ class FitProgress:
         if boundary.begun == "validation_batch":
             seen = progress["place"]["val"]["seen"]
             return self.val_loop.phase == "batches" and seen == self.val_loop.batches_seen
+        if boundary.begun == "batch_end" and self._trainer.plan.on_train_batch_end is None:
+            return self.pending in ("", "batch_end")
         return True
 
     def state_dict(self) -> dict[str, Any]:
         """Progress as plain data. A batch counts as done from its last hooks on; one that was cut is to be repeated."""
         boundary = self.cut_at
         state = self.live_state_dict() if boundary is None else dict(boundary.progress)
+        if boundary is not None:
+            self.marks.warn_of_changes()
+        if state["pending"] == "batch_end":
+            assert self.marks.ended is not None
+            state["ended"] = self.marks.ended.as_dict()
         if self._short is not None:
             state["cut_short"] = self._short.as_dict()
         return state
@@ -201,7 +227,12 @@ class FitProgress:
 
     def live_run_state(self) -> dict[str, Any]:
         """What `run_state` gives where no exception cut anything."""
-        return {"rng": collect_rng(), "metrics": self._trainer.journal.state_dict(), "gradients": self._gradients()}
+        return {
+            "global_step": self._trainer.engine.steps,
+            "rng": collect_rng(),
+            "metrics": self._trainer.journal.state_dict(),
+            "gradients": self._gradients(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
@@ -211,7 +242,9 @@ class FitProgress:
         self.val_loop.loaded_at_epoch = state.get("val_loaded_at_epoch", state["loaded_at_epoch"])
         self._resumed = {"place": state["place"], "draws": state.get("draws", ())}
         self._ahead, self._short, self.underway = None, None, False
-        self._boundary = Boundary(None, {name: value for name, value in state.items() if name != "cut_short"}, {})
+        progress = {name: value for name, value in state.items() if name not in ("cut_short", "ended")}
+        self.marks.boundary = Boundary(None, progress, {})
+        self.marks.ended = EndedBatch(**state["ended"]) if "ended" in state else None
         if "cut_short" in state:
             self._short = Boundary(**state["cut_short"])
 
@@ -219,8 +252,8 @@ class FitProgress:
         """Take what `run_state` gave; random numbers and gradients are put back when the loop goes on."""
         given = {name: state[name] for name in ("rng", "metrics", "gradients") if name in state}
         self._resumed = {**self._resumed, **given}
-        if self._boundary is not None:
-            self._boundary.run = {**self.live_run_state(), **given}
+        if self.marks.boundary is not None:
+            self.marks.boundary.run = {**self.live_run_state(), **given}
         if "metrics" in given:
             self._trainer.journal.load_state_dict(given["metrics"])
 
@@ -229,7 +262,9 @@ class FitProgress:
         gradients = self._resumed.get("gradients") or {}
         if gradients:
             assert self._optimization is not None
-            self._optimization.window_open = not self._optimization.keeps_gradients
+            ended = self.marks.ended
+            was_open = not self._optimization.keeps_gradients if ended is None else ended.window_open
+            self._optimization.window_open = was_open
             for name, parameter in self._trainer.lightning_module.named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
@@ -241,15 +276,15 @@ class FitProgress:
             self._trainer.journal.start("train")
         if "rng" in self._resumed:
             restore_rng(self._resumed["rng"])
-        self.pass_boundary()
-        self.underway = True
+        self.marks.boundary, self.underway = None, True
         if self.pending == "validation":
             self.val_loop.load_state_dict(self._resumed["place"]["val"])
 
     def _gradients(self) -> dict[str, Any]:
-        """Gradients that a later step will use; under manual optimisation only the module knows, so all there are."""
+        """Gradients that a later step or hook will use; under manual optimisation only the module knows: all."""
         optimization = self._optimization
-        if optimization is None or not (optimization.window_open or optimization.keeps_gradients):
+        used = optimization is not None and (optimization.window_open or optimization.keeps_gradients)
+        if not (used or self.pending == "batch_end"):  # which hooks of the batch's end may look at
             return {}
         named = self._trainer.lightning_module.named_parameters()
         return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
@@ -268,9 +303,10 @@ class FitProgress:
             place = {"train": self._resumed["place"]["train"]}
         else:
             read_ahead = None if self._ahead is None else self._ahead.place
-            train = self.source.state_dict(self.batches_done) if read_ahead is None else read_ahead[0]
+            read = self.batches_done + (self.pending == "batch_end")
+            train = self.source.state_dict(read) if read_ahead is None else read_ahead[0]
             ahead = self._ahead and self._ahead.rng
-            place = {"train": {**train, "batches": self.batches_done, "ahead": ahead}}
+            place = {"train": {**train, "batches": read, "ahead": ahead}}
         if self.pending == "validation":
             place["val"] = self.val_loop.state_dict()
         return place

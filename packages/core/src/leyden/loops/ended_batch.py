@@ -1,0 +1,94 @@
+"""A training batch whose step is made, kept for the hooks of its end: they may have to be called again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.data.transfer import map_tensors
+from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_warn
+from leyden.state.plain import check_plain
+
+__all__ = ["EndedBatch"]
+
+
+@dataclass(slots=True)
+class EndedBatch:
+    """What the hooks of a batch's end are called with. Tensors are not copied.
+
+    Attributes:
+        outputs: what the step returned, None where a checkpoint could not hold that.
+        batch: as it is on its device; None where a checkpoint could not hold it and it is to be read again.
+        before: what it takes to read it again: the place of the loader, its draws and the random numbers.
+        steps: optimizer steps taken before the batch.
+        window_open: whether the gradients are those of an unfinished accumulation window.
+    """
+
+    outputs: Any
+    batch: Any
+    before: Mapping[str, Any] | None
+    steps: int
+    window_open: bool
+    _versions: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outputs, self.batch = _own_containers(self.outputs), _own_containers(self.batch)
+        self._versions = [(one, one._version) for one in _tensors((self.outputs, self.batch))]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a tensor was changed in place since."""
+        return any(tensor._version != version for tensor, version in self._versions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """This as plain data that a checkpoint may hold."""
+        state: dict[str, Any] = {"steps": self.steps, "window_open": self.window_open}
+        problem = _problem(self.outputs, "what training_step returned")
+        state["outputs"] = None if problem else map_tensors(self.outputs, _alone)
+        if problem:
+            rank_zero_warn(
+                "a run that goes on from this checkpoint is not exact: it leaves the hooks of on_train_batch_end out "
+                f"in which this one was cut, since {problem}"
+            )
+        is_plain = not _problem(self.batch, "the batch")
+        state["batch"] = map_tensors(self.batch, _alone) if is_plain else None
+        state["before"] = None if is_plain else self.before
+        return state
+
+
+def _own_containers(value: Any) -> Any:
+    """Return `value` in dicts, lists and tuples of its own: a hook may put something else into those it gets."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _own_containers(item) for key, item in value.items()}
+    return kind(_own_containers(item) for item in value) if kind in (list, tuple) else value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if not value.is_inference():  # these count no versions
+            yield value
+    elif type(value) in (dict, list, tuple):
+        for item in value.values() if type(value) is dict else value:
+            yield from _tensors(item)
+
+
+def _problem(value: Any, name: str) -> str:
+    """Say why a checkpoint cannot hold `value`, nothing where it can."""
+    try:
+        check_plain(value, name)
+    except MisconfigurationException as error:
+        return str(error)
+    return ""
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Return `tensor` without the rest of a larger one that it is a part of: a file would hold that too."""
+    tensor = tensor.detach()
+    is_part = tensor.layout is torch.strided and tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_part else tensor

@@ -1,0 +1,330 @@
+"""An exception anywhere in a run, saved at: whoever goes on ends bit for bit where the run ends that was not cut."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from leyden import Callback, LightningModule, Trainer
+from leyden.callbacks import OnExceptionCheckpoint
+from leyden.loggers import CSVLogger
+from leyden.state.checkpoint import dump
+
+HOOKS = (
+    "on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end", "on_train_epoch_end", "on_validation_start",
+    "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end", "on_validation_epoch_end",
+    "on_validation_end",
+)  # fmt: skip
+
+
+class Cut(Exception):
+    """Ends a run as a crash would."""
+
+
+class Item(NamedTuple):
+    """A batch that no checkpoint can hold."""
+
+    x: Tensor
+
+
+def x_of(batch: Any) -> Any:
+    return batch.x if isinstance(batch, Item) else batch
+
+
+class Events:
+    """All that happens in a run, in order; what is told of the event number `cut_at` raises."""
+
+    def __init__(self, cut_at: int | None = None) -> None:
+        self.names: list[str] = []
+        self.cut_at = cut_at
+
+    def happen(self, name: str) -> None:
+        self.names.append(name)
+        if len(self.names) - 1 == self.cut_at:
+            raise Cut(name)
+
+
+class Drawing(Callback):
+    """In each hook it draws a random number into its state, writes a row, changes a learning rate and an event happens.
+
+    Arguments:
+        noise: how much of what it draws is added to a weight.
+    """
+
+    def __init__(self, events: Events, name: str, noise: float = 0) -> None:
+        self.events, self.name, self.noise = events, name, noise
+        self.changes_weights = bool(noise)
+        self.drawn: list[float] = []
+
+    def meet(self, trainer: Trainer, hook: str) -> None:
+        if trainer.sanity_checking:
+            return
+        self.drawn.append(float(torch.rand(())))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{self.name}_{hook}": self.drawn[-1]}, step=len(self.drawn))
+        for optimizer in trainer.optimizers:
+            optimizer.param_groups[0]["lr"] *= 1 + self.drawn[-1] / 100
+        if self.noise:
+            with torch.no_grad():
+                next(trainer.lightning_module.parameters()).add_(self.noise * self.drawn[-1])
+        self.events.happen(f"{self.name}.{hook}")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        outputs, batch, batch_idx = args
+        gradients = [p.grad.sum() for p in pl_module.parameters() if p.grad is not None]
+        self.drawn += [float(outputs["loss"]), float(x_of(batch).sum()), float(batch_idx)]
+        self.drawn += [float(sum(gradients))]
+        self.log(f"{self.name}_noise", torch.rand(()), on_step=True, on_epoch=True)
+        self.meet(trainer, "on_train_batch_end")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": list(self.drawn)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.drawn = list(state_dict["drawn"])
+
+
+def _hook(name: str) -> Callable[..., None]:
+    def hook(self: Any, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.meet(trainer, name)
+
+    return hook
+
+
+for _name in HOOKS:
+    if _name != "on_train_batch_end":
+        setattr(Drawing, _name, _hook(_name))
+
+
+class Net(LightningModule):
+    """Events in its steps and hooks, buffers that hooks change, two schedulers, gradients that are clipped."""
+
+    plateau = False
+
+    def __init__(self, events: Events) -> None:
+        super().__init__()
+        self.events = events
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1))
+        self.trace: Tensor
+        self.register_buffer("trace", torch.zeros(()))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        noise = 0.01 * torch.rand(4)
+        if not self.trainer.sanity_checking:
+            self.events.happen("transfer")
+        if isinstance(batch, dict):
+            return Item(batch["a"].x + batch["b"].x[:2] + noise)
+        return batch._replace(x=batch.x + noise) if isinstance(batch, Item) else batch + noise
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch = x_of(batch)
+        loss: Tensor = self.net(batch).pow(2).mean()
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.events.happen("training_step")
+        return {"loss": loss, "size": len(batch)}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.trace += outputs["loss"] + x_of(batch).sum() * outputs["size"]
+        self.events.happen("module.on_train_batch_end")
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", self.net(batch).pow(2).mean() + torch.rand(()), on_step=True, on_epoch=True)
+        if not self.trainer.sanity_checking:
+            self.events.happen("validation_step")
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.trace += 1
+        if not self.trainer.sanity_checking:
+            self.events.happen("module.on_validation_batch_end")
+
+    def on_train_epoch_end(self) -> None:
+        self.log("trace", self.trace)
+        self.events.happen("module.on_train_epoch_end")
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        super().lr_scheduler_step(scheduler, metric)
+        self.events.happen("scheduler")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        schedulers: list[Any] = [
+            {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9), "interval": interval}
+            for interval in ("step", "epoch")
+        ]
+        for interval in ("step", "epoch") if self.plateau else ():
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+            schedulers.append({"scheduler": plateau, "interval": interval, "monitor": "loss"})
+        return [optimizer], schedulers
+
+
+class OnPlateau(Net):
+    plateau = True
+
+
+class Lbfgs(Net):
+    """Calls the training step several times within a step of the optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+class StepsItself(Net):
+    """Fails after its optimizer's step too, of which it says so."""
+
+    changes_weights = True
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.events.happen("optimizer_step")
+
+    def configure_optimizers(self) -> Any:
+        [optimizer], schedulers = super().configure_optimizers()
+        optimizer.register_step_post_hook(lambda *_: self.events.happen("stepped"))
+        return [optimizer], schedulers
+
+
+class Manual(Net):
+    """Two optimizers in turn, of which the second gathers gradients over two batches, and a scheduler by hand."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(events)
+        self.automatic_optimization = False
+        self.critic = nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch = x_of(batch)
+        first, second = self.optimizers()
+        self.toggle_optimizer(first)
+        first.zero_grad()
+        loss = (self.net(batch) - self.critic(batch)).pow(2).mean()
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.manual_backward(loss)
+        first.step()
+        self.events.happen("first")
+        self.untoggle_optimizer(first)
+        self.lr_schedulers().step()
+        self.events.happen("scheduled")
+        self.toggle_optimizer(second)
+        self.manual_backward((self.net(batch).detach() - self.critic(batch)).pow(2).mean() * torch.rand(()))
+        self.events.happen("second")
+        if batch_idx % 2:
+            second.step()
+            second.zero_grad()
+        self.untoggle_optimizer(second)
+        self.events.happen("both")
+        return {"loss": loss, "size": len(batch)}
+
+    def configure_optimizers(self) -> Any:
+        first = torch.optim.Adam(self.net.parameters(), lr=0.01)
+        second = torch.optim.SGD(self.critic.parameters(), lr=0.1, momentum=0.9)
+        return [first, second], [torch.optim.lr_scheduler.StepLR(first, 2, 0.9)]
+
+
+class Items(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.linspace(-1, 1, 32).view(8, 4)[index]
+
+
+class Stream(IterableDataset[Tensor]):
+    """As many without a length, so that the next batch is read ahead; noise is drawn with each."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in range(8):
+            yield Items()[index] + 0.01 * torch.rand(4)
+
+
+def wrapped(items: list[Tensor]) -> Item:
+    return Item(torch.stack(items))
+
+
+def loader_of(kind: str) -> Any:
+    """Return a loader; the batches of all but the first two are of a kind that no checkpoint can hold."""
+    if kind == "lists":
+        return [torch.stack([Items()[n], Items()[n + 1]]) for n in (0, 2, 4, 6)]
+    if kind == "shuffled":
+        return DataLoader(Items(), batch_size=2, shuffle=True)
+    if kind == "stateful":
+        stateful = pytest.importorskip("torchdata.stateful_dataloader")
+        return stateful.StatefulDataLoader(Items(), batch_size=2, shuffle=True, collate_fn=wrapped)
+    if kind == "stream":
+        return DataLoader(Stream(), batch_size=2, collate_fn=wrapped)
+    if kind == "generator":
+        generator = torch.Generator().manual_seed(3)
+        return DataLoader(Items(), batch_size=2, shuffle=True, generator=generator, collate_fn=wrapped)
+    if kind == "several":
+        one, other = (DataLoader(Items(), batch_size=n, shuffle=True, collate_fn=wrapped) for n in (2, 4))
+        return {"a": one, "b": other}
+    workers = int(kind.removeprefix("workers "))
+    return DataLoader(Items(), batch_size=2, shuffle=True, num_workers=workers, collate_fn=wrapped)
+
+
+def fit(
+    folder: Path, seed: int, net: type[Net], events: Events, *others: Callback, ckpt_path: str | None = None,
+    noise: float = 0, loader: str = "shuffled", **arguments: Any,
+) -> dict[str, Any] | None:  # fmt: skip
+    torch.manual_seed(seed)
+    module = net(events)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, val_check_interval=2, log_every_n_steps=1, logger=CSVLogger(folder),
+        callbacks=[Drawing(events, "a"), Drawing(events, "b", noise), *others], discover_callbacks=False,
+        **{"gradient_clip_val": None if net is Manual else 0.5, **arguments},
+    )  # fmt: skip
+    try:
+        trainer.fit(module, loader_of(loader), DataLoader(Items(), batch_size=4, shuffle=True), ckpt_path=ckpt_path)
+    except Cut:
+        return None
+    end = dump(trainer)
+    del end["loggers"]
+    return {"end": end, "rows": Path(trainer.log_dir or "", "metrics.csv").read_text().splitlines()}
+
+
+FOLDERS = itertools.count()
+RUNS: dict[Any, tuple[list[str], dict[str, Any]]] = {}  # those that were not cut, by what they are
+
+
+def check(
+    folder: Path, named_differences: Callable[[Any, Any], Iterable[str]], at: float, net: type[Net], **arguments: Any
+) -> None:
+    """Cut a run in the event at that part of it, once in the run and again in the one that goes on; compare the end."""
+    folder /= str(next(FOLDERS))
+    key = (net, *arguments.items())
+    if key not in RUNS:
+        events = Events()
+        whole = fit(folder / "whole", 1, net, events, **arguments)
+        assert whole is not None
+        RUNS[key] = events.names, whole
+    names, whole = RUNS[key]
+    cut_at = int(at * len(names))
+    saver = OnExceptionCheckpoint(folder)
+    assert fit(folder / "cut", 1, net, Events(cut_at), saver, **arguments) is None
+    resumed = fit(folder / "cut", 9, net, Events(), ckpt_path=saver.ckpt_path, **arguments)
+    assert not list(named_differences(resumed, whole)), f"cut in {names[cut_at]}, the event number {cut_at}"
+
+
+PLACES = st.floats(0, 1, exclude_max=True)
+
+
+@pytest.mark.filterwarnings("ignore:resuming reads the first", "ignore:'set_vital' is deprecated")
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    at=PLACES,
+    net=st.sampled_from([Net, OnPlateau, Lbfgs, StepsItself, Manual]),
+    loader=st.sampled_from(["lists", "shuffled", "stateful", "stream", "generator", "several"]),
+)
+def test_an_exception_anywhere(
+    tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]], at: float, net: type[Net], loader: str
+) -> None:
+    check(tmp_path, named_differences, at, net, loader=loader)
