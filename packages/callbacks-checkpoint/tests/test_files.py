@@ -1,4 +1,4 @@
-"""The file system: links that replace what was there, removal of files, links and folders."""
+"""The file system: which of two files is newer, and removal of files and links."""
 
 from __future__ import annotations
 
@@ -10,52 +10,43 @@ import pytest
 from leyden_checkpoint import files
 
 
-def test_a_link_is_relative_and_replaces_file_link_and_folder(tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").write_text("a")
-    (tmp_path / "b.ckpt").write_text("b")
-    last = tmp_path / "last.ckpt"
-    for target in ("a", "b", "a"):
-        files.link(str(tmp_path / f"{target}.ckpt"), str(last))
-        assert (os.readlink(last), last.read_text()) == (f"{target}.ckpt", target)
-    last.unlink()
-    last.write_text("a file")
-    files.link(str(tmp_path / "b.ckpt"), str(last))
-    assert os.readlink(last) == "b.ckpt"
-    last.unlink()
-    last.mkdir()
-    files.link(str(tmp_path / "b.ckpt"), str(last))
-    assert os.readlink(last) == "b.ckpt"
-    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "b.ckpt", "last.ckpt"]
-
-
-@pytest.mark.parametrize("is_folder", [False, True])
-def test_where_there_are_no_links_a_copy_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
-) -> None:
-    def refuse(*args: object) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "symlink", refuse)
-    target = tmp_path / "a.ckpt"
-    content = target / "part" if is_folder else target
-    if is_folder:
-        target.mkdir()
-    content.write_text("a")
-    files.link(str(target), str(tmp_path / "last.ckpt"))
-    copied = tmp_path / "last.ckpt" / "part" if is_folder else tmp_path / "last.ckpt"
-    assert not os.path.islink(tmp_path / "last.ckpt")
-    assert copied.read_text() == "a"
-
-
-def test_files_links_and_folders_are_removed_and_a_links_target_stays(tmp_path: Path) -> None:
+def test_files_and_links_are_removed_and_a_links_target_stays(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "part").write_text("x")
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to("target")
-    for name in ("file", "folder", "link", "gone already"):
+    for name in ("file", "link", "gone already"):
         files.remove(str(tmp_path / name))
     assert os.listdir(tmp_path) == ["target"]
+
+
+def test_a_folder_of_that_name_is_nothing_that_a_run_wrote(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").mkdir()
+    (tmp_path / "a.ckpt" / "part").write_text("x")
+    files.write_text("memory://files/a.ckpt/part", "x")
+    for path in (str(tmp_path / "a.ckpt"), "memory://files/a.ckpt"):
+        with pytest.raises(OSError, match=r"a\.ckpt"):
+            files.remove(path)
+        assert files.exists(files.join(path, "part"))
+
+
+def test_the_newer_of_two_files(tmp_path: Path) -> None:
+    older, newer, link = (str(tmp_path / name) for name in ("older", "newer", "link"))
+    for at, path in enumerate((older, newer)):
+        Path(path).touch()
+        os.utime(path, (at, at))
+    os.symlink("older", link)
+    assert files.is_newer(newer, older)
+    assert not files.is_newer(older, newer)
+    assert not files.is_newer("nowhere", older)
+    assert files.is_newer(older, older)
+    assert files.is_newer(f"file://{older}", link)  # what it leads to is the same
+    os.unlink(older)
+    assert files.is_newer(link, newer)  # by its own time
+    for name in ("1", "2"):
+        files.write_text(f"memory://times/{name}", "x")
+    assert files.is_newer("memory://times/2", "memory://times/1")
+    assert not files.is_newer("memory://times/1", "memory://times/2")
+    assert not files.is_newer("memory://times/none", "memory://times/2")
 
 
 def test_a_link_that_leads_nowhere_still_takes_its_name(tmp_path: Path) -> None:
@@ -77,15 +68,12 @@ def test_at_a_url_names_are_joined_and_taken_apart_by_slashes() -> None:
     assert (files.join("runs", "a.ckpt"), files.name_in("runs/a.ckpt")) == (os.path.join("runs", "a.ckpt"), "a.ckpt")
 
 
-def test_at_a_url_files_and_folders_are_written_found_and_removed() -> None:
+def test_at_a_url_files_are_written_found_and_removed() -> None:
     files.write_text("memory://files/deep/a.yaml", "a: 1")
     assert files.exists("memory://files/deep/a.yaml")
     files.remove("memory://files/deep/a.yaml")
     files.remove("memory://files/gone already")
     assert not files.exists("memory://files/deep/a.yaml")
-    files.write_text("memory://files/folder/part", "x")
-    files.remove("memory://files/folder")
-    assert not files.exists("memory://files/folder/part")
 
 
 def test_a_store_that_refuses_to_remove_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,27 @@
-"""Files as checkpoints need them, at paths and at URLs: look, link, and remove what is no longer wanted."""
+"""Files as checkpoints need them, at paths and at URLs: look, and remove what is no longer wanted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from leyden.state import remote
 from leyden.state.remote import is_url, local_path
 from leyden.state.storage import exists as storage_exists
 
-__all__ = ["absolute", "exists", "join", "link", "name_in", "remove", "url_problem", "without_slashes", "write_text"]
+__all__ = [
+    "absolute",
+    "exists",
+    "is_newer",
+    "join",
+    "name_in",
+    "remove",
+    "url_problem",
+    "without_slashes",
+    "write_text",
+]
 
 
 def absolute(folder: str | os.PathLike[str]) -> str:
@@ -56,33 +66,31 @@ def exists(path: str) -> bool:
     return storage_exists(path) if is_url(path) else os.path.lexists(path)
 
 
-def link(target: str, path: str) -> None:
-    """Make `path` a link to the checkpoint `target`, in one step, in place of whatever was there.
+def is_newer(path: str, than: str) -> bool:
+    """Whether `path` is the file `than`, leads to it, or was written after it."""
+    here, there = local_path(path), local_path(than)
+    with contextlib.suppress(OSError):
+        if here is not None and there is not None and os.path.samefile(here, there):
+            return True
+    return path == than or _written_at(path) > _written_at(than)
 
-    The link is relative, so that the folder can be moved. Where the file system has no links, `path` becomes a copy.
-    """
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)  # a folder cannot be replaced by a rename
-    with tempfile.TemporaryDirectory(prefix=f".{os.path.basename(path)}.", suffix=".tmp", dir=folder) as temporary:
-        made = os.path.join(temporary, "link")
-        try:
-            os.symlink(os.path.relpath(target, folder), made)
-        except OSError:
-            if os.path.isdir(target):
-                shutil.copytree(target, made)
-            else:
-                shutil.copy2(target, made)
-        os.replace(made, path)
+
+def _written_at(path: str) -> float:
+    local = local_path(path)
+    if local is None:
+        return remote.written_at(path)
+    with contextlib.suppress(OSError):
+        return os.lstat(local).st_mtime_ns / 1e9
+    return 0.0
 
 
 def remove(path: str) -> None:
-    """Remove a checkpoint, which may be a file, a link or a folder; one that is gone already is no error."""
+    """Remove a checkpoint, a file or a link; one that is gone already is no error.
+
+    A folder is an error: no run wrote it.
+    """
     if is_url(path):
         _remove_url(path)
-    elif os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
     else:
         Path(path).unlink(missing_ok=True)
 
@@ -102,7 +110,7 @@ def _remove_url(url: str) -> None:
     try:
         system, key = _system_of(url)
         if system.exists(key):
-            system.rm(key, recursive=system.isdir(key))
+            system.rm(key)
     except FileNotFoundError:
         return
     except Exception as error:  # each store has its own kinds of errors

@@ -16,10 +16,11 @@ from torch import Tensor
 from leyden.callback import Checkpoint
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.state import storage
 from leyden_checkpoint import files
 from leyden_checkpoint.naming import checkpoint_name, folder_of
 from leyden_checkpoint.ranking import Mode, as_yaml, is_in_top_k
-from leyden_checkpoint.saving import Turn, decide, free_path
+from leyden_checkpoint.saving import Turn, decide, free_path, saves_after
 from leyden_checkpoint.schedule import Schedule
 from leyden_checkpoint.scores import MissingMetric, Moment, ScoreWatch, missing_metric, saves_at_epoch_end
 from leyden_checkpoint.settings import check_settings
@@ -40,7 +41,8 @@ class ModelCheckpoint(Checkpoint):
     metric of this step is there waits for the next validation, or the end of the epoch, that brings it. NaN is the
     worst score. Only files written by this object in this process are ever deleted.
 
-    Files of an earlier run stay, also when it is resumed and its best are taken over and overtaken.
+    Files of an earlier run stay, also when it is resumed and its best are taken over and overtaken. At SIGTERM the run
+    is saved too, as ``last.ckpt`` if there is to be one: by the first of these, unless another saves after exceptions.
 
     Arguments that types don't explain:
         dirpath: folder, or a URL that fsspec knows, as ``s3://bucket/run``; None: ``checkpoints`` in the folder of the
@@ -174,6 +176,8 @@ class ModelCheckpoint(Checkpoint):
         self.saved_progress = self.unwritten = None
         if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
+        if trainer.is_global_zero and not trainer.fast_dev_run and self.dirpath:
+            storage.tidy(self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting steps and seconds; look which checkpoints of a resumed run are still there."""
@@ -234,18 +238,24 @@ class ModelCheckpoint(Checkpoint):
         self.finish_saving()
         self._is_training = False
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what a killed run left unwritten at its end, where nothing was left to train."""
+        if not trainer.fast_dev_run:
+            make_up(self, trainer)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what there is when training is cut short, if `save_on_exception` asks for it.
+        """Save what there is when training is cut short, if `save_on_exception` or SIGTERM asks for it.
 
         With several processes the first does it alone: another may have failed, and not be there to agree with.
         """
         try:
             self.finish_saving(alone=True)
         finally:
-            if self.save_on_exception and self._has_something_to_lose(trainer):
+            if saves_after(exception, self, trainer) and self._has_something_to_lose(trainer):
                 metrics = self._metrics(trainer)
                 turn = decide(self, metrics, None, ranked=False, last=True)
-                turn.path = turn.path or free_path(self, metrics)
+                if self.save_on_exception or not turn.last:
+                    turn.path = free_path(self, metrics)
                 settled = settle(self, trainer, turn, alone=True)
                 assert settled is not None
                 carry_out(self, trainer, settled, alone=True)

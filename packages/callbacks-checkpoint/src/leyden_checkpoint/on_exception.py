@@ -57,6 +57,8 @@ class OnExceptionCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing before training begins."""
         self._is_training = False
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
+            storage.tidy(self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to lose."""

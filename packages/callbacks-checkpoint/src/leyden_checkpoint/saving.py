@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from leyden.errors import SIGTERMException
 from leyden.state.remote import is_url
 from leyden_checkpoint import files
 from leyden_checkpoint.background import RESERVED
@@ -16,9 +17,10 @@ from leyden_checkpoint.ranking import is_in_top_k, with_entry, worst_of
 from leyden_checkpoint.standing import standing_of
 
 if TYPE_CHECKING:
+    from leyden import Trainer
     from leyden_checkpoint.model_checkpoint import ModelCheckpoint
 
-__all__ = ["Turn", "decide", "free_path"]
+__all__ = ["Turn", "decide", "free_path", "saves_after"]
 
 
 @dataclass(slots=True)
@@ -60,6 +62,17 @@ def decide(
     if checkpoint.save_last and (last or turn.path):
         _keep_last(checkpoint, metrics, turn)
     return turn
+
+
+def saves_after(exception: BaseException, checkpoint: ModelCheckpoint, trainer: Trainer) -> bool:
+    """Whether `checkpoint` is to save a run that this ended: where it is meant to, and after SIGTERM where none is.
+
+    Then the first does that can save all it takes to go on; a process that is to end has no time for more.
+    """
+    if checkpoint.save_on_exception or not isinstance(exception, SIGTERMException):
+        return checkpoint.save_on_exception
+    whole = [one for one in trainer.checkpoint_callbacks if not getattr(one, "save_weights_only", False)]
+    return not any(one.saves_on_exception for one in whole) and (whole or [checkpoint])[0] is checkpoint
 
 
 def free_path(checkpoint: ModelCheckpoint, metrics: Mapping[str, Any], *, replaces: str = "") -> str:

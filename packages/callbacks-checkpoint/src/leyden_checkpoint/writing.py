@@ -92,7 +92,7 @@ def carry_out(
     in_background = checkpoint.asynchronous and not alone
     superseded = checkpoint.written.intersection(turn.superseded).difference(turn.files)
     try:
-        content = _content(checkpoint, trainer, copied=in_background, alone=alone)
+        content = _content(checkpoint, trainer, turn, copied=in_background, alone=alone)
         write = partial(_write, content, turn, superseded) if trainer.is_global_zero else Outcome
         if in_background:
             return InFlight(trainer, turn, settled.before, settled.after, Background(write))
@@ -109,13 +109,22 @@ def make_up(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
     unwritten, checkpoint.unwritten = checkpoint.unwritten, None
     if not unwritten or checkpoint.saved_at != (trainer.current_epoch, trainer.global_step):
         return
-    turn = Turn(path=_here(checkpoint, unwritten["path"]), last=_here(checkpoint, unwritten["last"]))
-    turn.links = unwritten["links"]
-    if trainer.strategy.broadcast(files.exists(turn.files[0])):
-        return
-    content = _content(checkpoint, trainer, copied=False, alone=False)
-    outcome = _write(content, turn, set()) if trainer.is_global_zero else Outcome()
-    _conclude(checkpoint, trainer, turn, {}, {}, outcome, alone=False)
+    turn = trainer.strategy.broadcast(_missing(checkpoint, trainer, unwritten))
+    if turn.files:
+        content = _content(checkpoint, trainer, turn, copied=False, alone=False)
+        outcome = _write(content, turn, set()) if trainer.is_global_zero else Outcome()
+        _conclude(checkpoint, trainer, turn, {}, {}, outcome, alone=False)
+
+
+def _missing(checkpoint: ModelCheckpoint, trainer: Trainer, unwritten: Mapping[str, Any]) -> Turn:
+    """What of `unwritten` is not there: under the name of the newest there may be an older one."""
+    turn = Turn()
+    path, last = (_here(checkpoint, unwritten[name]) for name in ("path", "last"))
+    if path and not files.exists(path):
+        turn.path, turn.links = path, unwritten["links"]
+    if last and not files.is_newer(last, trainer.ckpt_path or ""):
+        turn.last = last
+    return turn
 
 
 def _here(checkpoint: ModelCheckpoint, path: str) -> str:
@@ -145,11 +154,15 @@ def adopt(checkpoint: ModelCheckpoint, standing: Mapping[str, Any]) -> None:
         setattr(checkpoint, name, value)
 
 
-def _content(checkpoint: ModelCheckpoint, trainer: Trainer, *, copied: bool, alone: bool) -> dict[str, Any] | None:
-    """What the file is to hold; None where another process writes it. If one process fails here, all do."""
+def _content(
+    checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, copied: bool, alone: bool
+) -> dict[str, Any] | None:
+    """What the files are to hold; None where another process writes them. If one process fails here, all do."""
     content: dict[str, Any] | None = None
     error: Exception | None = None
-    unwritten, checkpoint.unwritten = checkpoint.unwritten, None  # who reads the file has it
+    unwritten = checkpoint.unwritten
+    # Who reads the first file has it, and may not have the second.
+    checkpoint.unwritten = {"path": "", "last": turn.last, "links": False} if turn.path and turn.last else None
     try:
         content = dump(trainer, checkpoint.save_weights_only)
         if not trainer.is_global_zero:
@@ -176,9 +189,7 @@ def _write(content: Any, turn: Turn, superseded: set[str]) -> Outcome:
             storage.save(content, turn.path)
             outcome.files.append(turn.path)
         if turn.last:
-            if turn.links:
-                files.link(turn.path, turn.last)
-            else:
+            if not (turn.links and _linked(turn.path, turn.last)):
                 storage.save(content, turn.last, turn.path or None)
             outcome.files.append(turn.last)
         for path in sorted(superseded):
@@ -186,6 +197,15 @@ def _write(content: Any, turn: Turn, superseded: set[str]) -> Outcome:
     except Exception as error:
         outcome.error = error
     return outcome
+
+
+def _linked(target: str, path: str) -> bool:
+    """Whether `path` is now a link to `target`; where there are no links it becomes a file."""
+    try:
+        storage.link(target, path)
+    except OSError:
+        return False
+    return True
 
 
 def _conclude(

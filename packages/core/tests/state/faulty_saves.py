@@ -1,11 +1,10 @@
-"""Run as a program: saves that the kernel refuses and saves whose process is killed; it prints what became of them.
+"""Run as a program: saves that the kernel refuses, that are killed or just watched; it prints what became of them.
 
 A process of its own, because it forks, is killed, and gives up rights. Every fork dies or exits within the save.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import resource
@@ -15,41 +14,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from file_operations import Operations, lost_in_a_power_cut  # type: ignore[import-not-found]  # beside this program
 
 from leyden.state import storage
 from leyden.state.temporaries import make_temporary
 
 OLD = {"old": torch.arange(300.0)}
-NEW = {"new": torch.arange(500.0)}
+NEW = {"new": torch.arange(500.0), "large": torch.ones(50_000)}
 TARGET = "folder/a.ckpt"
-OPERATIONS = [(os, name) for name in ("mkdir", "scandir", "open", "fstat", "write", "fsync", "replace", "close")]
-OPERATIONS += [(fcntl, "flock")]
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Interposer:
-    """Counts file-system operations and kills this process at one of them: before it, or with half of it written."""
-
-    def __init__(self, at: int, after_half: bool, log: int) -> None:
-        self.at, self.after_half, self.log, self.count = at, after_half, log, 0
-        self.really_write = os.write
-        for module, name in OPERATIONS:
-            setattr(module, name, self.watched(name, getattr(module, name)))
-
-    def watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*args: Any, **kwargs: Any) -> Any:
-            self.count += 1
-            if self.count == self.at:
-                self.really_write(self.log, name.encode())
-                if self.after_half and name == "write":
-                    self.really_write(args[0], args[1][: len(args[1]) // 2])
-                die()
-            return call(*args, **kwargs)
-
-        return operation
+SAVES: dict[str, Callable[[], None]] = {
+    "old": lambda: storage.save(NEW, TARGET),
+    "nothing": lambda: storage.save(NEW, TARGET),
+    "copy": lambda: storage.save(NEW, TARGET, "source/new.ckpt"),
+    "link": lambda: storage.link("source/new.ckpt", TARGET),
+}
+"""How a save may go on, by what is there before it."""
 
 
 def in_fork(action: Callable[[int], object]) -> tuple[int, str]:
@@ -78,19 +57,21 @@ def held() -> str:
     return "another"
 
 
-def kills(before: bool) -> list[list[str]]:
+def kills(how: str) -> list[list[str]]:
     """Kill a save at its first, second, … operation until one survives; tell the operation and what is then there."""
     seen: list[list[str]] = []
+    before, save = how != "nothing", SAVES[how]
+    storage.save(NEW, "source/new.ckpt")
     for after_half in (False, True) if before else (False,):
         for at in range(1, 10_000):
             if before:
                 storage.save(OLD, TARGET)
 
-            def save(log: int, at: int = at, after_half: bool = after_half) -> None:
-                Interposer(at, after_half, log)
-                storage.save(NEW, TARGET)
+            def killed(log: int, at: int = at, after_half: bool = after_half) -> None:
+                Operations(at, after_half, log)
+                save()
 
-            status, operation = in_fork(save)
+            status, operation = in_fork(killed)
             seen.append([operation, held()])
             left = len(os.listdir("folder")) if os.path.isdir("folder") else 0
             storage.save(OLD, TARGET)
@@ -101,6 +82,20 @@ def kills(before: bool) -> list[list[str]]:
             if not os.WIFSIGNALED(status):
                 break
     return seen
+
+
+def told(how: str) -> dict[str, Any]:
+    """What a save does, in order, and what of it a power cut could undo."""
+    storage.save(NEW, "source/new.ckpt")
+    if how != "nothing":
+        storage.save(OLD, TARGET)
+    seen = Operations()
+    SAVES[how]()
+    return {
+        "operations": [[name, os.path.relpath(path or "."), second] for name, path, second in seen.told],
+        "others": seen.others,
+        "lost": lost_in_a_power_cut(seen.told),
+    }
 
 
 def refused(limit: Callable[[], object], target: str = TARGET) -> str:
@@ -164,7 +159,9 @@ def living() -> list[int]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1] == "kills":
-        print(json.dumps(kills(before=sys.argv[2] == "old")))
+        print(json.dumps(kills(sys.argv[2])))
+    elif sys.argv[1] == "told":
+        print(json.dumps(told(sys.argv[2])))
     elif sys.argv[1] == "limits":
         print(json.dumps(limits()))
     else:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,8 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore
 
 from leyden import MisconfigurationException
 from leyden.state import remote, storage
-from leyden.state.storage import CheckpointWriteError, exists, load, save, verify
+from leyden.state.storage import CheckpointWriteError, exists, load, save, tidy, verify
+from leyden.state.temporaries import temporary_name
 
 OLD, NEW = {"old": torch.arange(300.0)}, {"new": torch.arange(5_000_000.0)}
 
@@ -188,6 +189,36 @@ def test_checkpoints_come_with_the_time_they_were_written() -> None:
     assert found == ["memory://runs/x/1.ckpt", "memory://runs/2.ckpt", "oss://bucket/3.ckpt"]
     assert all(before <= at <= datetime.now(UTC).timestamp() for _, at in dated)
     assert remote.checkpoints("memory://nowhere") == []
+
+
+def test_temporary_files_that_nobody_wrote_to_for_a_day_are_removed() -> None:
+    left, slow, other = f"/runs/{temporary_name('a.ckpt')}", f"/runs/{temporary_name('b.ckpt')}", "/runs/c.tmp"
+    memory = fsspec.filesystem("memory")
+    for name in (left, slow, other, "/runs/a.ckpt"):
+        memory.pipe(name, b"bytes")
+        if name != slow:
+            memory.store[name].modified -= timedelta(days=2)
+            memory.store[name].created -= timedelta(days=2)
+    tidy("memory://runs")
+    assert there() == sorted([slow, other, "/runs/a.ckpt"])
+    tidy("memory://nowhere")
+    tidy("nosuch://runs")
+
+
+def test_a_rename_that_a_kill_prevented_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an object appears while it is written, it appears under another name."""
+    save(OLD, "memory://runs/a.ckpt")
+    seen = []
+
+    def killed(*args: Any, **settings: Any) -> None:
+        seen.append(repr(load("memory://runs/a.ckpt")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MemoryFileSystem, "mv", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(NEW, "memory://runs/a.ckpt")
+    assert seen == [repr(OLD)]
+    assert there() == ["/runs/a.ckpt"]
 
 
 def test_a_file_imports_no_fsspec() -> None:

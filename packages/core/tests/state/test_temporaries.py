@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from leyden.state import temporaries
-from leyden.state.storage import save
+from leyden.state.storage import save, tidy
 from leyden.state.temporaries import make_temporary, temporary_name
 
 
@@ -42,9 +42,9 @@ def test_names_that_are_not_ours_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in others:
         Path("folder", name).touch()
     Path("folder", temporary_name("folder")).mkdir()
-    Path("folder", temporary_name("link")).symlink_to("notes.txt")
     before = os.listdir("folder")
     Path("folder", own).touch()
+    Path("folder", temporary_name("link")).symlink_to("notes.txt")
     save({}, "folder/a.ckpt")
     assert sorted(os.listdir("folder")) == sorted([*before, "a.ckpt"])
 
@@ -84,3 +84,14 @@ def test_without_locks_nothing_is_removed_and_saves_go_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(temporaries, "fcntl", None)
     save({}, "folder/a.ckpt")
     assert sorted(os.listdir("folder")) == sorted([left.name, "a.ckpt"])
+
+
+def test_a_folder_is_tidied_before_anything_is_saved_there() -> None:
+    os.mkdir("folder")
+    Path("folder", temporary_name("a.ckpt")).touch()
+    Path("folder", temporary_name("last.ckpt")).symlink_to("a.ckpt")
+    Path("folder", "a.ckpt").touch()
+    tidy("folder")
+    assert os.listdir("folder") == ["a.ckpt"]
+    tidy("nowhere")
+    assert not os.path.exists("nowhere")

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leyden.state.storage import CheckpointWriteError, load, save
+from leyden.state.storage import CheckpointWriteError, link, load, save
 
 OLD = {"old": torch.arange(300.0)}
 NEW = {"new": torch.arange(500.0)}
@@ -32,33 +32,47 @@ def run(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+STEPS = ["scandir", "open", "flock", "write", "fsync", "replace", "close"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
-@pytest.mark.parametrize("before", ["old", "nothing"])
-def test_killed_at_any_operation_the_file_is_the_old_or_the_new_one(before: str) -> None:
-    seen = run("kills", before)
-    first, last = seen[0][0], ["", "new", "0->0"]
+@pytest.mark.parametrize(
+    ("how", "operations"),
+    [("old", STEPS), ("nothing", ["mkdir", *STEPS]), ("copy", STEPS), ("link", ["scandir", "symlink", "replace"])],
+)
+def test_killed_at_any_operation_the_file_is_the_old_or_the_new_one(how: str, operations: list[str]) -> None:
+    seen = run("kills", how)
+    last = ["", "new", "0->0"]
     assert last in seen
     half = seen.index(last) + 1
+    before = "nothing" if how == "nothing" else "old"
     for part in (seen[:half], seen[half:]) if before == "old" else (seen,):
         states = [state for _, state, _ in part]
         changed = states.index("new")
         assert set(states[:changed]) == {before}
         assert set(states[changed:]) == {"new"}
         assert part[changed - 1][0] == "replace"  # killed before the rename, and next after it
-        assert {operation for operation, _, _ in part} >= {
-            "mkdir",
-            "scandir",
-            "open",
-            "flock",
-            "write",
-            "fsync",
-            "close",
-        }
+        assert {operation for operation, _, _ in part} >= set(operations)
         assert part[-1][0] == ""
-    assert first == "mkdir"
+    assert how == "link" or [operation for operation, _, _ in seen].count("write") >= 3
     # Each of those killed while writing left a file, which the next save removed.
     assert {left for operation, _, left in seen if operation in ("write", "replace")} <= {"1->0", "0->0"}
     assert all(left.endswith("->0") for _, _, left in seen)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+@pytest.mark.parametrize("how", ["old", "nothing", "copy", "link"])
+def test_a_power_cut_takes_nothing_and_no_operation_goes_unwatched(how: str) -> None:
+    """The faults above come at the operations that are watched: these are all, and they write all of the file."""
+    seen = run("told", how)
+    assert seen["lost"] == []
+    assert seen["others"] == []
+    written = sum(count for name, _, count in seen["operations"] if name == "write")
+    assert written == (0 if how == "link" else os.path.getsize("folder/a.ckpt"))
+    flushed = [path for name, path, _ in seen["operations"] if name == "fsync"]
+    made = [] if how != "nothing" else ["."]  # the folder is new: its name is in the one above
+    assert [path for path in flushed if not path.endswith(".tmp")] == [*made, "folder"]
+    assert len(flushed) == len(made) + (1 if how == "link" else 2)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
@@ -101,11 +115,11 @@ def test_a_disk_that_is_full_at_any_byte_leaves_the_old_file(part: float) -> Non
     assert repr(load("folder/a.ckpt")) == repr(OLD)
 
 
-@pytest.mark.parametrize("operation", ["fsync", "replace", "scandir"])
+@pytest.mark.parametrize("operation", ["open", "write", "fsync", "replace", "scandir"])
 def test_an_operation_that_fails_leaves_the_old_file(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     save(OLD, "folder/a.ckpt")
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
@@ -119,6 +133,69 @@ def test_an_operation_that_fails_leaves_the_old_file(operation: str, monkeypatch
     assert repr(load("folder/a.ckpt")) == repr(OLD)
 
 
+def test_closing_a_file_that_is_flushed_cannot_fail_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    really_close = os.close
+
+    def close(descriptor: int) -> None:
+        really_close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        save(NEW, "folder/a.ckpt")
+    assert repr(load("folder/a.ckpt")) == repr(NEW)
+
+
+@pytest.mark.parametrize("operation", ["symlink", "replace"])
+def test_a_link_that_cannot_be_made_leaves_the_old_file(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(NEW, "folder/new.ckpt")
+    save(OLD, "folder/a.ckpt")
+
+    def fail(*args: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, fail)
+        with pytest.raises(OSError, match="Operation not permitted"):
+            link("folder/new.ckpt", "folder/a.ckpt")
+    assert sorted(os.listdir("folder")) == ["a.ckpt", "new.ckpt"]
+    assert repr(load("folder/a.ckpt")) == repr(OLD)
+    for url in ("memory://new.ckpt", "memory://folder/a.ckpt"):
+        with pytest.raises(OSError, match="cannot be a link"):
+            link("folder/new.ckpt", url)
+
+
+def test_a_link_is_relative_and_replaces_file_and_link_but_no_folder() -> None:
+    for name, content in (("new", NEW), ("old", OLD), ("link", OLD)):
+        save(content, f"folder/{name}.ckpt")
+    os.mkdir("folder/other.ckpt")
+    for name, content in (("new", NEW), ("old", OLD), ("new", NEW)):
+        link(f"folder/{name}.ckpt", "folder/link.ckpt")
+        assert os.readlink("folder/link.ckpt") == f"{name}.ckpt"
+        assert repr(load("folder/link.ckpt")) == repr(content)
+    with pytest.raises(OSError, match="other"):
+        link("folder/new.ckpt", "folder/other.ckpt")
+    assert sorted(os.listdir("folder")) == ["link.ckpt", "new.ckpt", "old.ckpt", "other.ckpt"]
+
+
+def test_a_link_that_another_save_took_for_abandoned_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    save(NEW, "folder/new.ckpt")
+    really_replace, made = os.replace, list[str]()
+
+    def replace(source: Path, target: Path) -> None:
+        made.append(str(source))
+        if len(made) == 1:
+            save(OLD, "folder/a.ckpt")
+            assert not os.path.lexists(source)
+        really_replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        link("folder/new.ckpt", "folder/link.ckpt")
+    assert repr(load("folder/link.ckpt")) == repr(NEW)
+    assert sorted(os.listdir("folder")) == ["a.ckpt", "link.ckpt", "new.ckpt"]
+
+
 def test_a_folder_that_cannot_be_flushed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, really = [0], os.fsync
 
@@ -128,6 +205,7 @@ def test_a_folder_that_cannot_be_flushed_is_no_error(monkeypatch: pytest.MonkeyP
             raise OSError(errno.EINVAL, "Invalid argument")
         really(descriptor)
 
+    os.mkdir("folder")
     monkeypatch.setattr(os, "fsync", fsync)
     save(NEW, "folder/a.ckpt")
     assert calls == [2]

@@ -6,19 +6,31 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from datetime import datetime
 from typing import IO, Any, cast
 
 from leyden.errors import MisconfigurationException
-from leyden.state.temporaries import temporary_name
+from leyden.state.temporaries import is_temporary, temporary_name
 from leyden.state.writing import stream, write_error
 
-__all__ = ["checkpoints", "exists", "is_folder", "is_url", "local_copy", "local_path", "write_url"]
+__all__ = [
+    "checkpoints",
+    "exists",
+    "is_folder",
+    "is_url",
+    "local_copy",
+    "local_path",
+    "remove_abandoned",
+    "write_url",
+    "written_at",
+]
 
 _UPLOADS_ARE_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "tos", "r2"}
 """Stores where an object appears when its upload ends, and where a rename would be a copy."""
 
 _BLOCK_BYTES = 16 << 20
+_ABANDONED_AFTER_S = 24 * 3600
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -59,6 +71,27 @@ def checkpoints(folder: str) -> list[tuple[str, float]]:
     ]
 
 
+def written_at(url: str) -> float:
+    """Return when `url` was written, in seconds; 0.0 where nothing is there or the store does not say."""
+    system, key = _key(url)
+    try:
+        return _written_at(system.info(key))
+    except FileNotFoundError:
+        return 0.0
+
+
+def remove_abandoned(folder: str) -> None:
+    """Remove temporary files that nobody has written to for a day."""
+    with contextlib.suppress(Exception):  # a run must not fail by what it tidies up
+        system, key = _key(folder)
+        if _upload_is_atomic(system):
+            return
+        for facts in system.ls(key, detail=True):
+            at = _written_at(facts) if is_temporary(facts["name"].rpartition("/")[2]) else 0.0
+            if 0.0 < at < time.time() - _ABANDONED_AFTER_S:
+                system.rm(facts["name"])
+
+
 def _written_at(facts: dict[str, Any]) -> float:
     """Each store has its own word for it, and gives a number, a date, or the text of one."""
     names = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -78,7 +111,7 @@ def write_url(obj: Any, url: str) -> None:
     try:
         system, key = _key(url)
         folder, _, name = key.rpartition("/")
-        at_once = not _UPLOADS_ARE_ATOMIC.isdisjoint(_protocols(system))
+        at_once = _upload_is_atomic(system)
         into = key if at_once else f"{folder}/{temporary_name(name)}"
         if folder:
             system.makedirs(folder, exist_ok=True)
@@ -177,8 +210,9 @@ def _give_up(file: Any) -> None:
         file.closed = True
 
 
-def _protocols(system: Any) -> set[str]:
-    return {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+def _upload_is_atomic(system: Any) -> bool:
+    protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    return not _UPLOADS_ARE_ATOMIC.isdisjoint(protocols)
 
 
 def _key(url: str) -> tuple[Any, str]:

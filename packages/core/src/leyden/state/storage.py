@@ -16,9 +16,10 @@ from leyden.state import remote
 from leyden.state.integrity import ARCHIVE_START, check_archive
 from leyden.state.lightning_types import lightning_types
 from leyden.state.plain import SAFE_TYPES
-from leyden.state.writing import CheckpointWriteError, write_file
+from leyden.state.temporaries import remove_abandoned
+from leyden.state.writing import CheckpointWriteError, link_file, write_file
 
-__all__ = ["CheckpointWriteError", "exists", "load", "save", "verify"]
+__all__ = ["CheckpointWriteError", "exists", "link", "load", "save", "tidy", "verify"]
 
 # Python 3.13 alone says pathlib._local.PosixPath: a file from one Python is to be read by the others.
 _PATHS_BY_OTHER_NAMES = [
@@ -49,6 +50,30 @@ def save(obj: Any, path: str | os.PathLike[str], copy_of: str | os.PathLike[str]
     else:
         source = None if copy_of is None else remote.local_path(copy_of)
         write_file(obj, Path(local), None if source is None else Path(source))
+
+
+def link(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Make `path` a link to the checkpoint `source`, in one step; it is relative, so that the folder can be moved.
+
+    Raises:
+        OSError: there are no links, as at a URL; what was at `path` is untouched.
+    """
+    local = [remote.local_path(each) for each in (source, path)]
+    if local[0] is None or local[1] is None:
+        raise OSError(f"{os.fspath(path)!r} cannot be a link.")
+    link_file(Path(local[0]), Path(local[1]))
+
+
+def tidy(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed runs left in the folder; `save` does so too. It raises nothing.
+
+    At a URL nothing tells a killed writer from a slow one: there they go a day after the last byte.
+    """
+    local = remote.local_path(folder)
+    if local is None:
+        remote.remove_abandoned(os.fspath(folder))
+    else:
+        remove_abandoned(Path(local))
 
 
 def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: bool = True) -> Any:

@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: left-over files stay, for nothing proves there that their writer is gone
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["make_temporary", "remove_abandoned", "temporary_name"]
+__all__ = ["is_temporary", "make_temporary", "remove_abandoned", "temporary_name"]
 
 _OWN = re.compile(r"\..*\.leyden-(?P<host>[0-9a-f]{8})-\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 _LONGEST_STEM_BYTES = 100  # file systems take names of 255 bytes
@@ -27,6 +27,11 @@ def temporary_name(name: str) -> str:
     """Return a new name for what becomes `name`; it says which host and process writes it."""
     stem = os.fsdecode(os.fsencode(name)[:_LONGEST_STEM_BYTES])
     return f".{stem}.leyden-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `temporary_name` gave this name, here or on another host."""
+    return _OWN.fullmatch(name) is not None
 
 
 def make_temporary(target: Path) -> tuple[int, Path]:
@@ -46,12 +51,18 @@ def make_temporary(target: Path) -> tuple[int, Path]:
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporaries whose writers are gone: of this host alone, and only those that nobody holds locked.
 
-    A network file system may keep locks within each host; hence those of other hosts are left alone.
+    A network file system may keep locks within each host; hence those of other hosts are left alone. Links cannot be
+    locked and are always removed: whoever is making one makes it again.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:  # a save must not fail by what it tidies up
         for entry in entries:
             own = _OWN.fullmatch(entry.name)
-            if own and own["host"] == _host() and entry.is_file(follow_symlinks=False):
+            if own is None or own["host"] != _host():
+                continue
+            if entry.is_symlink():
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+            elif entry.is_file():
                 _remove_if_abandoned(entry.path)
 
 

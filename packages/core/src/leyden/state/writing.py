@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from leyden.state.temporaries import make_temporary, remove_abandoned
+from leyden.state.temporaries import make_temporary, remove_abandoned, temporary_name
 
-__all__ = ["CheckpointWriteError", "Stream", "stream", "write_file"]
+__all__ = ["CheckpointWriteError", "Stream", "link_file", "stream", "write_file"]
 
 _SMALL_BYTES = 2**16  # torch.save writes headers and padding in some hundred pieces, each a system call
 
@@ -103,7 +103,7 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
     """
     folder = target.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         if target.is_dir() and not target.is_symlink():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         remove_abandoned(folder)
@@ -121,7 +121,8 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
             os.fsync(descriptor)
             os.replace(temporary, target)
         finally:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # the bytes are flushed, or another error says why not
+                os.close(descriptor)
     except BaseException as error:
         free = _bytes_free(folder)  # before the part that was written is removed: what the save had is not free for it
         size = _size(temporary)
@@ -131,6 +132,29 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
             raise write_error(target, error, needed, None if free is None else free + size) from error
         raise
     _flush_folder(folder)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Make `target` a relative link to `source`, in one step, in place of the file that was there.
+
+    Raises:
+        OSError: the system refused, or has no links; what was there is untouched.
+    """
+    _make_folder(target.parent)
+    remove_abandoned(target.parent)
+    while True:
+        made = target.with_name(temporary_name(target.name))
+        os.symlink(os.path.relpath(source, target.parent), made)
+        try:
+            os.replace(made, target)
+            break
+        except FileNotFoundError:  # a link cannot be locked: another save took it for abandoned
+            continue
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+            raise
+    _flush_folder(target.parent)
 
 
 def _copied(source: Path | None, write: Callable[[memoryview], object]) -> Stream | None:
@@ -192,6 +216,15 @@ def _size(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.stat().st_size
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it where they are missing, so that their names survive a power cut too."""
+    if not folder.is_dir():
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in missing:
+            _flush_folder(place.parent)
 
 
 def _flush_folder(folder: Path) -> None:
