@@ -107,10 +107,7 @@ def read_checkpoint(path: Any, map_location: Any, weights_only: bool | None) -> 
 
     safe = weights_only is None or weights_only
     location = _where_there_is_one if map_location is None else map_location
-    if isinstance(path, str | os.PathLike):
-        checkpoint = storage.load(path, map_location=location, weights_only=safe)
-    else:
-        checkpoint = torch.load(path, map_location=location, weights_only=safe)
+    checkpoint = storage.load(path, map_location=location, weights_only=safe)
     if not isinstance(checkpoint, dict):
         raise MisconfigurationException(
             f"{_shown(path)} holds {with_article(type(checkpoint).__name__)}; expected a checkpoint, which is a dict."

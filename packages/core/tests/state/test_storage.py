@@ -78,7 +78,7 @@ def write_malicious(path: str, as_zip: bool) -> None:
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(as_zip: bool) -> None:
     write_malicious("a.ckpt", as_zip)
-    with pytest.raises(MisconfigurationException, match=r"'a\.ckpt' (holds posix\.mkdir|is no whole)") as raised:
+    with pytest.raises(MisconfigurationException, match=r"'a\.ckpt' holds (posix\.mkdir|objects)") as raised:
         load("a.ckpt")
     assert not Path("harm").exists()
     assert "\n" not in str(raised.value)

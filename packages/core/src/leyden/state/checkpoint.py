@@ -186,7 +186,7 @@ def _of_another_kind(path: str, part: str, error: Exception) -> Misconfiguration
 def _some(checkpoint: object) -> str:
     if not isinstance(checkpoint, Mapping):
         return f"{with_article(type(checkpoint).__name__)}"
-    keys = sorted(map(str, checkpoint))
+    keys = sorted(f"{key!s:.80}" for key in checkpoint)
     return ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
 
 

@@ -13,8 +13,9 @@ import torch
 
 from leyden.errors import MisconfigurationException
 from leyden.state import remote
-from leyden.state.integrity import ARCHIVE_START, check_archive
+from leyden.state.integrity import ARCHIVE_START, check_archive, pickle_of
 from leyden.state.lightning_types import lightning_types
+from leyden.state.pickles import check_old_file, check_pickle
 from leyden.state.plain import SAFE_TYPES
 from leyden.state.temporaries import remove_abandoned
 from leyden.state.writing import CheckpointWriteError, link_file, write_file
@@ -76,25 +77,34 @@ def tidy(folder: str | os.PathLike[str]) -> None:
         remove_abandoned(Path(local))
 
 
-def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: bool = True) -> Any:
+def load(path: str | os.PathLike[str] | IO[bytes], map_location: Any = None, weights_only: bool = True) -> Any:
     """Read what `save`, or ``torch.save``, wrote, after comparing all of it with its checksums.
 
-    Nothing in the file is executed unless `weights_only` is False.
+    Nothing in the file is executed unless `weights_only` is False. An open file is read from its beginning.
 
     Raises:
         FileNotFoundError: there is no such file.
         MisconfigurationException: a folder, a file that is not whole, or one that only ``weights_only=False``
             could load.
     """
-    with _opened(path) as file:
-        _check(file, path)
-        try:
-            with torch.serialization.safe_globals(
-                [_NO_BYTES, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types(), *lightning_types()]
-            ):
-                return torch.load(file, map_location=map_location, weights_only=weights_only)
-        except Exception as error:  # bytes that are no checkpoint make torch.load fail in any way there is
-            raise _refused(path, error, weights_only) from error
+    if isinstance(path, str | os.PathLike):
+        with _opened(path) as file:
+            return _load(file, path, map_location, weights_only)
+    return _load(path, str(getattr(path, "name", path)), map_location, weights_only)
+
+
+def _load(file: IO[bytes], path: str | os.PathLike[str], map_location: Any, weights_only: bool) -> Any:
+    file.seek(0)
+    archive = _check(file, path)
+    try:
+        if weights_only:
+            _follow(file, archive)
+        with torch.serialization.safe_globals(
+            [_NO_BYTES, *SAFE_TYPES, *_PATHS_BY_OTHER_NAMES, *_numpy_types(), *lightning_types()]
+        ):
+            return torch.load(file, map_location=map_location, weights_only=weights_only)
+    except Exception as error:  # bytes that are no checkpoint make torch.load fail in any way there is
+        raise _refused(path, error, weights_only) from error
 
 
 def verify(path: str | os.PathLike[str]) -> None:
@@ -152,6 +162,15 @@ def _check(file: IO[bytes], path: str | os.PathLike[str]) -> bool:
             raise _unreadable(path, error) from error
     file.seek(0)
     return archive
+
+
+def _follow(file: IO[bytes], archive: bool) -> None:
+    """Refuse pickles that would hang, crash or eat memory, before torch reads them."""
+    if archive:
+        check_pickle(pickle_of(file))
+    else:
+        check_old_file(file, file.seek(0, os.SEEK_END))
+    file.seek(0)
 
 
 def _refused(path: str | os.PathLike[str], error: Exception, weights_only: bool) -> MisconfigurationException:
