@@ -354,3 +354,64 @@ def test_hyperparameters_of_module_and_datamodule_reach_the_loggers() -> None:
 
     make(logger=Keeps([])).fit(Net())
     assert given == [{"rate": 0.1}]
+
+
+class Widening(Callback):
+    """Puts a wider layer into the module, and notes when."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.events.append("setup")
+
+    def prepare_module(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        self.events.append(f"prepare_module {None if checkpoint is None else checkpoint['global_step']}")
+        pl_module.layer = torch.nn.Linear(4, 3)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        self.events.append("on_load_checkpoint")
+        assert torch.equal(pl_module.layer.weight, checkpoint["state_dict"]["layer.weight"])
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.events.append("on_fit_start")
+
+
+class Widened(BoringModule):
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+
+    def setup(self, stage: str) -> None:
+        self.events.append("module.setup")
+
+    def configure_model(self) -> None:
+        self.events.append("module.configure_model")
+
+    def configure_optimizers(self) -> Any:
+        self.events.append("module.configure_optimizers")
+        assert self.layer.weight.shape == (3, 4)
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_callbacks_change_a_module_that_is_whole_before_weights_and_optimizers_depend_on_it(tmp_path: Any) -> None:
+    def trainer(max_epochs: int, events: list[str]) -> Trainer:
+        return Trainer(
+            max_epochs=max_epochs, logger=False, callbacks=[Widening(events)], num_sanity_val_steps=0, accelerator="cpu"
+        )
+
+    events: list[str] = []
+    first = trainer(1, events)
+    first.fit(Widened(events))
+    whole = ["setup", "module.setup", "module.configure_model"]
+    assert events == [*whole, "prepare_module None", "module.configure_optimizers", "on_fit_start"]
+    first.save_checkpoint(tmp_path / "wide.ckpt")
+
+    events = []
+    trainer(2, events).fit(Widened(events), ckpt_path=tmp_path / "wide.ckpt")
+    restored = [*whole, "prepare_module 2", "on_load_checkpoint"]
+    assert events == [*restored, "module.configure_optimizers", "on_fit_start"]
+
+    events = []
+    trainer(1, events).validate(Widened(events), ckpt_path=tmp_path / "wide.ckpt")
+    assert events == restored

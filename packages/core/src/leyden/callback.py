@@ -106,6 +106,16 @@ class Callback:
         """
         return None
 
+    def prepare_module(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any] | None
+    ) -> None:
+        """Change what the module is made of: layers to replace, parameters and buffers to add.
+
+        Called in every entry point when `setup` and ``configure_model`` have made the module whole, before the weights
+        of `checkpoint` are loaded (None where nothing is), before it goes to its device and before
+        ``configure_optimizers``. An evaluation changes no module but to make room for what the checkpoint holds.
+        """
+
     def log(
         self,
         name: str,

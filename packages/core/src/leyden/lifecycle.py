@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.data.transfer import compile_transfer
@@ -10,6 +11,7 @@ from leyden.ending import end_well, note, tear_down, tell_of
 from leyden.hooks.plan import Entry
 from leyden.loops.boundaries import take_up_epoch
 from leyden.optimizers import read_optimizers
+from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.runtime.numerics import numerics
@@ -115,6 +117,7 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     trainer.journal.hook = "configure_model"
     module.configure_model()
     trainer.precision_plugin.convert_module(module)
+    _let_callbacks_prepare(trainer, checkpoint)
     if checkpoint is not None:
         restore_module(trainer, checkpoint, str(trainer.ckpt_path))
         restore_callbacks(trainer, checkpoint)
@@ -166,6 +169,15 @@ def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
     for hook in (plan.on_pretrain_routine_start, plan.on_pretrain_routine_end):
         if hook is not None:
             hook()
+
+
+def _let_callbacks_prepare(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
+    """Let callbacks change what the module is made of, while neither weights nor optimizers depend on it."""
+    trainer.journal.hook = "prepare_module"
+    for callback in list(trainer.callbacks):
+        if is_overridden("prepare_module", callback):
+            prepare = partial(callback.prepare_module, trainer, trainer.lightning_module, checkpoint)
+            trainer.guarded(callback, "prepare_module", prepare)()
 
 
 def _prepare_data(trainer: Trainer) -> None:
