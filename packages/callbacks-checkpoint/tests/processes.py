@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from leyden.callback import Callback
 from leyden.runtime.strategy import Strategy
 from leyden.state import storage
 from leyden.testing import BoringModule
-from leyden_checkpoint import ModelCheckpoint
+from leyden_checkpoint import ModelCheckpoint, OnExceptionCheckpoint
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -67,9 +69,22 @@ class Scored(BoringModule):
 class Raise(Callback):
     """One process fails in the third step."""
 
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if RANK == 1 and trainer.global_step == 2:
-            raise RuntimeError("the second process fails")
+        if self.rank == RANK and trainer.global_step == 2:
+            raise RuntimeError(f"process {RANK} fails")
+
+
+class Clocked(ModelCheckpoint):
+    """In the first process a step takes a minute, in the second no time at all."""
+
+    readings: Iterator[float] = iter(range(0, 10_000, 60))
+
+    @staticmethod
+    def clock() -> float:
+        return 0.0 if RANK else next(Clocked.readings)
 
 
 def fit(module: Scored, *callbacks: Callback) -> str:
@@ -89,27 +104,37 @@ def best(checkpoint: ModelCheckpoint) -> list[str]:
     return [os.path.basename(path) for path in checkpoint.best_k_models]
 
 
-def main() -> dict[str, Any]:
-    written: list[str] = []
-    full: set[str] = set()
-    save = storage.save
+class Watched:
+    """`storage.save` that tells what is written, and finds the disk full in some folders."""
 
-    def watched(obj: Any, path: Any, copy_of: Any = None) -> None:
-        written.append(os.path.relpath(path))
-        if any(str(path).startswith(os.path.abspath(folder)) for folder in full):
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.full: set[str] = set()
+        self._save = storage.save
+        storage.save = self.save
+
+    def save(self, obj: Any, path: Any, copy_of: Any = None) -> None:
+        self.written.append(os.path.relpath(path))
+        if any(str(path).startswith(os.path.abspath(folder)) for folder in self.full):
             raise OSError(28, "No space left on device", str(path))
-        save(obj, path, copy_of)
+        self._save(obj, path, copy_of)
 
-    storage.save = watched
+    def told(self) -> list[str]:
+        written, self.written = self.written, []
+        return written
+
+
+def together(disk: Watched) -> dict[str, Any]:
+    """What the two go through side by side, to its end."""
     seen: dict[str, Any] = {}
     for asynchronous in (False, True):
-        written.clear()
         kind = "asynchronous" if asynchronous else "waiting"
         checkpoint = ModelCheckpoint(kind, "{epoch}", "val_loss", save_last=True, asynchronous=asynchronous)
-        seen[kind] = [fit(Scored(), checkpoint), best(checkpoint), written.copy()]
+        disk.told()
+        seen[kind] = [fit(Scored(), checkpoint), best(checkpoint), disk.told()]
 
         folder = f"full-{kind}"
-        full.add(folder)
+        disk.full.add(folder)
         checkpoint = ModelCheckpoint(folder, "{epoch}", "val_loss", asynchronous=asynchronous)
         seen[folder] = [fit(Scored(), checkpoint), best(checkpoint)]
         checkpoint = ModelCheckpoint(folder, "{epoch}", "val_loss", asynchronous=asynchronous, on_save_error="warn")
@@ -118,14 +143,25 @@ def main() -> dict[str, Any]:
             checkpoint = ModelCheckpoint(f"wrong-{kind}", asynchronous=asynchronous)
             seen[f"wrong-{rank}-{kind}"] = [fit(Scored(rank), checkpoint), checkpoint.best_model_path]
     seen["missing"] = fit(Scored(), ModelCheckpoint("missing", monitor="none"))
-    written.clear()
-    seen["torn"] = [fit(Scored(), Raise(), ModelCheckpoint("torn", "{step}", save_on_exception=True)), written.copy()]
+    disk.told()
+    clocked = Clocked("clocked", "{step}", train_time_interval=timedelta(minutes=2), save_top_k=-1)
+    seen["clocked"] = [fit(Scored(), clocked), disk.told()]
     return seen
+
+
+def torn(disk: Watched, rank: int, asynchronous: bool) -> dict[str, Any]:
+    """One is torn out of training; afterwards the two are no longer at the same place."""
+    how: dict[str, Any] = {"every_n_train_steps": 1, "save_top_k": -1, "asynchronous": asynchronous}
+    callbacks = [Raise(rank), ModelCheckpoint("model", "{step}", **how), OnExceptionCheckpoint("exception")]
+    late = ModelCheckpoint("late", "{step}", every_n_epochs=2, save_on_exception=True, asynchronous=asynchronous)
+    return {"torn": [fit(Scored(), *callbacks, late), disk.told()]}
 
 
 if __name__ == "__main__":
     dist.init_process_group(
         "gloo", init_method=os.environ["RENDEZVOUS"], rank=RANK, world_size=2, timeout=timedelta(seconds=60)
     )
-    Path(f"seen-{RANK}.json").write_text(json.dumps(main()), encoding="utf-8")
-    os._exit(0)  # no orderly end: in the last case the two are no longer at the same place
+    case, *numbers = sys.argv[1:]
+    seen = together(Watched()) if case == "together" else torn(Watched(), int(numbers[0]), bool(int(numbers[1])))
+    Path(f"seen-{RANK}.json").write_text(json.dumps(seen), encoding="utf-8")
+    os._exit(0)  # no orderly end: the two may no longer be at the same place

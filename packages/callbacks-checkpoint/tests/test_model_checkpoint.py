@@ -162,6 +162,30 @@ def test_time_between_saves() -> None:
     assert steps(checkpoint) == {"epoch=0-step=3.ckpt": 3, "epoch=1-step=6.ckpt": 6}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "files"),
+    [
+        ({}, {"accumulate_grad_batches": 2}, {"epoch=0-step=2.ckpt": 2, "epoch=1-step=4.ckpt": 4}),
+        ({"monitor": "val_loss"}, {"val_check_interval": 4}, {"epoch=0-step=4.ckpt": 4, "epoch=1-step=8.ckpt": 8}),
+    ],
+)
+def test_time_that_is_up_waits_for_the_step_and_for_the_score(
+    arguments: dict[str, Any], settings: dict[str, Any], files: dict[str, int]
+) -> None:
+    """Thirty seconds a reading, one reading a step: due at each second step; a validation is after each fourth."""
+
+    class Clocked(ModelCheckpoint):
+        readings: Iterator[float] = iter(range(0, 10_000, 30))
+
+        @staticmethod
+        def clock() -> float:
+            return next(Clocked.readings)
+
+    checkpoint = Clocked("kept", train_time_interval=timedelta(seconds=60), save_top_k=-1, **arguments)
+    fit(checkpoint, max_epochs=2, **settings)
+    assert steps(checkpoint) == files
+
+
 def test_the_default_folder_is_that_of_the_logger_and_follows_it(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint()
     fit(checkpoint, logger=CSVLogger(tmp_path / "logs"))
@@ -221,6 +245,20 @@ def test_the_name_of_the_newest_may_be_a_template() -> None:
     checkpoint = Named("kept", save_top_k=0, save_last=True)
     fit(checkpoint, max_epochs=3)
     assert listing("kept") == ["epoch=2-last.ckpt"]
+
+
+def test_a_class_may_have_other_constants() -> None:
+    class Own(ModelCheckpoint):
+        CHECKPOINT_JOIN_CHAR = "_"
+        CHECKPOINT_EQUALS_CHAR = ":"
+        CHECKPOINT_NAME_LAST = "newest"
+        FILE_EXTENSION = ".pt"
+        STARTING_VERSION = 7
+
+    for _ in range(3):
+        fit(Own("kept", save_last=True))
+    names = ["epoch:0_step:4", "newest"]
+    assert listing("kept") == sorted(f"{name}{end}.pt" for name in names for end in ("", "_v7", "_v8"))
 
 
 # -- files of others, failures ----------------------------------------------------------------------------------------

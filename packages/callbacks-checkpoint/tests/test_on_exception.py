@@ -27,6 +27,10 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def leave() -> None:
+    raise SystemExit(3)
+
+
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -72,7 +76,12 @@ def trained(*callbacks: Callback, seed: int, ckpt_path: str | None = None, **giv
 
 @pytest.mark.parametrize(
     ("act", "raised", "step"),
-    [(exception, RuntimeError, 6), (interrupt, KeyboardInterrupt, 6), (terminate, SystemExit, 7)],
+    [
+        (exception, RuntimeError, 6),
+        (interrupt, KeyboardInterrupt, 6),
+        (leave, SystemExit, 6),
+        (terminate, SystemExit, 7),
+    ],
 )
 def test_training_goes_on_from_where_it_was_cut(
     act: Callable[[], None], raised: type[BaseException], step: int
@@ -178,6 +187,15 @@ def test_an_argument_that_cannot_work_is_an_error_at_once(arguments: tuple[Any, 
     with pytest.raises(MisconfigurationException) as error:
         OnExceptionCheckpoint(*arguments)
     assert told in str(error.value)
+
+
+def test_all_wrong_arguments_are_told_at_once() -> None:
+    with pytest.raises(MisconfigurationException) as error:
+        OnExceptionCheckpoint("nowhere://a", "a/b")
+    assert str(error.value).startswith(
+        "OnExceptionCheckpoint(...) cannot work:\n  - dirpath='nowhere://a': fsspec knows"
+    )
+    assert str(error.value).count("\n  - ") == 2
 
 
 def test_the_path_can_be_asked_for(tmp_path: Path) -> None:

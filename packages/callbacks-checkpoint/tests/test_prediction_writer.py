@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden import LightningModule, Trainer
 from leyden.callbacks import BasePredictionWriter as FromTheFront
 from leyden.errors import MisconfigurationException
+from leyden.runtime.strategy import Strategy
 from leyden_checkpoint import BasePredictionWriter
 
 
@@ -118,6 +119,56 @@ def test_the_indices_are_those_of_the_items_however_they_come(workers: int) -> N
     assert [values for values, *_ in writer.batches] == [[10 * i for i in indices] for _, indices, *_ in writer.batches]
     assert writer.epochs[0][1] == [[indices for _, indices, *_ in writer.batches]]
     assert len(writer.batches) == 3
+
+
+class Drawn:
+    """A batch sampler of one's own."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter([[3, 1], [0]])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("arguments", "indices"),
+    [
+        ({"sampler": DistributedSampler(range(5), 2, 1, shuffle=False)}, [[1, 3], [0]]),  # type: ignore[arg-type]
+        ({"sampler": torch.tensor([4, 2, 0])}, [[4, 2], [0]]),
+        ({"batch_size": 1, "batch_sampler": Drawn()}, [[3, 1], [0]]),
+        ({"batch_size": None, "sampler": [2, 4]}, [[2], [4]]),
+        ({"drop_last": True}, [[0, 1], [2, 3]]),
+    ],
+)
+def test_the_indices_are_those_of_the_items_whatever_draws_them(
+    workers: int, arguments: dict[str, Any], indices: list[list[int]]
+) -> None:
+    writer = Writer("batch_and_epoch")
+    predict(writer, [items(5, num_workers=workers, **arguments), items(2)])
+    assert writer.epochs[0][1] == [indices, [[0, 1]]]
+    assert [given for _, given, *_ in writer.batches] == [*indices, [0, 1]]
+    for values, given, *_ in writer.batches:
+        assert torch.tensor(values).flatten().tolist() == [10 * index for index in given]
+    assert all(type(index) is int for _, given, *_ in writer.batches for index in given)
+
+
+def test_each_process_writes_its_own() -> None:
+    class Second(Strategy):
+        global_rank, world_size = 1, 2
+
+    writer = Writer("batch_and_epoch")
+    predict(writer, items(5), strategy=Second(torch.device("cpu")))
+    assert (writer.batches, writer.epochs) == (BATCHES, [EPOCH])
+
+
+def test_what_cannot_be_written_ends_the_pass() -> None:
+    class Full(Writer):
+        def write_on_batch_end(self, *args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    writer = Full("batch_and_epoch")
+    with pytest.raises(OSError, match="No space left"):
+        predict(writer, items(5))
+    assert writer.epochs == []
 
 
 def test_data_without_indices_give_an_empty_list_and_a_warning() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from datetime import timedelta
+from inspect import Parameter, signature
 from typing import Any
 
 import pytest
 
 from leyden.errors import MisconfigurationException
-from leyden_checkpoint import ModelCheckpoint
+from leyden_checkpoint import BasePredictionWriter, ModelCheckpoint, OnExceptionCheckpoint
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,15 @@ from leyden_checkpoint import ModelCheckpoint
             {"every_n_epochs": 1, "train_time_interval": timedelta(1)},
             "every_n_epochs and train_time_interval are mutually exclusive",
         ),
+        (
+            {"every_n_train_steps": 1, "train_time_interval": timedelta(1)},
+            "every_n_train_steps and train_time_interval are mutually exclusive",
+        ),
+        (
+            {"on_save_error": "wran"},
+            "on_save_error='wran': expected 'raise' (training stops) or 'warn' (it goes on). Did",
+        ),
+        ({"asynchronous": 1}, "asynchronous=1: expected True or False"),
         ({"save_on_train_epoch_end": 1}, "save_on_train_epoch_end=1: expected True, False"),
         ({"enable_version_counter": "no"}, "enable_version_counter='no': expected True or False"),
     ],
@@ -63,6 +73,35 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
     with pytest.raises(MisconfigurationException) as error:
         ModelCheckpoint(dirpath=3, mode="mix", save_top_k=-5, every_n_epochs=-1)  # type: ignore[arg-type]
     assert str(error.value).count("\n  - ") == 4
+
+
+def test_names_order_and_defaults_are_those_that_users_know() -> None:
+    """Those of Lightning first, so that scripts which give them by position port unchanged."""
+    given = {name: one.default for name, one in signature(ModelCheckpoint).parameters.items()}
+    assert list(given.items()) == list({
+        "dirpath": None, "filename": None, "monitor": None, "verbose": False, "save_last": None, "save_top_k": 1,
+        "save_on_exception": False, "save_weights_only": False, "mode": "min", "auto_insert_metric_name": True,
+        "every_n_train_steps": None, "train_time_interval": None, "every_n_epochs": None,
+        "save_on_train_epoch_end": None, "enable_version_counter": True, "asynchronous": False,
+        "on_save_error": "raise",
+    }.items())  # fmt: skip
+    assert {name: one.default for name, one in signature(OnExceptionCheckpoint).parameters.items()} == {
+        "dirpath": Parameter.empty, "filename": "on_exception",
+    }  # fmt: skip
+    writer = signature(BasePredictionWriter)
+    assert {name: one.default for name, one in writer.parameters.items()} == {"write_interval": "batch"}
+    names = "self trainer pl_module prediction batch_indices batch batch_idx dataloader_idx"
+    assert list(signature(BasePredictionWriter.write_on_batch_end).parameters) == names.split()
+    names = "self trainer pl_module predictions batch_indices"
+    assert list(signature(BasePredictionWriter.write_on_epoch_end).parameters) == names.split()
+
+
+def test_the_constants_are_those_that_users_know() -> None:
+    assert ModelCheckpoint.CHECKPOINT_JOIN_CHAR == "-"
+    assert ModelCheckpoint.CHECKPOINT_EQUALS_CHAR == "="
+    assert ModelCheckpoint.CHECKPOINT_NAME_LAST == "last"
+    assert ModelCheckpoint.FILE_EXTENSION == OnExceptionCheckpoint.FILE_EXTENSION == ".ckpt"
+    assert ModelCheckpoint.STARTING_VERSION == 1
 
 
 def test_the_arguments_can_be_read_back() -> None:

@@ -11,21 +11,24 @@ from typing import Any
 
 import pytest
 
+from leyden.state import storage
+
 _SCRIPT = Path(__file__).with_name("processes.py")
+
+
+def run(folder: Path, *case: object) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    environment = {**os.environ, "LEYDEN_CALLBACKS": "off", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    environment["RENDEZVOUS"] = f"file://{folder}/rendezvous"
+    command = [sys.executable, str(_SCRIPT), *map(str, case)]
+    processes = [subprocess.Popen(command, cwd=folder, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
+    assert [process.wait(200) for process in processes] == [0, 0]
+    first, second = (json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1))
+    return first, second, folder
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    folder = tmp_path_factory.mktemp("two")
-    environment = {**os.environ, "LEYDEN_CALLBACKS": "off", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    environment["RENDEZVOUS"] = f"file://{folder}/rendezvous"
-    processes = [
-        subprocess.Popen([sys.executable, str(_SCRIPT)], cwd=folder, env={**environment, "RANK": str(rank)})
-        for rank in (0, 1)
-    ]
-    assert [process.wait(200) for process in processes] == [0, 0]
-    first, second = (json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1))
-    return first, second, folder
+    return run(tmp_path_factory.mktemp("two"), "together")
 
 
 Seen = tuple[dict[str, Any], dict[str, Any], Path]
@@ -68,10 +71,23 @@ def test_a_metric_that_is_missing_stops_both(seen: Seen) -> None:
         )
 
 
-def test_one_that_is_torn_out_of_training_waits_for_nobody(seen: Seen) -> None:
-    """The second fails in a step and ends; it writes nothing, and the first, which lost it, saves what there is."""
+def test_the_clock_of_the_first_says_when(seen: Seen) -> None:
     first, second, folder = seen
-    assert second["torn"] == ["RuntimeError: the second process fails", []]
-    assert first["torn"][0].startswith("RuntimeError: ")
-    assert first["torn"][1] == ["torn/step=2.ckpt", "torn/step=4.ckpt"]
-    assert sorted(os.listdir(folder / "torn")) == ["step=2.ckpt", "step=4.ckpt"]
+    assert (first["clocked"], second["clocked"]) == (["", [f"clocked/step={n}.ckpt" for n in (2, 4, 6)]], ["", []])
+    assert len(os.listdir(folder / "clocked")) == 3
+
+
+@pytest.mark.parametrize("asynchronous", [0, 1])
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_that_is_torn_out_of_training_waits_for_nobody(tmp_path: Path, failing: int, asynchronous: int) -> None:
+    """It ends, and the other, which lost it, ends too; the first saves what there is, whichever of them failed."""
+    processes = run(tmp_path, "torn", failing, asynchronous)
+    errors = [process["torn"][0] for process in processes[:2]]
+    assert errors[failing] == f"RuntimeError: process {failing} fails"
+    assert errors[1 - failing].startswith("RuntimeError: ")
+    assert errors[1 - failing] != errors[failing]
+    assert processes[1]["torn"][1] == []
+    at = 2 + failing  # the first, where it does not fail, goes on to the end of a step, at which it needs the second
+    saved = ["exception/on_exception.ckpt", f"late/step={at}.ckpt", "model/step=1.ckpt", "model/step=2.ckpt"]
+    assert sorted(processes[0]["torn"][1]) == saved
+    assert [storage.load(tmp_path / path)["global_step"] for path in saved] == [at, at, 1, 2]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from leyden.arguments import refuse
 from leyden.callback import Checkpoint
-from leyden.errors import MisconfigurationException
 from leyden.state import storage
 from leyden.state.checkpoint import dump
 from leyden_checkpoint import files
@@ -75,12 +75,13 @@ class OnExceptionCheckpoint(Checkpoint):
 
 
 def _check(owner: str, dirpath: Any, filename: Any) -> None:
-    problem = ""
+    problems = []
     if not isinstance(dirpath, str | os.PathLike) or not os.fspath(dirpath):
-        problem = f"dirpath={dirpath!r}: expected the path of a folder"
+        problems.append(f"dirpath={dirpath!r}: expected the path of a folder")
     elif why := files.url_problem(os.fspath(dirpath)):
-        problem = f"dirpath={os.fspath(dirpath)!r}: fsspec knows no such place ({why})"
-    elif not isinstance(filename, str) or filename in ("", ".", "..") or files.without_slashes(filename) != filename:
-        problem = f"filename={filename!r}: expected a file name without its extension; give the folder as dirpath"
-    if problem:
-        raise MisconfigurationException(f"{owner}(...) cannot work: {problem}.")
+        problems.append(f"dirpath={os.fspath(dirpath)!r}: fsspec knows no such place ({why})")
+    if not isinstance(filename, str) or filename in ("", ".", "..") or files.without_slashes(filename) != filename:
+        problems.append(
+            f"filename={filename!r}: expected a file name without its extension; give the folder as dirpath"
+        )
+    refuse(owner, problems)

@@ -45,10 +45,13 @@ class IndexRecorder:
         """Return the indices of the next batch, an empty list where the loader drew none for it."""
         if not self._drawn:
             return []
-        drawn = self._drawn.popleft()
-        if hasattr(drawn, "tolist"):  # tensors and arrays, also those of a single index
-            drawn = drawn.tolist()
-        return list(drawn) if isinstance(drawn, list | tuple) else [drawn]
+        drawn = _plain(self._drawn.popleft())
+        return [_plain(index) for index in drawn] if isinstance(drawn, list | tuple) else [drawn]
+
+
+def _plain(drawn: Any) -> Any:
+    """Tensors and arrays, also those of a single index, are no keys to find an item by."""
+    return drawn.tolist() if hasattr(drawn, "tolist") else drawn
 
 
 def recording(loader: Any) -> Any:
