@@ -66,6 +66,9 @@ class Callback:
     """Whether a training or validation hook changes weights. Beside a callback that `saves_on_exception` they are then
     copied before each call, so that a run which repeats the hook after an exception does not change them twice."""
 
+    changes_saved_weights: bool = False
+    """Whether its `on_save_checkpoint` says which weights a checkpoint holds: called for one of weights alone too."""
+
     wants_predictions: bool = False
     """Whether it wants all predictions of a pass in `on_predict_epoch_end`, as ``trainer.predict_loop.predictions``."""
 

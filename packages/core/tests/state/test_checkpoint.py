@@ -14,6 +14,7 @@ from torch import Tensor
 
 from leyden import Callback, LightningDataModule, LightningModule, MisconfigurationException, Trainer
 from leyden.callback import LambdaCallback
+from leyden.state.checkpoint import dump
 from leyden.state.storage import load
 from leyden.testing import BoringModule
 
@@ -125,6 +126,28 @@ def test_weights_only_holds_weights_hyperparameters_and_counters() -> None:
         "pytorch-lightning_version", "state_dict",
     ]  # fmt: skip
     assert Net.load_from_checkpoint("a.ckpt").hparams == {"rate": 0.05}
+
+
+class Halves(Callback):
+    """Saves half of each weight."""
+
+    def __init__(self, says_so: bool) -> None:
+        self.changes_saved_weights = says_so
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {name: value / 2 for name, value in checkpoint["state_dict"].items()}
+
+
+def test_a_callback_may_say_which_weights_are_saved_without_the_run_too() -> None:
+    for says_so in (True, False):
+        module = BoringModule()
+        trainer = Trainer(
+            max_epochs=1, logger=False, discover_callbacks=False, accelerator="cpu", callbacks=[Halves(says_so)]
+        )
+        trainer.fit(module)
+        for weights_only, halved in ((False, True), (True, says_so)):
+            saved = dump(trainer, weights_only)["state_dict"]["layer.weight"]
+            assert torch.equal(saved, module.layer.weight.detach() / (2 if halved else 1))
 
 
 @pytest.mark.parametrize("fn", ["validate", "test", "predict"])

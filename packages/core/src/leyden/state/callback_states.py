@@ -15,7 +15,7 @@ from leyden.state.plain import check_plain
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["restore_callbacks", "save_callbacks"]
+__all__ = ["change_weights", "restore_callbacks", "save_callbacks"]
 
 
 def save_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -42,6 +42,13 @@ def save_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         check_plain(state, f"the state of the callback {key}: state_dict()")
     of = {callback.state_key: callback.state_version for callback in trainer.callbacks}
     versions.update({key: of[key] for key in states if key in of})
+
+
+def change_weights(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let callbacks that say which weights a checkpoint holds change one that holds nothing else."""
+    for entry in trainer.plan.entries("on_save_checkpoint"):
+        if isinstance(entry.owner, Callback) and entry.owner.changes_saved_weights:
+            entry.call(checkpoint)
 
 
 def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:

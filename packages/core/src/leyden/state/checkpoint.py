@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException, with_article
-from leyden.state.callback_states import save_callbacks
+from leyden.state.callback_states import change_weights, save_callbacks
 from leyden.state.lightning_format import LIGHTNING_VERSION, LIGHTNING_VERSION_KEY, is_of_lightning
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         state = trainer.datamodule.state_dict()
         if state and not weights_only:
             checkpoint[type(trainer.datamodule).__qualname__] = state
-    if not weights_only:
+    if weights_only:
+        change_weights(trainer, checkpoint)
+    else:
         save_callbacks(trainer, checkpoint)
         if trainer.fit_loop.cut_at is not None:
             trainer.fit_loop.cut_at.put_back(checkpoint)
