@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden import Callback, LightningModule, Trainer
-from leyden.callbacks import OnExceptionCheckpoint
+from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
 
@@ -278,9 +278,9 @@ def fit(
     torch.manual_seed(seed)
     module = net(events)
     trainer = Trainer(
-        accelerator="cpu", max_epochs=2, val_check_interval=2, log_every_n_steps=1, logger=CSVLogger(folder),
+        accelerator="cpu", max_epochs=2, log_every_n_steps=1, logger=CSVLogger(folder),
         callbacks=[Drawing(events, "a"), Drawing(events, "b", noise), *others], discover_callbacks=False,
-        **{"gradient_clip_val": None if net is Manual else 0.5, **arguments},
+        **{"gradient_clip_val": None if net is Manual else 0.5, "val_check_interval": 2, **arguments},
     )  # fmt: skip
     try:
         trainer.fit(module, loader_of(loader), DataLoader(Items(), batch_size=4, shuffle=True), ckpt_path=ckpt_path)
@@ -296,9 +296,14 @@ RUNS: dict[Any, tuple[list[str], dict[str, Any]]] = {}  # those that were not cu
 
 
 def check(
-    folder: Path, named_differences: Callable[[Any, Any], Iterable[str]], at: float, net: type[Net], **arguments: Any
+    folder: Path,
+    named_differences: Callable[[Any, Any], Iterable[str]],
+    at: float,
+    net: type[Net],
+    *again: int,
+    **arguments: Any,
 ) -> None:
-    """Cut a run in the event at that part of it, once in the run and again in the one that goes on; compare the end."""
+    """Cut a run in the event at that part of it, those that go on in the events of these numbers; compare the end."""
     folder /= str(next(FOLDERS))
     key = (net, *arguments.items())
     if key not in RUNS:
@@ -308,9 +313,14 @@ def check(
         RUNS[key] = events.names, whole
     names, whole = RUNS[key]
     cut_at = int(at * len(names))
-    saver = OnExceptionCheckpoint(folder)
-    assert fit(folder / "cut", 1, net, Events(cut_at), saver, **arguments) is None
-    resumed = fit(folder / "cut", 9, net, Events(), ckpt_path=saver.ckpt_path, **arguments)
+    path, resumed = None, None
+    for number, cut in enumerate((cut_at, *again, None)):
+        saver = OnExceptionCheckpoint(folder, str(number))
+        others = [] if cut is None else [saver]
+        resumed = fit(folder / "cut", 1 + number, net, Events(cut), *others, ckpt_path=path, **arguments)
+        path = path if resumed else saver.ckpt_path
+        if resumed:
+            break
     assert not list(named_differences(resumed, whole)), f"cut in {names[cut_at]}, the event number {cut_at}"
 
 
@@ -328,3 +338,78 @@ def test_an_exception_anywhere(
     tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]], at: float, net: type[Net], loader: str
 ) -> None:
     check(tmp_path, named_differences, at, net, loader=loader)
+
+
+@pytest.mark.filterwarnings("ignore:resuming reads the first", "ignore:'set_vital' is deprecated")
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    at=PLACES,
+    again=st.lists(st.integers(0, 12), min_size=1, max_size=2),
+    net=st.sampled_from([Net, Manual]),
+    loader=st.sampled_from(["shuffled", "stateful", "stream", "several"]),
+)
+def test_an_exception_and_another_soon_after(
+    tmp_path: Path,
+    named_differences: Callable[[Any, Any], Iterable[str]],
+    at: float,
+    again: list[int],
+    net: type[Net],
+    loader: str,
+) -> None:
+    """At the same place, too: a run that goes on comes to the event that cut it, or to one before."""
+    check(tmp_path, named_differences, at, net, *again, loader=loader)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")  # where the scaler leaves out the first steps
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    at=PLACES,
+    net=st.sampled_from([Net, Manual]),
+    arguments=st.sampled_from(
+        [{"noise": 0.1}, {"precision": "16-mixed"}, {"precision": "bf16-mixed"}, {"accumulate_grad_batches": 3},
+         {"max_steps": 3}, {"limit_train_batches": 3}, {"val_check_interval": 1.0}]
+    ),
+)  # fmt: skip
+def test_an_exception_anywhere_whatever_the_trainer_does(
+    tmp_path: Path,
+    named_differences: Callable[[Any, Any], Iterable[str]],
+    at: float,
+    net: type[Net],
+    arguments: dict[str, Any],
+) -> None:
+    """Noise on weights, in hooks that say so; gradients scaled or gathered; an epoch that is not read to its end."""
+    if net is Manual:
+        arguments = {**arguments, "accumulate_grad_batches": 1}
+    check(tmp_path, named_differences, at, net, **arguments)
+
+
+def test_an_exception_beside_workers(tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]]) -> None:
+    check(tmp_path, named_differences, 0.4, Net, loader="workers 2")
+
+
+def every_step(folder: Path) -> list[Callback]:
+    """Return what saves after each step when all have had the hook; whoever goes on finds the files written before."""
+    return [ModelCheckpoint(folder / "kept", "{step}", every_n_train_steps=1, save_top_k=-1)]
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=PLACES, net=st.sampled_from([Net, Manual]))
+def test_saves_that_waited_for_the_end_of_a_hook_are_made(
+    tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]], at: float, net: type[Net]
+) -> None:
+    folder = tmp_path / str(next(FOLDERS))
+    whole, cut = fit_names(folder, net, None), fit_names(folder, net, at)
+    assert cut == whole
+
+
+def fit_names(folder: Path, net: type[Net], at: float | None) -> list[str]:
+    """Return the names of the files that a run saves, which is cut at that part of it and gone on with."""
+    folder /= str(at)
+    events = Events()
+    fit(folder / "count", 1, net, events)
+    saver = OnExceptionCheckpoint(folder)
+    first = fit(folder, 1, net, Events(at if at is None else int(at * len(events.names))), *every_step(folder), saver)
+    assert (first is None) is (at is not None)
+    if at is not None:
+        assert fit(folder, 2, net, Events(), *every_step(folder), ckpt_path=saver.ckpt_path) is not None
+    return sorted(path.name for path in (folder / "kept").iterdir())

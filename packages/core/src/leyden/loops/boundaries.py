@@ -101,9 +101,8 @@ class Boundary:
                 checkpoint["callbacks"].pop(key, None)
 
     def copy_before_step(self, trainer: Trainer) -> None:
-        """Keep what an optimizer's step is about to change: optimizers, gradient scaler, and weights."""
+        """Keep what an optimizer's step is about to change: its state, and weights if they are not kept yet."""
         self.optimizer_states = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        self.run = {**self.run, "precision": copy.deepcopy(trainer.precision_plugin.state_dict())}
         self.weights = {**_copied_weights(trainer), **self.weights}
 
 
@@ -134,7 +133,8 @@ def boundary_of(trainer: Trainer, begun: Begun) -> Boundary:
     """Return the run as it is now, before `begun`. Kept short, since it is done before every batch."""
     loop, module = trainer.fit_loop, trainer.lightning_module
     run = loop.live_run_state()
-    run["gradients"] = {name: gradient.clone() for name, gradient in run["gradients"].items()}
+    if begun != "batch_end":  # after which no gradient is added to them
+        run["gradients"] = {name: gradient.clone() for name, gradient in run["gradients"].items()}
     boundary = Boundary(
         begun,
         loop.live_state_dict(),
@@ -151,6 +151,9 @@ def boundary_of(trainer: Trainer, begun: Begun) -> Boundary:
         boundary.lr_schedulers = [copy.deepcopy(one.scheduler.state_dict()) for one in trainer.lr_scheduler_configs]
     if changers(trainer, begun):
         boundary.weights.update(_copied_weights(trainer))
+    if begun == "batch" and (module.changes_weights or not module.automatic_optimization):
+        # A step that the gradient scaler leaves out changes its scale, and is none of the optimizer's.
+        run["precision"] = copy.deepcopy(trainer.precision_plugin.state_dict())
     return boundary
 
 

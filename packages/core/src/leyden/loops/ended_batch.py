@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from leyden.data.transfer import map_tensors
+from leyden.data.transfer import map_tensors, move_to_device
 from leyden.errors import MisconfigurationException
+from leyden.loops.lookahead import LookAhead, open_batches
 from leyden.rank_zero import rank_zero_warn
 from leyden.state.plain import check_plain
+from leyden.state.rng import collect_rng, restore_rng
+
+if TYPE_CHECKING:
+    from leyden.data.sources import TrainSource
+    from leyden.trainer import Trainer
 
 __all__ = ["EndedBatch"]
 
@@ -40,10 +46,31 @@ class EndedBatch:
         self.outputs, self.batch = _own_containers(self.outputs), _own_containers(self.batch)
         self._versions = [(one, one._version) for one in _tensors((self.outputs, self.batch))]
 
+    def watch(self, gradients: Mapping[str, Tensor]) -> None:
+        """Notice changes of these, too."""
+        self._versions += [(one, one._version) for one in gradients.values()]
+
     @property
     def is_changed(self) -> bool:
         """Whether a tensor was changed in place since."""
         return any(tensor._version != version for tensor, version in self._versions)
+
+    def take_up(self, trainer: Trainer, source: TrainSource) -> tuple[Any, Iterator[Any] | None, LookAhead | None]:
+        """Return the batch, on its device, and, where it was read again, the batches after it and who looks ahead.
+
+        It is read with the random numbers of then.
+        """
+        if self.batch is not None or self.before is None:
+            return move_to_device(self.batch, trainer.strategy.root_device), None, None
+        now = collect_rng()
+        source.set_draws(self.before["draws"])
+        restore_rng(self.before["rng"])
+        batches, ahead = open_batches(source, self.before["train"], trainer.profiler)
+        batch = next(batches)
+        if trainer.batch_transfer is not None:
+            batch = trainer.batch_transfer(batch, 0)
+        restore_rng(now)
+        return batch, batches, ahead
 
     def as_dict(self) -> dict[str, Any]:
         """This as plain data that a checkpoint may hold."""

@@ -183,7 +183,7 @@ class EvaluationLoop(GradientFreeLoop):
     def _call_end(self, event: str) -> None:
         """Call the hooks of an end; what is saved from here on, but for an exception in them, has them done."""
         if self._is_of_fit and getattr(self._trainer.plan, f"on_{self.hooks}_{event}") is not None:
-            self._trainer.fit_loop.mark_end("validation_end" if event == "end" else "validation_epoch_end")
+            self._trainer.fit_loop.marks.mark_end("validation_end" if event == "end" else "validation_epoch_end")
         self.phase = event
         self.call(event)
 
@@ -227,7 +227,7 @@ class EvaluationLoop(GradientFreeLoop):
         step, transfer, several = self.module_step(name), trainer.batch_transfer, source.several
         before, after = f"on_{self.hooks}_batch_start", f"on_{self.hooks}_batch_end"
         resumed = None if self._resumed is None else self._resumed["place"]
-        marks: Callable[[], None] | None = None
+        marks: Callable[[], object] | None = None
         if self._is_of_fit and trainer.fit_loop.marks_boundaries:
             marks = partial(trainer.fit_loop.marks.mark, "validation_batch")
         self._open_loader(0 if resumed is None else int(resumed["dataloader_idx"]), resumed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.sources import TrainSource
@@ -12,6 +13,7 @@ from leyden.data.transfer import move_to_device
 from leyden.loops.boundaries import boundary_of
 from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.fit_progress import FitProgress
+from leyden.loops.lengths import check_length
 from leyden.loops.lookahead import open_batches
 from leyden.loops.manual import ManualOptimization
 from leyden.loops.modes import warn_of_eval_mode
@@ -22,7 +24,6 @@ from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.run_state import RunningStage
 from leyden.settings import Setting, Settings
-from leyden.state.rng import collect_rng, restore_rng
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -183,7 +184,7 @@ class FitLoop(FitProgress):
             self.pending = "epoch_end"
         if self.pending == "epoch_end":
             if plan.on_train_epoch_end is not None:
-                self.mark_end("epoch_end")
+                self.marks.mark_end("epoch_end")
                 self.pending = "epoch"
                 plan.on_train_epoch_end()
             self.pending = "epoch"
@@ -219,7 +220,7 @@ class FitLoop(FitProgress):
                 return
         if self._saves_exceptions:
             self.marks.mark("batch")
-        run_batch = self._run_and_mark if self._saves_exceptions else optimization.run
+        run_batch = partial(self.marks.run_batch, optimization) if self._saves_exceptions else optimization.run
         transfer, num_batches = trainer.batch_transfer, source.num_batches
         batches, self._ahead = (
             (opened, self._ahead)
@@ -262,39 +263,21 @@ class FitLoop(FitProgress):
             if self._finish_batch():
                 break
         else:
-            self._check_length(source)
-
-    def _run_and_mark(self, batch: Any, batch_idx: int, *, window_ends: bool) -> bool:
-        """Train on one batch; what follows is repeated from here where an exception cuts it."""
-        optimization = self._optimization
-        assert optimization is not None
-        self.stepped = optimization.run(batch, batch_idx, window_ends=window_ends)
-        self.mark_batch_end(optimization.outputs, batch)
-        return self.stepped
+            check_length(trainer, source, validates=self._validates)
 
     def _end_batch_again(self, source: TrainSource) -> Iterator[Any] | None:
-        """Call what a batch's step brings and its last hooks, where they were cut; return the batches if any was read.
-
-        A batch that the checkpoint could not hold is read again, with the random numbers of then.
-        """
+        """Do what a batch's step brings and call its last hooks, which were cut; return the batches if one was read."""
         trainer, plan, optimization, ended = self._trainer, self._trainer.plan, self._optimization, self.marks.ended
         assert optimization is not None
         assert ended is not None
         self.batch_idx = batch_idx = self.batches_done
-        batches, batch = None, move_to_device(ended.batch, trainer.strategy.root_device)
-        if batch is None and ended.before is not None:
-            now, self._resumed = collect_rng(), {}
-            source.set_draws(ended.before["draws"])
-            restore_rng(ended.before["rng"])
-            batches, self._ahead = open_batches(source, ended.before["train"], trainer.profiler)
-            batch = next(batches)
-            if trainer.batch_transfer is not None:
-                batch = trainer.batch_transfer(batch, 0)
-            restore_rng(now)
+        batch, batches, ahead = ended.take_up(trainer, source)
+        if batches is not None:
+            self._resumed, self._ahead = {}, ahead
         outputs = optimization.outputs = move_to_device(ended.outputs, trainer.strategy.root_device)
         trainer.journal.batch = batch
         if self._saves_exceptions:
-            self.mark_batch_end(outputs, batch)
+            self.marks.mark_batch_end(optimization, batch)
         if self.window_ends:
             if self.stepped:
                 self._step_schedulers("step", trainer.engine.steps)
@@ -405,29 +388,6 @@ class FitLoop(FitProgress):
         trainer = self._trainer
         trainer.raise_on_sigterm()
         return trainer.should_stop and self._may_stop()
-
-    def _check_length(self, source: TrainSource) -> None:
-        """The batches ran out by themselves: were there any, and as many as the dataloader said?"""
-        if not self.batches_done:
-            raise source.nothing_read_error()
-        trainer, module = self._trainer, self._trainer.lightning_module
-        if self.epoch == 0 and not trainer.engine.steps and trainer.optimizers and module.automatic_optimization:
-            rank_zero_info(
-                f"No optimizer step was taken in the whole first epoch. Does {type(module).__name__}.training_step "
-                "return the loss?"
-            )
-        unknown = source.num_batches == math.inf
-        if unknown and self._validates and self.schedule.is_beyond(self.batches_done, self.epoch):
-            rank_zero_warn(
-                f"validation did not run: Trainer(val_check_interval={self.schedule.every_n_batches}) is more than the "
-                f"{self.batches_done} training batches of epoch {self.epoch}, whose number was not known before. Lower "
-                "it, or set check_val_every_n_epoch=None to count batches across epochs."
-            )
-        if not self.is_last_batch:
-            rank_zero_warn(
-                f"train_dataloader has the length {source.num_batches} but ended after {self.batches_done} batches; "
-                "correct its __len__, since limits, the last accumulation window and validation count on it."
-            )
 
 
 def _tell_of_no_work() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from leyden.loops.boundaries import Begun, Boundary
+from leyden.loops.boundaries import Boundary
 from leyden.loops.ended_batch import EndedBatch
 from leyden.loops.marks import Marks
 from leyden.loops.progress import Counts, Progress
@@ -142,30 +142,6 @@ class FitProgress:
     def marks_boundaries(self) -> bool:
         """Whether the run is remembered before what an exception may cut, for a callback that saves then."""
         return self._saves_exceptions and self.underway
-
-    def mark_end(self, begun: Begun) -> None:
-        """Remember the run as it is before the hooks of an end, until everyone has had them."""
-        if self.marks_boundaries:
-            self.marks.mark(begun)
-            self._trainer.plan.when_next_done(self.marks.passed)
-
-    def mark_batch_end(self, outputs: Any, batch: Any) -> None:
-        """Remember the run after a batch's step, as one that goes on with what the step brings."""
-        marks, trainer, before = self.marks, self._trainer, None
-        if marks.ended is not None:  # of a run that goes on from here
-            before, steps, window_open = marks.ended.before, marks.ended.steps, marks.ended.window_open
-        else:
-            boundary, optimization = marks.boundary, self._optimization
-            assert boundary is not None
-            assert optimization is not None
-            before = {**boundary.progress["place"], "draws": boundary.progress["draws"][0], "rng": boundary.run["rng"]}
-            steps, window_open = boundary.run["global_step"], optimization.window_open
-        marks.ended = EndedBatch(outputs, batch, before, steps, window_open)
-        pending, self.pending = self.pending, "batch_end"
-        marks.mark("batch_end")
-        self.pending = pending
-        if trainer.plan.on_train_batch_end is not None:
-            trainer.plan.when_next_done(marks.passed)
 
     @property
     def steps_met(self) -> int:

@@ -12,7 +12,11 @@ from leyden.rank_zero import rank_zero_warn
 from leyden.runtime.engine import needs_closure
 
 if TYPE_CHECKING:
+    from leyden.loops.manual import ManualOptimization
+    from leyden.loops.optimization import AutomaticOptimization
     from leyden.trainer import Trainer
+
+    Optimization = AutomaticOptimization | ManualOptimization
 
 __all__ = ["Marks"]
 
@@ -47,14 +51,45 @@ class Marks:
 
     # -- on the way -------------------------------------------------------------------------------------------------
 
-    def mark(self, begun: Begun) -> None:
-        """Remember the run as it is before `begun`."""
+    def mark(self, begun: Begun) -> Boundary:
+        """Remember the run as it is before `begun`, and return that."""
         if begun != "batch_end":
             self.ended = None
-        self.boundary = boundary_of(self._trainer, begun)
+        boundary = self.boundary = boundary_of(self._trainer, begun)
         self._watched = [(one, one._version) for one in self._trainer.lightning_module.parameters()]
         self._is_copied = bool(changers(self._trainer, begun))
         self._stepped = False
+        return boundary
+
+    def mark_end(self, begun: Begun) -> None:
+        """Remember the run as it is before the hooks of an end, until everyone has had them."""
+        if self._trainer.fit_loop.marks_boundaries:
+            self.mark(begun)
+            self._trainer.plan.when_next_done(self.passed)
+
+    def run_batch(self, optimization: Optimization, batch: Any, batch_idx: int, *, window_ends: bool) -> bool:
+        """Train on one batch and remember the run after it; return whether an optimizer step was taken."""
+        loop = self._trainer.fit_loop
+        loop.stepped = optimization.run(batch, batch_idx, window_ends=window_ends)
+        self.mark_batch_end(optimization, batch)
+        return loop.stepped
+
+    def mark_batch_end(self, optimization: Optimization, batch: Any) -> None:
+        """Remember the run after a batch's step, until what the step brings and the batch's last hooks are done."""
+        loop, plan, boundary = self._trainer.fit_loop, self._trainer.plan, self.boundary
+        if self.ended is not None:  # of a run that goes on from here
+            before, steps, window_open = self.ended.before, self.ended.steps, self.ended.window_open
+        else:
+            assert boundary is not None
+            place, draws = boundary.progress["place"]["train"], boundary.progress["draws"][0]
+            before = {"train": place, "draws": draws, "rng": boundary.run["rng"]}
+            steps, window_open = boundary.run["global_step"], optimization.window_open
+        self.ended = EndedBatch(optimization.outputs, batch, before, steps, window_open)
+        pending, loop.pending = loop.pending, "batch_end"
+        self.ended.watch(self.mark("batch_end").run["gradients"])
+        loop.pending = pending
+        if plan.on_train_batch_end is not None:
+            plan.when_next_done(self.passed)
 
     def keep_to_the_end(self) -> None:
         """Let the boundary of a validation's batch stand until everyone has had the batch's last hooks."""
@@ -120,7 +155,7 @@ class Marks:
         if self.ended is not None and self.ended.is_changed:
             rank_zero_warn(
                 "a run that goes on from this checkpoint is not exact: it calls on_train_batch_end again, in which "
-                "outputs or batch had been changed in place by now. Let the hook change a copy."
+                "outputs, batch or gradients had been changed in place by now. Let the hook change a copy."
             )
 
 
