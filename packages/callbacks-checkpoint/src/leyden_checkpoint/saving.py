@@ -72,7 +72,9 @@ def saves_after(exception: BaseException, checkpoint: ModelCheckpoint, trainer: 
     if checkpoint.save_on_exception or not isinstance(exception, SIGTERMException):
         return checkpoint.save_on_exception
     whole = [one for one in trainer.checkpoint_callbacks if not getattr(one, "save_weights_only", False)]
-    return not any(one.saves_on_exception for one in whole) and (whole or [checkpoint])[0] is checkpoint
+    return not any(one.saves_on_exception for one in whole) and (whole or trainer.checkpoint_callbacks)[:1] == [
+        checkpoint
+    ]
 
 
 def free_path(checkpoint: ModelCheckpoint, metrics: Mapping[str, Any], *, replaces: str = "") -> str:
