@@ -79,6 +79,32 @@ def test_states_of_devices_that_are_not_here_are_left_out() -> None:
     assert draw() == expected
 
 
+def test_each_device_goes_on_by_its_own_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices whose generators are the CPU's kind; the driver is the edge."""
+    devices = [torch.Generator().manual_seed(number) for number in range(2)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(devices))
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [device.get_state() for device in devices])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: devices[index].set_state(state))
+    state = through_a_file(collect_rng())
+    expected = [torch.rand(3, generator=device).tolist() for device in devices]
+    restore_rng(state)
+    assert [torch.rand(3, generator=device).tolist() for device in devices] == expected
+    del devices[1]  # a machine with fewer goes on with those it has
+    restore_rng(state)
+    assert torch.rand(3, generator=devices[0]).tolist() == expected[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_goes_on_where_it_was() -> None:
+    torch.rand(3, device="cuda")
+    state = through_a_file(collect_rng())
+    expected = torch.rand(3, device="cuda").tolist()
+    restore_rng(state)
+    assert torch.rand(3, device="cuda").tolist() == expected
+
+
 def test_numpy_is_not_imported_for_it() -> None:
     program = (
         "import sys; sys.modules['numpy'] = None\n"  # an environment without NumPy
