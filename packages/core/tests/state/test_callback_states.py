@@ -144,3 +144,10 @@ def test_a_newer_state_is_refused(fn: str) -> None:
     path = rewritten(saved(Second()), {"v": 5}, 3)
     with pytest.raises(MisconfigurationException, match=r"Second is of version 3, but .* up to 2: .* Update"):
         getattr(make(Second(), max_epochs=2), fn)(BoringModule(), ckpt_path=path)
+
+
+def test_an_error_in_reading_a_state_is_the_callbacks_own_and_says_from_which_file() -> None:
+    path = rewritten(saved(Second()), {"other": 5}, 1)
+    with pytest.raises(KeyError, match="value") as raised:
+        make(Second(), max_epochs=2).fit(BoringModule(), ckpt_path=path)
+    assert raised.value.__notes__ == ["It was reading its state from ckpt_path='a.ckpt': Second."]

@@ -359,3 +359,27 @@ def test_every_optimizer_of_torch_resumes(name: str) -> None:
     resumed = make(max_epochs=2)
     resumed.fit(Optimized(), ckpt_path="a.ckpt")
     assert_same(everything(resumed), everything(whole))
+
+
+JUNK = [None, "x", -5, 7, torch.zeros(2), {1: 2}, [1, 2]]
+PLACES: dict[str, Callable[[dict[str, Any], Any], None]] = {
+    "progress": lambda checkpoint, junk: checkpoint["loops"].update(fit_loop=junk),
+    "loops": lambda checkpoint, junk: checkpoint.update(loops=junk),
+    "all optimizers": lambda checkpoint, junk: checkpoint.update(optimizer_states=junk),
+    "an optimizer": lambda checkpoint, junk: checkpoint.update(optimizer_states=[junk]),
+    "an optimizer's state": lambda checkpoint, junk: checkpoint["optimizer_states"][0].update(state=junk),
+    "all schedulers": lambda checkpoint, junk: checkpoint.update(lr_schedulers=junk),
+    "weights": lambda checkpoint, junk: checkpoint.update(state_dict=junk),
+    "a weight": lambda checkpoint, junk: checkpoint["state_dict"].update({"layer.weight": junk}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_parts_of_another_kind_are_one_error_that_names_the_file(place: str) -> None:
+    fitted().save_checkpoint("whole.ckpt")
+    for junk in JUNK:
+        checkpoint = load("whole.ckpt")
+        PLACES[place](checkpoint, junk)
+        torch.save(checkpoint, "a.ckpt")
+        with pytest.raises(MisconfigurationException, match=r"^ckpt_path='a\.ckpt'"):
+            make(max_epochs=2).fit(Net(), ckpt_path="a.ckpt")

@@ -75,6 +75,7 @@ def restore_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             entry.call(state)  # which does nothing where that switched the callback off
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if not is_of_lightning(checkpoint):
+                error.add_note(f"It was reading its state from ckpt_path={trainer.ckpt_path!r}: {callback.state_key}.")
                 raise
             rank_zero_warn(
                 f"{callback.state_key} starts afresh, since it cannot read its state in the checkpoint of Lightning "

@@ -27,6 +27,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _OF_A_RUN = ("global_step", "loops", "optimizer_states")
+_DOES_NOT_FIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 _BARE_WEIGHTS = "For bare weights use module.load_state_dict(torch.load(path))."
 
 
@@ -92,6 +93,11 @@ def check_checkpoint(checkpoint: object, path: str, module: LightningModule, fn:
         raise MisconfigurationException(
             f"ckpt_path={path!r} {what} (it holds {_some(checkpoint)}), so fit cannot go on from it. {how}"
         )
+    loops = checkpoint.get("loops")
+    if not is_of_lightning(checkpoint) and not (
+        isinstance(loops, Mapping) and isinstance(loops.get("fit_loop", {}), Mapping)
+    ):
+        raise _of_another_kind(path, "progress", TypeError("its 'loops' are no dicts"))
 
 
 def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> None:
@@ -105,7 +111,7 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
     trainer.journal.hook = "on_load_checkpoint"
     module.on_load_checkpoint(checkpoint)
     weights = checkpoint.get("state_dict")
-    if not isinstance(weights, Mapping):
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
         raise MisconfigurationException(
             f"ckpt_path={path!r} has no 'state_dict' (it holds {_some(checkpoint)}), so it is no checkpoint of a "
             f"training. {_BARE_WEIGHTS}"
@@ -147,11 +153,13 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) ->
     try:
         trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
         trainer.fit_loop.load_run_state(checkpoint)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _DOES_NOT_FIT as error:
         raise _of_another_kind(path, "precision, metrics or random numbers", error) from error
 
 
 def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str) -> None:
+    if not isinstance(states, list | tuple):
+        raise _of_another_kind(path, f"{name} states", TypeError(f"they are {with_article(type(states).__name__)}"))
     if len(parts) != len(states):
         raise MisconfigurationException(
             f"ckpt_path={path!r} has {len(states)} {name} state(s), but configure_optimizers gave {len(parts)}; "
@@ -160,7 +168,7 @@ def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str)
     for part, state in zip(parts, states, strict=True):
         try:
             part.load_state_dict(state)
-        except (ValueError, KeyError, TypeError) as error:
+        except _DOES_NOT_FIT as error:
             raise MisconfigurationException(
                 f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}. Return the same "
                 f"{name} from configure_optimizers as when it was saved."
