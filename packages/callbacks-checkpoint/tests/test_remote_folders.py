@@ -137,3 +137,60 @@ def test_a_file_url_is_a_path(tmp_path: Any) -> None:
 def test_a_place_that_nobody_knows_is_an_error_at_once() -> None:
     with pytest.raises(MisconfigurationException, match="fsspec knows no such place"):
         OnExceptionCheckpoint("nowhere://a")
+
+
+def test_only_what_this_run_wrote_is_removed_and_only_after_the_next_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run before is overtaken twice; of the two that overtake it the first is this run's own."""
+
+    def checkpoint() -> ModelCheckpoint:
+        return ModelCheckpoint("memory://kept", "{epoch}", "epoch", mode="max", save_last=True)
+
+    memory = fsspec.filesystem("memory")
+    really_remove, removed = type(memory).rm, list[tuple[str, dict[str, int]]]()
+
+    def remove(self: Any, path: str, *args: Any, **given: Any) -> None:
+        names = [name for name in memory.find("/kept") if name.endswith(".ckpt")]
+        whole = {name.rpartition("/")[2]: storage.load(f"memory:/{name}")["global_step"] for name in names}
+        if path.endswith(".ckpt"):
+            removed.append((path.rpartition("/")[2], whole))
+        really_remove(self, path, *args, **given)
+
+    trainer_with(checkpoint(), max_epochs=1).fit(Scored())
+    monkeypatch.setattr(type(memory), "rm", remove)
+    trainer_with(checkpoint(), max_epochs=3).fit(Scored(), ckpt_path="auto")
+    assert removed == [("epoch=1.ckpt", {"epoch=0.ckpt": 2, "epoch=1.ckpt": 4, "epoch=2.ckpt": 6, "last.ckpt": 6})]
+    assert listing() == ["epoch=0.ckpt", "epoch=2.ckpt", "last.ckpt"]
+
+
+def test_a_newest_that_a_kill_left_behind_is_brought_up_to_date() -> None:
+    """The first of two that keep only the newest has written it at the very end, the second has not."""
+
+    class Killed(BaseException):
+        pass
+
+    def both() -> list[Callback]:
+        return [
+            ModelCheckpoint(f"memory://kept/{monitor}", None, monitor, save_top_k=0, save_last=True)
+            for monitor in (None, "val_loss")
+        ]
+
+    really_save = storage.save
+
+    def save(content: Any, path: str, copy_of: str | None = None) -> None:
+        if content["global_step"] == 6 and "val_loss" in path:
+            raise Killed
+        really_save(content, path, copy_of)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "save", save)
+        with pytest.raises(Killed):
+            trainer_with(*both()).fit(Scored())
+    places = [f"memory://kept/{name}/last.ckpt" for name in ("None", "val_loss")]
+    assert [storage.load(place)["global_step"] for place in places] == [6, 4]
+    trainer = trainer_with(*both())
+    trainer.fit(Scored(), ckpt_path="auto")
+    assert str(trainer.ckpt_path) == places[0]
+    first, second = (storage.load(place) for place in places)
+    assert second["global_step"] == 6
+    for part in ("state_dict", "optimizer_states", "loops", "rng", "epoch"):
+        assert repr(second[part]) == repr(first[part])

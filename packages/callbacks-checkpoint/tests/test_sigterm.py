@@ -93,7 +93,7 @@ def test_a_checkpoint_callback_as_it_comes_saves_the_run_and_another_goes_on_exa
 ) -> None:
     """Also in the middle of an accumulation window, and between the batches of a validation."""
     folder = f"kept{next(FOLDERS)}"
-    given = {"accumulate_grad_batches": accumulate, "val_check_interval": 2, "max_epochs": 2}
+    given: dict[str, Any] = {"accumulate_grad_batches": accumulate, "val_check_interval": 2, "max_epochs": 2}
     whole = trained(1, **given)
     terminate = TerminateAt(at)
     with pytest.raises(SystemExit) as ended:
