@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
+    from leyden_optim.ema_weight_averaging import EMAWeightAveraging
     from leyden_optim.timer import Timer
+    from leyden_optim.weight_averaging import WeightAveraging
 
-__all__ = ["EarlyStopping", "EarlyStoppingReason", "Timer"]
+__all__ = ["EMAWeightAveraging", "EarlyStopping", "EarlyStoppingReason", "Timer", "WeightAveraging"]
 
 _MODULE = {
+    "EMAWeightAveraging": "ema_weight_averaging",
     "EarlyStopping": "early_stopping",
     "EarlyStoppingReason": "early_stopping",
     "Timer": "timer",
+    "WeightAveraging": "weight_averaging",
 }
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         ThroughputMonitor,
         TQDMProgressBar,
     )
-    from leyden_optim import EarlyStopping, Timer
+    from leyden_optim import EarlyStopping, EMAWeightAveraging, Timer, WeightAveraging
 
 __all__ = [
     "BackboneFinetuning",
@@ -43,6 +43,7 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "DeviceStatsMonitor",
+    "EMAWeightAveraging",
     "EarlyStopping",
     "GPUStatsMonitor",
     "Heartbeat",
@@ -59,6 +60,7 @@ __all__ = [
     "TQDMProgressBar",
     "ThroughputMonitor",
     "Timer",
+    "WeightAveraging",
 ]
 
 _FAMILY = {
@@ -79,8 +81,10 @@ _FAMILY = {
     "RichProgressBar": "monitoring",
     "TQDMProgressBar": "monitoring",
     "ThroughputMonitor": "monitoring",
+    "EMAWeightAveraging": "optim",
     "EarlyStopping": "optim",
     "Timer": "optim",
+    "WeightAveraging": "optim",
 }
 
 

@@ -116,6 +116,7 @@ def take_up_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any
     if short is None or reached(int(checkpoint["global_step"]), settings.max_steps):
         return checkpoint
     boundary = Boundary(**short)
+    trained = "current_model_state" if "current_model_state" in checkpoint else "state_dict"  # beside averaged weights
     earlier = {
         **checkpoint,
         **boundary.run,
@@ -123,7 +124,7 @@ def take_up_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any
         "loops": {**checkpoint["loops"], "fit_loop": boundary.progress},
         "callbacks": dict(checkpoint["callbacks"]),
         "loggers": list(checkpoint["loggers"]),
-        "state_dict": {**checkpoint["state_dict"], **boundary.weights},
+        trained: {**checkpoint[trained], **boundary.weights},
     }
     boundary.put_back(earlier)
     return earlier

@@ -1,0 +1,159 @@
+"""A second copy of a module's weights: averaged by torch, and exchanged with the module's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from leyden.errors import MisconfigurationException
+
+__all__ = ["AveragedWeights"]
+
+Place = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor, so that one that was put in its place is found: ``tensors, name``."""
+
+
+class AveragedWeights:
+    """Parameters and buffers of a module a second time, in torch's `AveragedModel`.
+
+    The `AveragedModel` is one of a bare tree of the module's tensors: what else the module holds, such as datasets,
+    metrics or a loss with its graph, is neither copied nor in the way of a copy. Names and order are the module's.
+
+    Attributes:
+        model: the `AveragedModel`; its ``module`` has the averaged tensors, or the module's own while `exchanged`.
+        exchanged: whether the module has the averaged tensors at present.
+
+    Example:
+        >>> from torch.optim.swa_utils import get_ema_multi_avg_fn
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> weights = AveragedWeights(layer, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+        >>> for value in (1.0, 2.0):
+        ...     with torch.no_grad():
+        ...         _ = layer.weight.fill_(value)
+        ...     weights.update()
+        >>> weights.exchange()
+        >>> layer.weight.item()
+        1.5
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | str | int | None = None, **averaging: Any) -> None:
+        self.module = module
+        self._follows_device = device is None
+        self.model = AveragedModel(_bare_tree(module), device=device, **averaging)  # type: ignore[arg-type]
+        self.model.n_averaged = self.model.n_averaged.cpu()  # a count that the host asks for at each update
+        self.exchanged = False
+        self.settle()
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far."""
+        return int(self.model.n_averaged)
+
+    def settle(self) -> None:
+        """Find the module's tensors anew, and follow them to their device; whenever their places may have changed.
+
+        Raises:
+            MisconfigurationException: they have other names or shapes than those that are averaged.
+        """
+        own, averaged = _places(self.module), _places(self.model.module)
+        now = {name: place[0][place[1]].shape for name, place in own.items()}
+        then = {name: place[0][place[1]].shape for name, place in averaged.items()}
+        if now != then:
+            changed = sorted(name for name, _ in now.items() ^ then.items())
+            raise MisconfigurationException(
+                f"the weights of {type(self.module).__name__} cannot be averaged any more: {', '.join(changed[:5])}"
+                f"{', …' if len(changed) > 5 else ''} came, went or changed shape since the average began. Make such "
+                "changes before training, or in an epoch before the first update."
+            )
+        if self._follows_device:
+            for name, (tensors, key) in averaged.items():
+                device = own[name][0][own[name][1]].device
+                if tensors[key].device != device:
+                    tensors[key].data = tensors[key].data.to(device)
+        # Detached once: a step's update makes no views of what does not change.
+        self._pairs = [(own[name], tensors[key].detach()) for name, (tensors, key) in averaged.items()]
+        self._copied: list[tuple[Place, Tensor]] = []
+        self._groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Place]]] = {}
+        for (place, tensor), (tensors, key) in zip(self._pairs, averaged.values(), strict=True):
+            if self.model.use_buffers or isinstance(tensors[key], nn.Parameter):
+                group, places = self._groups.setdefault((tensor.device, tensor.dtype), ([], []))
+                group.append(tensor)
+                places.append(place)
+            else:
+                self._copied.append((place, tensor))
+        self._moves = any(tensor.device != tensors[key].device for (tensors, key), tensor in self._pairs)
+
+    def update(self) -> None:
+        """Take the module's weights into the average; the first time they are the average."""
+        average, model = self.model.multi_avg_fn, self.model
+        if average is None or not model.n_averaged:
+            model.update_parameters(self.module)
+            return
+        # As AveragedModel.update_parameters, which finds and groups all tensors each time: several times the
+        # update itself where there are many.
+        with torch.no_grad():
+            for (device, _), (averaged, places) in self._groups.items():
+                current = [tensors[name] for tensors, name in places]
+                if self._moves:
+                    current = [tensor.to(device) for tensor in current]
+                average(averaged, current, model.n_averaged.to(device))
+            for (tensors, name), copied in self._copied:
+                copied.copy_(tensors[name])
+            model.n_averaged += 1
+
+    def exchange(self) -> None:
+        """Put the averaged tensors into the module and the module's here, or back."""
+        # Through .data: the two change places and neither is changed, which is nothing for autograd, or for whoever
+        # looks whether weights were changed, to notice. One at a time: no third copy of a model.
+        for (tensors, name), other in self._pairs:
+            own = tensors[name].data
+            held = own.clone()
+            own.copy_(other)
+            other.data.copy_(held)
+        self.exchanged = not self.exchanged
+
+    def copies(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the trained and the averaged weights, both with the keys of the module's `state_dict`."""
+        other = {id(tensors[name]): tensor for (tensors, name), tensor in self._pairs}
+        of_module = self.module.state_dict(keep_vars=True)
+        here = {key: other.get(id(value), value) for key, value in of_module.items()}
+        here, there = ({key: _bare(value) for key, value in state.items()} for state in (here, of_module))
+        return (here, there) if self.exchanged else (there, here)
+
+
+def _bare(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _places(module: nn.Module) -> dict[str, Place]:
+    """Return the places of parameters, then of buffers, each tensor once, by name."""
+    places: dict[str, Place] = {}
+    seen: set[int] = set()
+    for kind in ("_parameters", "_buffers"):
+        for prefix, part in module.named_modules():
+            tensors = getattr(part, kind)
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    places[f"{prefix}.{name}" if prefix else name] = (tensors, name)
+    return places
+
+
+def _bare_tree(module: nn.Module) -> nn.Module:
+    """Return modules that hold the tensors of `module` and nothing else; a deep copy of it copies just these."""
+    detached: dict[int, Tensor | None] = {id(None): None}
+    trees: dict[int, nn.Module] = {}
+    for part in module.modules():
+        trees[id(part)] = bare = nn.Module()
+        bare._parameters.update(part._parameters)
+        for name, buffer in part._buffers.items():  # detached: one that was computed is not a leaf, and not copied
+            if id(buffer) not in detached:
+                detached[id(buffer)] = None if buffer is None else buffer.detach()
+            bare.register_buffer(name, detached[id(buffer)], persistent=name not in part._non_persistent_buffers_set)
+    for part in module.modules():
+        children = part._modules.items()
+        trees[id(part)]._modules.update({name: None if child is None else trees[id(child)] for name, child in children})
+    return trees[id(module)]
