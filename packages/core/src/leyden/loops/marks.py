@@ -8,12 +8,13 @@ from torch.nn import Parameter
 
 from leyden.loops.boundaries import Begun, Boundary, boundary_of, changers
 from leyden.loops.ended_batch import EndedBatch
+from leyden.loops.optimization import AutomaticOptimization
 from leyden.rank_zero import rank_zero_warn
 from leyden.runtime.engine import needs_closure
+from leyden.runtime.interrupts import HeldInterrupts
 
 if TYPE_CHECKING:
     from leyden.loops.manual import ManualOptimization
-    from leyden.loops.optimization import AutomaticOptimization
     from leyden.trainer import Trainer
 
     Optimization = AutomaticOptimization | ManualOptimization
@@ -27,14 +28,15 @@ class Marks:
     An optimizer's step is watched from hooks of its own, which are there only then: an exception after it, within the
     same batch, leaves weights that the batch must not be repeated with. They are copied before the first step of the
     batch where a step may well fail half-way: under manual optimisation, in which the training step goes on after it,
-    for an optimizer that calls the training step, and in a module that says `changes_weights`.
+    for an optimizer that calls the training step, and in a module that says `changes_weights`. Where they are not,
+    Ctrl-C waits until the step is over.
 
     Attributes:
         boundary: the run as it was before what is being done; None where that will not be done again.
         ended: the batch whose last hooks are being called, or are to be called again.
     """
 
-    __slots__ = ("_handles", "_is_copied", "_stepped", "_trainer", "_watched", "boundary", "ended")
+    __slots__ = ("_handles", "_interrupts", "_is_copied", "_stepped", "_trainer", "_watched", "boundary", "ended")
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -43,6 +45,9 @@ class Marks:
         self._watched: list[tuple[Parameter, int]] = []
         self._is_copied = self._stepped = False
         self._handles: list[Any] = []
+        # Between the gradients of a batch and the boundary after its step there is no way back.
+        step = [type(self).run_batch.__code__]
+        self._interrupts = HeldInterrupts(step, [AutomaticOptimization._compute.__code__])
 
     def forget(self) -> None:
         """Another fit begins."""
@@ -72,6 +77,7 @@ class Marks:
         loop = self._trainer.fit_loop
         loop.stepped = optimization.run(batch, batch_idx, window_ends=window_ends)
         self.mark_batch_end(optimization, batch)
+        self._interrupts.let_go()
         return loop.stepped
 
     def mark_batch_end(self, optimization: Optimization, batch: Any) -> None:
@@ -109,10 +115,13 @@ class Marks:
         copies = not module.automatic_optimization or module.changes_weights
         if copies or any(needs_closure(optimizer) for optimizer in optimizers):
             self._handles = [one.register_step_pre_hook(self._about_to_step) for one in optimizers]
+        elif module.automatic_optimization:
+            self._interrupts.start()
         self._handles += [one.register_step_post_hook(self._has_stepped) for one in optimizers]
 
     def unwatch_steps(self) -> None:
-        """Leave the optimizers as they were."""
+        """Leave the optimizers, and Ctrl-C, as they were."""
+        self._interrupts.stop()
         for handle in self._handles:
             handle.remove()
         self._handles = []
