@@ -1,4 +1,4 @@
-"""Steer optimisation: stop early (`EarlyStopping`), stop on time (`Timer`).
+"""Steer optimisation: stop early (`EarlyStopping`), stop on time (`Timer`), prune weights (`ModelPruning`).
 
 Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
 every `Trainer` calls costs next to nothing.
@@ -12,15 +12,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
     from leyden_optim.ema_weight_averaging import EMAWeightAveraging
+    from leyden_optim.pruning import ModelPruning
+    from leyden_optim.sparsity import Sparsity
     from leyden_optim.timer import Timer
     from leyden_optim.weight_averaging import WeightAveraging
 
-__all__ = ["EMAWeightAveraging", "EarlyStopping", "EarlyStoppingReason", "Timer", "WeightAveraging"]
+__all__ = [
+    "EMAWeightAveraging",
+    "EarlyStopping",
+    "EarlyStoppingReason",
+    "ModelPruning",
+    "Sparsity",
+    "Timer",
+    "WeightAveraging",
+]
 
 _MODULE = {
     "EMAWeightAveraging": "ema_weight_averaging",
     "EarlyStopping": "early_stopping",
     "EarlyStoppingReason": "early_stopping",
+    "ModelPruning": "pruning",
+    "Sparsity": "sparsity",
     "Timer": "timer",
     "WeightAveraging": "weight_averaging",
 }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         ThroughputMonitor,
         TQDMProgressBar,
     )
-    from leyden_optim import EarlyStopping, EMAWeightAveraging, Timer, WeightAveraging
+    from leyden_optim import EarlyStopping, EMAWeightAveraging, ModelPruning, Timer, WeightAveraging
 
 __all__ = [
     "BackboneFinetuning",
@@ -50,6 +50,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",
+    "ModelPruning",
     "ModelSummary",
     "OnExceptionCheckpoint",
     "ProgressBar",
@@ -83,6 +84,7 @@ _FAMILY = {
     "ThroughputMonitor": "monitoring",
     "EMAWeightAveraging": "optim",
     "EarlyStopping": "optim",
+    "ModelPruning": "optim",
     "Timer": "optim",
     "WeightAveraging": "optim",
 }

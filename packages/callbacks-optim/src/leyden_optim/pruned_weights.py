@@ -1,0 +1,71 @@
+"""Weights by name, of a module that is pruned and of one that is not: each as the other."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+__all__ = ["as_before", "fit_weights", "plain_weights"]
+
+
+def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` with ``weight``, zeros in it, for each ``weight_orig`` and ``weight_mask``.
+
+    Example:
+        >>> import torch
+        >>> weights = {"a.weight_orig": torch.ones(2), "a.bias": torch.ones(1), "a.weight_mask": torch.eye(2)[0]}
+        >>> dict(plain_weights(weights))
+        {'a.weight': tensor([1., 0.]), 'a.bias': tensor([1.])}
+    """
+    masks = {name: weights[f"{name}_mask"] for name in _pruned_names(weights)}
+    plain: dict[str, Tensor] = OrderedDict()
+    for name, value in weights.items():
+        bare = name.removesuffix("_orig")
+        if name.endswith("_orig") and bare in masks:
+            plain[bare] = masks[bare].to(value.dtype) * value.detach()
+        elif name.removesuffix("_mask") not in masks:
+            plain[name] = value
+    if hasattr(weights, "_metadata"):
+        plain._metadata = weights._metadata  # type: ignore[attr-defined]
+    return plain
+
+
+def as_before(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` of a module that is pruned, with those of `before`, when some of it was not yet."""
+    unpruned = {name: before[name] for name in _pruned_names(weights) if name in before}
+    earlier: dict[str, Tensor] = OrderedDict()
+    for name, value in weights.items():
+        bare = name.removesuffix("_orig")
+        if name.endswith("_orig") and bare in unpruned:
+            earlier[bare] = unpruned[bare]
+        elif name.removesuffix("_mask") not in unpruned:
+            earlier[name] = value
+    if hasattr(weights, "_metadata"):
+        earlier._metadata = weights._metadata  # type: ignore[attr-defined]
+    return earlier
+
+
+def fit_weights(module: nn.Module, weights: dict[str, Any]) -> None:
+    """Change `weights` in place to the names that the module has now, pruned or not."""
+    here = {
+        f"{prefix}.{hook._tensor_name}" if prefix else hook._tensor_name
+        for prefix, layer in module.named_modules(remove_duplicate=False)
+        for hook in layer._forward_pre_hooks.values()
+        if isinstance(hook, prune.BasePruningMethod)
+    }
+    for name in _pruned_names(weights) - here:
+        original, mask = weights.pop(f"{name}_orig"), weights.pop(f"{name}_mask")
+        weights.setdefault(name, mask.to(original.dtype) * original)
+    for name in here:
+        if name in weights:
+            value = weights.pop(name)
+            weights.update({f"{name}_orig": value, f"{name}_mask": value.new_ones(value.shape)})
+
+
+def _pruned_names(weights: Mapping[str, Any]) -> set[str]:
+    names = (name.removesuffix("_orig") for name in weights if name.endswith("_orig"))
+    return {name for name in names if f"{name}_mask" in weights}

@@ -1,0 +1,135 @@
+"""Which weights are pruned: those given as pairs, or those of every layer that have one of some names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from leyden.errors import MisconfigurationException, did_you_mean
+from leyden_optim.pruning_target import Target, trained_parameter
+
+__all__ = ["PARAMETER_NAMES", "Pair", "check_sizes", "select", "targets_of"]
+
+PARAMETER_NAMES = ("weight", "bias")
+Pair = tuple[nn.Module, str]
+"""A layer and the name of a parameter in it."""
+
+
+def select(
+    module: nn.Module, pairs: Sequence[Any] | None = (), names: Sequence[str] | None = None, *, whole: bool = False
+) -> list[Pair]:
+    """Return the layers and names that `pairs` says, or else each parameter of one of `names`, name by name.
+
+    Args:
+        module: the model they are in.
+        names: "weight" and "bias" by default.
+        whole: for a method that prunes slices whole. Without `names`, what has no slices is then left out.
+
+    Raises:
+        MisconfigurationException: a layer or parameter is not in the model, or there is none to prune.
+    """
+    if pairs:
+        return _named_pairs(module, pairs)
+    found = [
+        (layer, name)
+        for name in names or PARAMETER_NAMES
+        for layer in module.modules()
+        if _can_be_pruned(trained_parameter(layer, name), whole and not names)
+    ]
+    if not found:
+        raise MisconfigurationException(
+            f"ModelPruning found nothing to prune: no layer of {type(module).__name__} has a parameter named "
+            f"{' or '.join(map(repr, names or PARAMETER_NAMES))}"
+            f"{' with two or more dimensions' if whole and not names else ''}. Give parameter_names=[...], or "
+            "parameters_to_prune=[(layer, name), ...]."
+        )
+    return found
+
+
+def _can_be_pruned(parameter: nn.Parameter | None, whole: bool) -> bool:
+    return parameter is not None and parameter.is_floating_point() and (not whole or parameter.dim() > 1)
+
+
+def _named_pairs(module: nn.Module, pairs: Sequence[Any]) -> list[Pair]:
+    layers, problems, found = dict(module.named_modules()), [], []
+    names = {id(layer): name for name, layer in layers.items()}
+    for given, parameter in pairs:
+        layer = layers.get(given) if isinstance(given, str) else given
+        if layer is None:
+            problems.append(f"there is no layer {given!r}.{did_you_mean(given, layers)}")
+        elif id(layer) not in names:
+            problems.append(f"{type(layer).__name__} (with {parameter!r}) is no part of this model")
+        elif trained_parameter(layer, parameter) is None:
+            has = [name.removesuffix("_orig") for name in layer._parameters]
+            problems.append(
+                f"{names[id(layer)] or type(layer).__name__!r} has no parameter {parameter!r}; it has: "
+                f"{', '.join(has) or 'none'}.{did_you_mean(parameter, has)}"
+            )
+        else:
+            found.append((layer, parameter))
+    if problems:
+        raise MisconfigurationException(
+            f"ModelPruning(parameters_to_prune=...) does not fit {type(module).__name__}:\n  - "
+            + "\n  - ".join(problems)
+        )
+    return found
+
+
+def targets_of(module: nn.Module, pairs: Sequence[Pair]) -> list[Target]:
+    """Return a target for each parameter of `pairs`, in their order, with every layer of `module` that shares it."""
+    holders: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for prefix, layer in module.named_modules():
+        for registered in layer._parameters:
+            name = registered.removesuffix("_orig")
+            parameter = trained_parameter(layer, name)
+            if parameter is not None and parameter is layer._parameters[registered]:
+                holders.setdefault(id(parameter), []).append((f"{prefix}.{name}" if prefix else name, layer, name))
+    attention = [one for one in module.modules() if isinstance(one, nn.MultiheadAttention)]
+    targets: dict[int, Target] = {}
+    for layer, name in pairs:
+        parameter = trained_parameter(layer, name)
+        where = holders[id(parameter)]
+        if id(parameter) not in targets:
+            callers: list[tuple[nn.Module, nn.Module, str]] = [
+                (one, held, own) for one in attention for _, held, own in where if one.out_proj is held
+            ]
+            targets[id(parameter)] = Target(where[0][0], [(held, own) for _, held, own in where], callers)
+    return list(targets.values())
+
+
+def check_sizes(targets: Sequence[Target], amount: object, dim: int | None, together: bool) -> None:
+    """Refuse what cannot be pruned so: without values yet, without the dimension, or smaller than the amount.
+
+    Args:
+        amount: a count is compared with the sizes.
+        dim: the dimension whose slices are pruned whole; None where single weights are.
+        together: whether all are one to the method.
+    """
+    problems = []
+    for target in targets:
+        parameter = target.parameter
+        if isinstance(parameter, UninitializedParameter):
+            problems.append(f"{target.label} has no values yet: run a batch through the model before fit")
+        elif not parameter.is_floating_point():
+            problems.append(f"{target.label} holds {parameter.dtype}; only floating point numbers are pruned")
+        elif dim is not None and (parameter.dim() < 2 or not -parameter.dim() <= dim < parameter.dim()):
+            problems.append(
+                f"{target.label} has the shape {tuple(parameter.shape)}, without slices along pruning_dim={dim}: leave "
+                "it out (parameter_names=['weight']), or use an unstructured method"
+            )
+        elif isinstance(amount, int) and not together and amount > _size(parameter, dim):
+            what = "weights" if dim is None else f"slices along pruning_dim={dim}"
+            problems.append(f"{target.label} has {_size(parameter, dim)} {what}, fewer than amount={amount}")
+    if isinstance(amount, int) and together and not problems:
+        total = sum(target.parameter.numel() for target in targets)
+        if amount > total:
+            problems.append(f"there are {total} weights in all, fewer than amount={amount}")
+    if problems:
+        raise MisconfigurationException("ModelPruning cannot prune what it should:\n  - " + "\n  - ".join(problems))
+
+
+def _size(parameter: nn.Parameter, dim: int | None) -> int:
+    return parameter.numel() if dim is None else parameter.shape[dim]
