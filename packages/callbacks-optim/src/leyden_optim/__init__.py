@@ -1,4 +1,4 @@
-"""Steer optimisation: stop early (`EarlyStopping`), stop on time (`Timer`), prune weights (`ModelPruning`).
+"""Steer optimisation: stop early (`EarlyStopping`) or on time (`Timer`), average weights, prune (`ModelPruning`).
 
 Importing this package imports no callback: each name brings its module when it is asked for, so that the factory that
 every `Trainer` calls costs next to nothing.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leyden_optim.ema_weight_averaging import EMAWeightAveraging
     from leyden_optim.pruning import ModelPruning
     from leyden_optim.sparsity import Sparsity
+    from leyden_optim.stochastic_weight_averaging import StochasticWeightAveraging
     from leyden_optim.timer import Timer
     from leyden_optim.weight_averaging import WeightAveraging
 
@@ -23,6 +24,7 @@ __all__ = [
     "EarlyStoppingReason",
     "ModelPruning",
     "Sparsity",
+    "StochasticWeightAveraging",
     "Timer",
     "WeightAveraging",
 ]
@@ -33,6 +35,7 @@ _MODULE = {
     "EarlyStoppingReason": "early_stopping",
     "ModelPruning": "pruning",
     "Sparsity": "sparsity",
+    "StochasticWeightAveraging": "stochastic_weight_averaging",
     "Timer": "timer",
     "WeightAveraging": "weight_averaging",
 }

@@ -34,7 +34,14 @@ if TYPE_CHECKING:
         ThroughputMonitor,
         TQDMProgressBar,
     )
-    from leyden_optim import EarlyStopping, EMAWeightAveraging, ModelPruning, Timer, WeightAveraging
+    from leyden_optim import (
+        EarlyStopping,
+        EMAWeightAveraging,
+        ModelPruning,
+        StochasticWeightAveraging,
+        Timer,
+        WeightAveraging,
+    )
 
 __all__ = [
     "BackboneFinetuning",
@@ -58,6 +65,7 @@ __all__ = [
     "PrometheusExporter",
     "RichModelSummary",
     "RichProgressBar",
+    "StochasticWeightAveraging",
     "TQDMProgressBar",
     "ThroughputMonitor",
     "Timer",
@@ -85,6 +93,7 @@ _FAMILY = {
     "EMAWeightAveraging": "optim",
     "EarlyStopping": "optim",
     "ModelPruning": "optim",
+    "StochasticWeightAveraging": "optim",
     "Timer": "optim",
     "WeightAveraging": "optim",
 }

@@ -1,0 +1,220 @@
+"""StochasticWeightAveraging: an average of the last epochs' weights, trained at a learning rate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.state.rng import collect_rng, restore_rng
+from leyden_optim.averaged_weights import AveragedWeights
+from leyden_optim.averaging_conflicts import conflict_of
+from leyden_optim.batch_norm import layers_to_update, update_statistics
+from leyden_optim.swa_schedule import SWASchedule
+
+if TYPE_CHECKING:
+    from leyden import LightningModule, Trainer
+
+__all__ = ["StochasticWeightAveraging"]
+
+
+class StochasticWeightAveraging(Callback):
+    """Averages the weights at the end of each of the last epochs, while the learning rate anneals to `swa_lrs`.
+
+    The averaged weights come into the module when training ends, also early, and a pass over the training data then
+    computes the BatchNorm statistics that belong to them (`update_batch_norm`); until then validation and checkpoints
+    are of the weights being trained. ``max_epochs`` stays as it is. From the first of these epochs on torch's `SWALR`
+    takes the place of the module's schedulers. A run resumed anywhere, also within annealing or the last pass, goes
+    on exactly; a checkpoint made after the end has the averaged weights in ``state_dict``, and the trained ones in
+    ``current_model_state`` for a run that goes on with more epochs.
+
+    P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407.
+
+    Arguments that types don't explain:
+        swa_lrs: the learning rate of the averaged epochs, above 0; a list has one for each parameter group, those of
+            several optimizers one after the other.
+        swa_epoch_start: the first averaged epoch, counted from 1; a float from 0.0 to 1.0 is a fraction of
+            ``max_epochs``, rounded down.
+        annealing_epochs: epochs the learning rate takes to `swa_lrs`; 0 is at once.
+        annealing_strategy: along a cosine ("cos") or a line ("linear").
+        avg_fn: gets an averaged tensor, the module's, and the number of models averaged so far; returns the new
+            average. None is the mean.
+        device: where the average is kept; None is beside the weights.
+
+    Raises:
+        MisconfigurationException: at once, with every argument that cannot work; when fit begins, where the trainer or
+            the module leaves no epoch or no learning rate to it.
+
+    Example:
+        >>> from leyden import Trainer
+        >>> from leyden.testing import BoringModule
+        >>> swa = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=3, annealing_epochs=2)
+        >>> trainer = Trainer(max_epochs=5, logger=False, callbacks=[swa], discover_callbacks=False)
+        >>> trainer.fit(BoringModule())
+        >>> trainer.current_epoch, swa.updates
+        (5, 3)
+    """
+
+    runs_after = ("BaseFinetuning",)  # which adds parameter groups
+
+    def __init__(
+        self,
+        swa_lrs: float | Sequence[float],
+        swa_epoch_start: int | float = 0.8,
+        annealing_epochs: int = 10,
+        annealing_strategy: Literal["cos", "linear"] = "cos",
+        avg_fn: Callable[[Tensor, Tensor, Tensor | int], Tensor] | None = None,
+        device: torch.device | str | None = "cpu",
+    ) -> None:
+        super().__init__()
+        self.schedule = SWASchedule(swa_lrs, swa_epoch_start, annealing_epochs, annealing_strategy)
+        self.schedule.check(type(self).__name__, avg_fn, device)
+        self.avg_fn = avg_fn
+        self.device = device
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._weights: AveragedWeights | None = None
+        self._first_epoch = 0
+        self._has_begun = self._is_finished = False
+        self._loaded: dict[str, Any] | None = None  # the average of the run that is resumed
+        self._pass: dict[str, Any] | None = None  # random numbers and loaders as they were before the last pass
+
+    @property
+    def updates(self) -> int:
+        """Epochs in the average so far."""
+        return 0 if self._weights is None else self._weights.updates
+
+    def conflict_with(self, other: Callback) -> str | None:
+        """Refuse a second average of the same weights, and who changes what weights there are."""
+        return conflict_of(self, other)
+
+    def update_batch_norm(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute the BatchNorm statistics of the averaged weights, which are in the module now.
+
+        The training batches go through ``training_step`` without gradients and logging, or under manual optimisation
+        through ``forward``; override it for batches that neither fits. Not called where no BatchNorm layer is trained.
+        """
+        update_statistics(trainer, pl_module)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A new fit begins afresh; one that resumes gets its average after this."""
+        if stage == "fit":
+            self._start_afresh()
+            self._first_epoch = self.schedule.first_epoch(type(self).__name__, trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at optimizers and schedulers; set up again what the resumed run had, before their states are loaded."""
+        self.schedule.check_optimizers(type(self).__name__, trainer)
+        if self._has_begun:
+            self.schedule.take_over(type(self).__name__, trainer)
+        if self._loaded is not None:
+            self._weights = self._copy_of(pl_module)
+            self._weights.model.load_state_dict(self._loaded)
+            self._loaded = None
+        if self._weights is not None:
+            self._weights.settle()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training goes on, so that the average is not the last one."""
+        self._is_finished, self._pass = False, None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the first of the averaged epochs."""
+        if self._has_begun:
+            self.schedule.include_new_groups(type(self).__name__, trainer)
+        elif trainer.current_epoch >= self._first_epoch:
+            self._has_begun = True
+            rank_zero_info(f"{type(self).__name__}: the averaged epochs begin with epoch {trainer.current_epoch}.")
+            self.schedule.take_over(type(self).__name__, trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the epoch's weights into the average."""
+        if not self._has_begun:
+            return
+        if self._weights is None:
+            self._weights = self._copy_of(pl_module)
+        self._weights.settle()
+        self._weights.update()
+        if not pl_module.automatic_optimization:
+            self.schedule.step(trainer)
+
+    def _copy_of(self, pl_module: LightningModule) -> AveragedWeights:
+        return AveragedWeights(pl_module, self.device, avg_fn=self.avg_fn)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the averaged weights into the module, and compute their BatchNorm statistics."""
+        if self._weights is None:
+            rank_zero_warn(
+                f"{type(self).__name__} averaged nothing: training ended after {trainer.current_epoch} epoch(s), and "
+                f"the first averaged one was to be epoch {self._first_epoch} (from 0). The weights are the trained "
+                "ones; lower swa_epoch_start, or train longer."
+            )
+        self._finish(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do so also where a resumed run has nothing left to train, as when the last pass was cut."""
+        self._finish(trainer, pl_module)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights, source = self._weights, trainer.fit_loop.source
+        if weights is None or weights.exchanged:
+            return
+        if self._is_finished or source is None or not layers_to_update(pl_module):
+            weights.exchange()  # a run that had finished, and has its statistics
+            self._is_finished = True
+            return
+        if self._pass is None:
+            self._pass = {"rng": collect_rng(), "draws": source.draws()}
+        buffers = [(buffer, buffer.clone()) for buffer in weights.model.module.buffers()]
+        weights.exchange()
+        try:
+            restore_rng(self._pass["rng"])
+            source.set_draws(self._pass["draws"])
+            self.update_batch_norm(trainer, pl_module)
+            self._is_finished = True
+        finally:
+            # The pass draws like an epoch, which a run that goes on with more epochs would not have had.
+            restore_rng(self._pass["rng"])
+            source.set_draws(self._pass["draws"])
+            if not self._is_finished:
+                weights.exchange()
+                for buffer, before in buffers:
+                    buffer.data.copy_(before)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far it is and, while epochs are averaged, the average."""
+        state: dict[str, Any] = {"has_begun": self._has_begun, "is_finished": self._is_finished}
+        if self._weights is not None and not self._is_finished:
+            state["average"] = dict(self._weights.model.state_dict())
+        if self._pass is not None:
+            state["pass"] = self._pass
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; the average is set up when the module is on its device."""
+        self._has_begun, self._is_finished = state_dict["has_begun"], state_dict["is_finished"]
+        self._loaded, self._pass = state_dict.get("average"), state_dict.get("pass")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the trained weights beside the averaged ones, once these are in the module."""
+        if self._weights is not None and self._weights.exchanged and self._weights.module is pl_module:
+            trained, averaged = self._weights.copies()
+            checkpoint["state_dict"], checkpoint["current_model_state"] = averaged, trained
+            checkpoint["averaging_state"] = {"n_averaged": self._weights.model.n_averaged.clone()}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take both copies up again where the run had finished; the module has loaded the averaged one by now."""
+        own = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if str(trainer.state.fn) == "fit" and own.get("is_finished") and "current_model_state" in checkpoint:
+            self._weights = self._copy_of(pl_module)
+            self._weights.model.n_averaged.fill_(int(checkpoint["averaging_state"]["n_averaged"]))
+            pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
