@@ -19,6 +19,8 @@ from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
 
+pytestmark = pytest.mark.filterwarnings(r"ignore:Drawing\.on_(batch|epoch)_end is a hook of 1\.7")
+
 HOOKS = (
     "on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step", "on_train_batch_end", "on_train_epoch_end", "on_validation_start",
@@ -86,6 +88,14 @@ class Drawing(Callback):
         self.drawn += [float(sum(gradients))]
         self.log(f"{self.name}_noise", torch.rand(()), on_step=True, on_epoch=True)
         self.meet(trainer, "on_train_batch_end")
+
+    def on_batch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in 1.9: called after all others at the batch's end."""
+        self.meet(trainer, "on_batch_end")
+
+    def on_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in 1.9: called at the end of each epoch and validation."""
+        self.meet(trainer, "on_epoch_end")
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn": list(self.drawn)}

@@ -145,9 +145,15 @@ class Plan:
                 setattr(self, hook.name, _runner(self._journal, hook.name, calls, self._after))
         for hook in HOOKS.values():
             older = _runner(self._journal, hook.name, self._calls.get(hook.name, []), self._after)
-            if older is not None:
-                for name in hook.stands_at:
-                    setattr(self, name, _beside(hook, older, getattr(self, name)))
+            if older is None:
+                continue
+            for name in hook.stands_at:
+                run = getattr(self, name)
+                if run is not None and hook.name.endswith("_end"):  # what waits, waits for both
+                    both = [_runner(self._journal, one, self._calls[one], []) for one in (name, hook.name)]
+                    setattr(self, name, _older_last(self._journal, name, (both[0], both[1]), self._after))
+                else:
+                    setattr(self, name, _older_first(older, run))
 
 
 class _Binder:
@@ -243,21 +249,34 @@ def _call_after(journal: HookContext, name: str, outer: str, after: list[Callabl
         raise
 
 
-def _beside(older: Hook, run_older: Callable[..., None], run: Callable[..., None] | None) -> Callable[..., None]:
-    """Put a hook of an older generation, which takes no arguments, before or after the one of today."""
-    if run is None:
-        return lambda *args: run_older()
-    if older.name.endswith("_start"):
+def _older_first(run_older: Callable[..., None], run: Callable[..., None] | None) -> Callable[..., None]:
+    """Put a hook of an older generation, which takes no arguments, before the one of today, if that is had."""
 
-        def older_first(*args: Any) -> None:
-            run_older()
+    def older_first(*args: Any) -> None:
+        run_older()
+        if run is not None:
             run(*args)
 
-        return older_first
+    return older_first
+
+
+def _older_last(
+    journal: HookContext, name: str, both: tuple[Any, Any], after: list[Callable[[], object]]
+) -> Callable[..., None]:
+    """Put a hook of an older generation after the one of today; what waits for the hook's end waits for both."""
+    run, run_older = both
 
     def older_last(*args: Any) -> None:
-        run(*args)
-        run_older()
+        try:
+            run(*args)
+            run_older()
+        except BaseException:
+            after.clear()
+            raise
+        if after:
+            outer = journal.hook
+            _call_after(journal, name, outer, after)
+            journal.hook = outer
 
     return older_last
 
