@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
     from leyden_optim.ema_weight_averaging import EMAWeightAveraging
     from leyden_optim.pruning import ModelPruning
+    from leyden_optim.quantization_aware_training import QuantizationAwareTraining
     from leyden_optim.sparsity import Sparsity
     from leyden_optim.stochastic_weight_averaging import StochasticWeightAveraging
     from leyden_optim.timer import Timer
@@ -23,6 +24,7 @@ __all__ = [
     "EarlyStopping",
     "EarlyStoppingReason",
     "ModelPruning",
+    "QuantizationAwareTraining",
     "Sparsity",
     "StochasticWeightAveraging",
     "Timer",
@@ -34,6 +36,7 @@ _MODULE = {
     "EarlyStopping": "early_stopping",
     "EarlyStoppingReason": "early_stopping",
     "ModelPruning": "pruning",
+    "QuantizationAwareTraining": "quantization_aware_training",
     "Sparsity": "sparsity",
     "StochasticWeightAveraging": "stochastic_weight_averaging",
     "Timer": "timer",

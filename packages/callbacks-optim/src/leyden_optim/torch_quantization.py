@@ -1,0 +1,306 @@
+"""torch.ao.quantization, which torch has deprecated: all that is asked of it, and the one place that hears its warning.
+
+Nothing here imports it when the module is imported: torch may drop it, and the family has other callbacks.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.ao.quantization import QConfig
+    from torch.ao.quantization.fake_quantize import FakeQuantizeBase
+
+__all__ = [
+    "ENGINES",
+    "embeddings",
+    "fake_quantise_in_float32",
+    "fake_quants",
+    "has_begun",
+    "has_stubs",
+    "int8_children",
+    "is_int8",
+    "made_qconfig",
+    "make_stubs",
+    "named_fake_quants",
+    "packing_for",
+    "prepare",
+    "problem_with_qconfig",
+    "require_quantization",
+    "switch_observers",
+    "uncalibrated",
+]
+
+ENGINES = ("fbgemm", "x86", "qnnpack", "onednn")
+"""Backends that torch has a configuration for; ``torch.backends.quantized.supported_engines`` are those of a build."""
+
+
+def require_quantization(owner: str) -> None:
+    """Raise an ImportError that says what to install where torch no longer has the module that `owner` works with."""
+    try:
+        import torch.ao.quantization.fake_quantize
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{owner} works with torch.ao.quantization, which torch {torch.__version__} does not have: torch moved "
+            "quantisation to torchao. Install a torch that has it (torch 2.10 to 2.13 do), or quantise with torchao "
+            "(pip install torchao): quantize_(self, QATConfig(...)) in configure_model; see Leyden's documentation, "
+            "'Quantisation'.",
+            name=error.name,
+        ) from None
+
+
+def _ao() -> Any:
+    """Return the module, much of which has no types."""
+    import torch.ao.quantization
+
+    return torch.ao.quantization
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back torch's deprecation: who uses a callback can do nothing about what it is made with."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"torch\.ao\.quantization is deprecated", DeprecationWarning)
+        # torch's own configurations have a reduce_range, of which torch's observers say that it will go
+        warnings.filterwarnings("ignore", r"Please use quant_min and quant_max.*\s+reduce_range will be", UserWarning)
+        # said once a process, wherever the first quantised tensor is made
+        warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor, .* are deprecated", UserWarning)
+        # what no observer has seen is told of by the callback, with names
+        warnings.filterwarnings("ignore", "must run observer before calling calculate_qparams", UserWarning)
+        yield
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+def made_qconfig(qconfig: str | QConfig, observer_type: str) -> QConfig:
+    """Return the configuration that trains for an engine; one of the user's own stays as it is.
+
+    "average" is torch's default for the engine. "histogram" observes activations by `HistogramObserver`, which torch's
+    own defaults for training leave out as too slow, and keeps the weights' part.
+    """
+    ao = _ao()
+    if not isinstance(qconfig, str):
+        return qconfig
+    made: QConfig = ao.get_default_qat_qconfig(qconfig)
+    if observer_type == "average":
+        return made
+    with _quiet():
+        reduced = made.activation().activation_post_process.reduce_range
+    made = ao.QConfig(
+        activation=ao.FakeQuantize.with_args(
+            observer=ao.HistogramObserver, quant_min=0, quant_max=255, dtype=torch.quint8, reduce_range=reduced
+        ),
+        weight=made.weight,
+    )
+    return made
+
+
+def problem_with_qconfig(qconfig: object) -> str | None:
+    """Say what keeps `qconfig` from being one to train with; None where nothing does."""
+    from torch.ao.quantization import QConfig
+    from torch.ao.quantization.fake_quantize import FakeQuantizeBase
+    from torch.ao.quantization.observer import UniformQuantizationObserverBase
+
+    if isinstance(qconfig, str):
+        supported = torch.backends.quantized.supported_engines
+        if qconfig in ENGINES and qconfig not in supported:
+            return f"this torch has no such engine; it has {', '.join(name for name in supported if name != 'none')}"
+        return None if qconfig in ENGINES else f"expected a torch QConfig or one of {', '.join(ENGINES)}"
+    if not isinstance(qconfig, QConfig):
+        return f"expected a torch QConfig or one of {', '.join(ENGINES)}"
+    with _quiet():
+        parts = {"activation": qconfig.activation(), "weight": qconfig.weight()}
+    for part, made in parts.items():
+        if not isinstance(made, FakeQuantizeBase) and (
+            part == "weight" or isinstance(made, UniformQuantizationObserverBase)
+        ):
+            return (
+                f"its {part} is {type(made).__name__}, which quantises nothing in training; expected a FakeQuantize, "
+                f"such as FakeQuantize.with_args(observer={type(made).__name__}, ...)"
+            )
+    return None
+
+
+# -- fake-quantised modules -------------------------------------------------------------------------------------------
+
+
+def make_stubs() -> tuple[nn.Module, nn.Module]:
+    """Return what quantises an input and what dequantises an output, once prepared."""
+    from torch.ao.quantization import DeQuantStub, QuantStub
+
+    return QuantStub(), DeQuantStub()
+
+
+def has_stubs(module: nn.Module) -> bool:
+    """Whether `module` says itself where quantised arithmetic begins."""
+    from torch.ao.quantization import QuantStub
+
+    return any(isinstance(part, QuantStub) for part in module.modules())
+
+
+def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]]) -> None:
+    """Fuse layers, replace them by such that quantise in training, and observe what comes out; in place.
+
+    Parameters stay the same objects, parts keep their modes, and the layers that torch makes on the way, with weights
+    that are thrown away, draw no random numbers from the run's.
+    """
+    modes = {name: part.training for name, part in module.named_modules()}
+    given = hasattr(module, "qconfig")
+    with _quiet(), torch.random.fork_rng(devices=[]), _under_all_names(module):
+        module.train()
+        if to_fuse:
+            _ao().fuse_modules_qat(module, [list(names) for names in to_fuse], inplace=True)
+        if not given:
+            module.qconfig = qconfig  # type: ignore[assignment]  # where torch looks for it
+        _ao().prepare_qat(module, inplace=True)
+    if not given:
+        del module.qconfig
+    for name, part in module.named_modules():
+        while name not in modes:
+            name = name.rpartition(".")[0]
+        part.training = modes[name]
+    for quantiser in fake_quants(module):
+        quantiser.disable_observer()
+        quantiser.disable_fake_quant()
+
+
+def fake_quants(module: nn.Module) -> list[FakeQuantizeBase]:
+    """Return the parts of `module` that fake-quantise; none in one that is not prepared."""
+    return [part for _, part in named_fake_quants(module)]
+
+
+def fake_quantise_in_float32(module: nn.Module) -> None:
+    """Cast what comes to be fake-quantised: autocast gives 16 bit numbers, which torch's kernels do not take."""
+    for part in fake_quants(module):
+        if _in_float32 not in part._forward_pre_hooks.values():
+            part.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(part: nn.Module, args: tuple[Tensor]) -> Tensor:
+    return args[0].float()
+
+
+def named_fake_quants(module: nn.Module) -> Iterator[tuple[str, FakeQuantizeBase]]:
+    """Yield the parts of `module` that fake-quantise, with their names."""
+    from torch.ao.quantization.fake_quantize import FakeQuantizeBase
+
+    for name, part in module.named_modules():
+        if isinstance(part, FakeQuantizeBase):
+            yield name, part
+
+
+def switch_observers(module: nn.Module, *, activations: bool, weights: bool, begins: bool = False) -> None:
+    """Let the observers of activations, and those of weights, collect or not; let fake quantisation begin, for good."""
+    for name, part in named_fake_quants(module):
+        part.enable_observer(weights if name.endswith("weight_fake_quant") else activations)
+        if begins:
+            part.enable_fake_quant()
+
+
+def has_begun(module: nn.Module) -> bool:
+    """Whether anything in `module` is fake-quantised by now. Waits for the device."""
+    return any(int(part.fake_quant_enabled[0]) for part in fake_quants(module))
+
+
+def embeddings(module: nn.Module) -> list[str]:
+    """Return the names of embeddings that would be made int8 in a way torch has no layer for."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return [
+        name
+        for name, part in module.named_modules()
+        if type(part) in kinds and getattr(part, "qconfig", None) is not None
+    ]
+
+
+def uncalibrated(module: nn.Module) -> list[str]:
+    """Return the names of layers, and of the stub ``quant``, whose values no observer has seen.
+
+    Waits for the device: the observers' ranges are looked at.
+    """
+    names = [name.rpartition(".")[0] for name, part in named_fake_quants(module) if not _has_range(part)]
+    return list(dict.fromkeys(names))
+
+
+def _has_range(part: FakeQuantizeBase) -> bool:
+    least = getattr(getattr(part, "activation_post_process", None), "min_val", None)
+    return least is None or (least.numel() > 0 and not bool(torch.isinf(least).any()))  # None: it needs none
+
+
+# -- int8 modules -----------------------------------------------------------------------------------------------------
+
+
+def is_int8(module: nn.Module) -> bool:
+    """Whether `module` has layers of quantised arithmetic, which train no more."""
+    from torch.ao.nn.quantized import DeQuantize, QFunctional, Quantize
+    from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
+
+    kinds = (Quantize, DeQuantize, QFunctional, WeightedQuantizedModule)
+    return any(isinstance(part, kinds) for part in module.modules())
+
+
+def int8_children(module: nn.Module, engine: str | None) -> dict[str, nn.Module | None]:
+    """Return the children of a prepared `module` as int8 copies on the CPU, in evaluation mode.
+
+    Weights are packed for `engine`; None is the one that torch has set.
+    """
+    holder = nn.Module()
+    holder._modules.update(copy.deepcopy(module._modules))
+    holder.cpu().eval()
+    _observe_weights(holder)
+    with _quiet(), packing_for(engine), _under_all_names(holder):
+        _ao().convert(holder, inplace=True)
+    return dict(holder._modules)
+
+
+def _observe_weights(module: nn.Module) -> None:
+    """Let observers that have seen no weight see it: an int8 layer cannot be made of weights without a range."""
+    for name, part in named_fake_quants(module):
+        if name.endswith("weight_fake_quant") and not _has_range(part):
+            observer: Any = part.activation_post_process
+            observer.reset_min_max_vals()
+            part.enable_observer()
+            part(module.get_submodule(name.rpartition(".")[0]).weight)
+
+
+@contextmanager
+def packing_for(engine: str | None) -> Iterator[None]:
+    """Pack weights for `engine` meanwhile; None is the one that torch has set."""
+    outer = torch.backends.quantized.engine
+    if engine is not None:
+        torch.backends.quantized.engine = engine
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = outer
+
+
+@contextmanager
+def _under_all_names(root: nn.Module) -> Iterator[None]:
+    """Let what replaces a module that has several names have all of them; torch replaces it under the first only."""
+    names_of: Mapping[int, list[str]] = defaultdict(list)
+    parts = list(root.named_modules(remove_duplicate=False))  # kept, so that no id is used again meanwhile
+    for name, part in parts:
+        names_of[id(part)].append(name)
+    yield
+    for first, *others in names_of.values():
+        now = _at(root, first)
+        for name in others:
+            if now is not None and _at(root, name) not in (None, now):
+                root.set_submodule(name, now)
+
+
+def _at(root: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(name)
+    except AttributeError:  # a part of a layer that was replaced
+        return None

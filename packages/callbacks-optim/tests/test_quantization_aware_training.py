@@ -1,0 +1,544 @@
+"""QuantizationAwareTraining against torch's own recipe in a plain loop, and in every entry point of a Trainer."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.ao.quantization
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from leyden import Callback, LightningModule, MisconfigurationException, Trainer
+from leyden_optim import QuantizationAwareTraining
+
+ao: Any = torch.ao.quantization  # much of which has no types
+FUSE = [["conv", "bn", "relu"]]
+IMAGES = torch.rand(24, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+class Net(LightningModule):
+    """A convolution with BatchNorm and ReLU, and a linear layer behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+        self.fc = nn.Linear(4 * 16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.relu(self.bn(self.conv(images)))
+        scores: Tensor = self.fc(features.flatten(1))
+        return scores
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = (self(batch) - 1).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", (self(batch) - 1).square().mean())
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("test", (self(batch) - 1).square().mean())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(IMAGES[:16], batch_size=4)  # type: ignore[arg-type]  # a tensor is a dataset
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(IMAGES[16:], batch_size=4)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> Any:
+        return self.val_dataloader()
+
+
+def weights_of(layer: Any) -> torch.dtype:
+    """Return the type of the weights of an int8 layer, a method there."""
+    dtype: torch.dtype = layer.weight().dtype
+    return dtype
+
+
+def make(*callbacks: Callback, max_epochs: int = 2, **settings: Any) -> Trainer:
+    return Trainer(
+        max_epochs=max_epochs, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=list(callbacks),
+        discover_callbacks=False, **settings,
+    )  # fmt: skip
+
+
+def net(kind: type[Net] = Net) -> Net:
+    torch.manual_seed(5)
+    return kind()
+
+
+class Stubbed(Net):
+    """The same as torch's documentation writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant: nn.Module = ao.QuantStub()
+        self.dequant: nn.Module = ao.DeQuantStub()
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.dequant(super().forward(self.quant(images)))
+        return scores
+
+
+def by_hand(qconfig: Any, epochs: int) -> Stubbed:
+    """Train as torch's documentation says, with the observers off in validation."""
+    module = Stubbed()
+    module.load_state_dict(net().state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ao.fuse_modules_qat(module, FUSE, inplace=True)
+        module.qconfig = qconfig
+        ao.prepare_qat(module, inplace=True)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(epochs):
+        module.apply(ao.enable_observer)
+        for batch in module.train_dataloader():
+            optimizer.zero_grad()
+            (module(batch) - 1).square().mean().backward()
+            optimizer.step()
+        module.eval().apply(ao.disable_observer)
+        with torch.no_grad():
+            for batch in module.val_dataloader():
+                module(batch)
+        module.train()
+    return module
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def converted(module: nn.Module, engine: str) -> nn.Module:
+    outer, torch.backends.quantized.engine = torch.backends.quantized.engine, engine
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            int8: nn.Module = ao.convert(copy.deepcopy(module).eval())
+            return int8
+    finally:
+        torch.backends.quantized.engine = outer
+
+
+@pytest.mark.parametrize("engine", ["fbgemm", "x86", "qnnpack", "onednn"])
+def test_it_is_torchs_own_recipe(engine: str) -> None:
+    if engine not in torch.backends.quantized.supported_engines:
+        pytest.skip(f"this torch has no {engine}")
+    reference = by_hand(ao.get_default_qat_qconfig(engine), 2)
+    module = net()
+    quantize = QuantizationAwareTraining(engine, modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    make(quantize).fit(module)
+    assert same(module, reference)
+
+    int8, expected = quantize.convert(module), converted(reference, engine)
+    assert torch.equal(int8(IMAGES), expected(IMAGES))
+    assert type(int8.conv).__name__ == type(expected.conv).__name__ == "ConvReLU2d"
+    assert weights_of(int8.fc) is torch.qint8
+    assert same(module, reference)  # the module is as it was,
+    make(quantize, max_epochs=1).fit(module)  # and trains on
+
+
+def test_at_the_end_of_fit_the_module_is_int8_itself() -> None:
+    apart, module = net(), net()
+    keep = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    make(keep).fit(apart)
+    parameters = list(module.parameters())
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(module)
+    assert list(module.parameters()) == []
+    assert not module.training
+    assert torch.equal(module(IMAGES), keep.convert(apart)(IMAGES))
+    assert all(torch.equal(one, other) for one, other in zip(parameters, apart.parameters(), strict=True))
+
+
+def test_optimizers_train_the_parameters_that_the_module_came_with() -> None:
+    module = net()
+    before = [(name, parameter) for name, parameter in module.named_parameters()]
+    quantize = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    trainer = make(quantize, max_epochs=1)
+    old = [parameter.detach().clone() for _, parameter in before]
+    trainer.fit(module)
+    trained = [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in trained} == {id(parameter) for _, parameter in before}
+    assert {id(parameter) for parameter in module.parameters()} == {id(parameter) for parameter in trained}
+    # BatchNorm takes a convolution's bias out again: that has no gradient but noise
+    moved = {name: not torch.equal(one, was) for (name, one), was in zip(before, old, strict=True)}
+    assert all(moved[name] for name in moved if name != "conv.bias")
+
+
+class Watch(Callback):
+    """Notes, at each batch's end, which observers and fake quantisers are on."""
+
+    runs_after = (QuantizationAwareTraining,)
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def _note(self, stage: str, module: Any) -> None:
+        parts = {name: part for name, part in module.named_modules() if isinstance(part, ao.FakeQuantizeBase)}
+        weights = {int(part.observer_enabled) for name, part in parts.items() if "weight" in name}
+        others = {int(part.observer_enabled) for name, part in parts.items() if "weight" not in name}
+        fake = {int(part.fake_quant_enabled) for part in parts.values()}
+        assert len(weights) == len(others) == len(fake) == 1
+        self.seen.append(f"{stage} {'a' * others.pop()}{'w' * weights.pop()}{'q' * fake.pop()}")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._note("train", pl_module)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._note("sanity" if trainer.sanity_checking else "val", pl_module)
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._note("test", pl_module)
+
+
+COLLECTING: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "all": ({}, ["sanity "] * 2 + (["train awq"] * 4 + ["val q"] * 2) * 2 + ["test q"] * 2),
+    "count": (
+        {"collect_quantization": 3},
+        ["sanity "] * 2 + ["train awq"] * 3 + ["train wq"] + ["val q"] * 2 + ["train wq"] * 4 + ["val q"] * 2
+        + ["test q"] * 2,
+    ),
+    "function": (
+        {"collect_quantization": lambda trainer: trainer.current_epoch == 1},
+        ["sanity "] * 2 + ["train "] * 4 + ["val "] * 2 + ["train awq"] * 4 + ["val q"] * 2 + ["test q"] * 2,
+    ),
+    "validation too": (
+        {"observer_enabled_stages": ["train", "validate"]},
+        ["sanity "] * 2 + (["train awq"] * 4 + ["val aq"] * 2) * 2 + ["test q"] * 2,
+    ),
+    "validation and test alone": (
+        {"observer_enabled_stages": ("validate", "test")},
+        ["sanity "] * 2 + ["train "] * 4 + ["val awq"] * 2 + ["train wq"] * 4 + ["val aq"] * 2 + ["test aq"] * 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COLLECTING)
+def test_observers_collect_when_they_are_told_to(case: str) -> None:
+    arguments, expected = COLLECTING[case]
+    watch, module = Watch(), net()
+    quantize = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False, **arguments)
+    trainer = make(quantize, watch)
+    trainer.fit(module)
+    assert all(int(part.observer_enabled) == 0 for part in module.modules() if isinstance(part, ao.FakeQuantizeBase))
+    trainer.test(module, verbose=False)
+    assert watch.seen == expected
+    assert torch.isfinite(quantize.convert(module)(IMAGES)).all()
+
+
+def test_before_ranges_are_known_it_trains_in_floats() -> None:
+    plain, module = net(), net()
+    make(max_epochs=2).fit(plain)
+    quantize = QuantizationAwareTraining(
+        collect_quantization=lambda trainer: trainer.current_epoch == 2, quantize_on_fit_end=False
+    )
+    make(quantize, max_epochs=2).fit(module)
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_histogram_fake_quantises_too() -> None:
+    module = net()
+    quantize = QuantizationAwareTraining("x86", "histogram", modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    make(quantize).fit(module)
+    parts: list[Any] = [part for part in module.modules() if isinstance(part, ao.FakeQuantizeBase)]
+    assert {type(part.activation_post_process).__name__ for part in parts} == {
+        "HistogramObserver", "MovingAveragePerChannelMinMaxObserver",
+    }  # fmt: skip
+    assert not torch.equal(module.eval()(IMAGES), module.apply(ao.disable_fake_quant)(IMAGES))
+    assert weights_of(quantize.convert(module.apply(ao.enable_fake_quant)).fc) is torch.qint8
+
+
+def test_a_qconfig_of_ones_own() -> None:
+    qconfig = ao.QConfig(
+        activation=ao.FakeQuantize.with_args(observer=ao.MinMaxObserver, quant_min=0, quant_max=127),
+        weight=ao.default_weight_fake_quant,
+    )
+    reference, module = by_hand(qconfig, 1), net()
+    quantize = QuantizationAwareTraining(qconfig, modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    make(quantize, max_epochs=1).fit(module)
+    assert same(module, reference)
+    expected = converted(reference, torch.backends.quantized.engine)
+    assert torch.equal(quantize.convert(module)(IMAGES), expected(IMAGES))
+
+
+def test_a_module_with_stubs_of_its_own_gets_no_others() -> None:
+    reference, module = net(), Stubbed()
+    module.load_state_dict(reference.state_dict())
+    for one in (reference, module):
+        make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(one)
+    assert "forward" not in module.__dict__
+    assert torch.equal(module(IMAGES), reference(IMAGES))
+
+
+def test_without_input_compatibility_the_int8_module_takes_quantised_tensors() -> None:
+    compatible, module = net(), net()
+    parts: Any = module
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(compatible)
+    quantize = QuantizationAwareTraining(modules_to_fuse=FUSE, input_compatible=False)
+    trainer = make(quantize)
+    trainer.fit(module)
+    assert "forward" not in module.__dict__
+    scores = module(parts.quant(IMAGES))
+    assert scores.is_quantized
+    assert torch.equal(parts.dequant(scores), compatible(IMAGES))
+    apart: Any = quantize.convert(module)
+    assert torch.equal(apart(apart.quant(IMAGES)).dequantize(), compatible(IMAGES))
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module)  # in which it takes floats, as before
+    assert torch.equal(parts.dequant(module(parts.quant(IMAGES))), module(parts.quant(IMAGES)).dequantize())
+
+
+def test_another_fit_trains_on_from_what_was_trained() -> None:
+    straight, module = net(), net()
+    keep = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    for _ in range(2):
+        make(keep, num_sanity_val_steps=0).fit(straight)
+    trainer = make(QuantizationAwareTraining(modules_to_fuse=FUSE), num_sanity_val_steps=0)
+    trainer.fit(module)
+    first = module(IMAGES)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit_loop.epoch = 0
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module)
+    assert not torch.equal(module(IMAGES), first)
+    assert torch.equal(module(IMAGES), keep.convert(straight)(IMAGES))
+
+
+def test_checkpoints_hold_the_fake_quantised_module(tmp_path: Path) -> None:
+    quantize = QuantizationAwareTraining(modules_to_fuse=FUSE)
+    module = net()
+    trainer = make(quantize)
+    trainer.fit(module)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    output = module(IMAGES)
+
+    kept = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    trained = net()
+    straight = make(kept)
+    straight.fit(trained)
+    stored = torch.load(tmp_path / "end.ckpt")["state_dict"]
+    assert list(stored) == list(trained.state_dict())
+
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module)
+    assert not torch.equal(module(IMAGES), output)
+    (score,) = trainer.test(module, ckpt_path=tmp_path / "end.ckpt", verbose=False)
+    assert torch.equal(module(IMAGES), output)  # int8 again, with the weights of the checkpoint
+    assert score["test"] == pytest.approx(float((output[16:] - 1).square().mean()))
+
+    fresh = Net()  # the fake-quantised weights, in another trainer
+    other = make(QuantizationAwareTraining(modules_to_fuse=FUSE))
+    other.test(fresh, ckpt_path=tmp_path / "end.ckpt", verbose=False)
+    assert same(fresh, trained)
+    assert torch.equal(other.callbacks[0].convert(fresh)(IMAGES), output)  # type: ignore[attr-defined]
+
+    bare = Net()
+    kept.prepare(bare)
+    bare.load_state_dict(stored)
+    assert torch.equal(kept.convert(bare)(IMAGES), output)
+
+
+@pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
+def test_an_int8_module_is_saved_and_loaded(engine: str) -> None:
+    module, quantize = net(), QuantizationAwareTraining(engine, modules_to_fuse=FUSE)
+    make(quantize).fit(module)
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    with warnings.catch_warnings():  # torch's own, of torch.load
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+        stored = torch.load(file, weights_only=True)
+    loaded = QuantizationAwareTraining(engine, modules_to_fuse=FUSE).load_int8(Net(), stored)
+    assert torch.equal(loaded(IMAGES), module(IMAGES))
+
+
+def test_nothing_of_it_touches_an_evaluation_of_floats() -> None:
+    module, alone = net(), net()
+    quantize = QuantizationAwareTraining(modules_to_fuse=FUSE)
+    assert make(quantize).validate(module, verbose=False) == make().validate(alone, verbose=False)
+    assert same(module, alone)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}, {"fast_dev_run": True}, {"max_steps": 3}],
+)
+def test_it_ends_as_int8_whatever_the_trainer_does(settings: dict[str, Any]) -> None:
+    module = net()
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE), **settings).fit(module)
+    assert weights_of(module.fc) is torch.qint8
+    assert torch.isfinite(module(IMAGES)).all()
+
+
+class Manual(Net):
+    """Two optimizers, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        optimizers = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        body = [*self.conv.parameters(), *self.bn.parameters()]
+        return [torch.optim.SGD(part, lr=0.05, momentum=0.9) for part in (body, self.fc.parameters())]
+
+
+def test_manual_optimisation_with_two_optimizers_is_the_same() -> None:
+    module, automatic = net(Manual), net()
+    for one in (module, automatic):
+        make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(one)
+    assert torch.equal(module(IMAGES), automatic(IMAGES))
+
+
+class Late(Net):
+    """Has its layers from configure_model."""
+
+    def __init__(self) -> None:
+        LightningModule.__init__(self)
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "conv"):
+            torch.manual_seed(5)
+            Net.__init__(self)
+
+
+def test_layers_of_configure_model_are_quantised() -> None:
+    module, early = Late(), net()
+    for one in (module, early):
+        make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(one)
+    assert torch.equal(module(IMAGES), early(IMAGES))
+
+
+class Fails(Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_fit_that_failed_leaves_a_module_that_trains_and_collects_no_more() -> None:
+    module, quantize = net(), QuantizationAwareTraining(modules_to_fuse=FUSE)
+    with pytest.raises(ZeroDivisionError):
+        make(quantize, Fails()).fit(module)
+    before = copy.deepcopy(module.state_dict())
+    module.eval()(IMAGES * 100)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    module.train()
+    make(quantize).fit(module)
+    assert weights_of(module.fc) is torch.qint8
+
+
+# -- what cannot work -------------------------------------------------------------------------------------------------
+
+
+class Around(Net):
+    """Calls its parts and not itself."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.fc(self.relu(self.bn(self.conv(batch))).flatten(1)).square().mean()
+        return loss
+
+
+def test_a_forward_that_is_not_called_is_an_error_after_the_first_epoch() -> None:
+    with pytest.raises(MisconfigurationException, match=r"Around.forward was not called in training.*Call self\(x\)"):
+        make(QuantizationAwareTraining(), limit_val_batches=0).fit(net(Around))
+
+
+class Parts(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 1)
+        self.words = nn.Embedding(3, 4)
+
+
+def test_a_module_that_cannot_be_prepared_is_an_error() -> None:
+    quantize = QuantizationAwareTraining()
+    with pytest.raises(MisconfigurationException, match=r"Parts has no forward, around which inputs are quantised"):
+        quantize.prepare(Parts())
+    named = net()
+    named.quant = nn.Identity()
+    with pytest.raises(MisconfigurationException, match="has an attribute 'quant' of its own"):
+        quantize.prepare(named)
+    with pytest.raises(MisconfigurationException, match=r"Net has no layer 'relue'\. Did you mean 'relu'\?"):
+        QuantizationAwareTraining(modules_to_fuse=[["conv", "relue"]]).prepare(net())
+    with pytest.raises(MisconfigurationException, match=r"did not find fuser method for.*torch fuses Conv or Linear"):
+        QuantizationAwareTraining(modules_to_fuse=[["relu", "conv"]]).prepare(net())
+
+    class Words(Parts):
+        def forward(self, words: Tensor) -> Tensor:
+            scores: Tensor = self.fc(self.words(words))
+            return scores
+
+    with pytest.raises(MisconfigurationException, match=r"Words.words is an embedding.*`self.words.qconfig = None`"):
+        quantize.prepare(Words())
+
+
+def test_int8_is_refused_where_it_cannot_be_made() -> None:
+    quantize = QuantizationAwareTraining()
+    with pytest.raises(MisconfigurationException, match=r"Net is not fake-quantised.*prepare\(\)"):
+        quantize.convert(net())
+    prepared = net()
+    quantize.prepare(prepared)
+    with pytest.raises(MisconfigurationException, match="its observers have seen no batch"):
+        quantize.convert(prepared)
+
+
+def test_a_fit_that_collected_nothing_warns_and_leaves_the_module_trainable() -> None:
+    module = net()
+    quantize = QuantizationAwareTraining(collect_quantization=lambda trainer: False)
+    with pytest.warns(UserWarning, match="collected nothing, so Net stays as it is"):
+        make(quantize).fit(module)
+    make(QuantizationAwareTraining()).fit(module)
+    assert weights_of(module.fc) is torch.qint8
+
+
+def test_layers_that_no_batch_went_through_are_named() -> None:
+    module = net()
+    module.spare = nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match="no observer has seen the values of spare"):
+        make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(module)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_other_precisions_are_refused(precision: str) -> None:
+    with pytest.raises(MisconfigurationException, match=r"torch quantises float32 alone; use '32-true'"):
+        make(QuantizationAwareTraining(), precision=precision).fit(net())
+
+
+def test_an_int8_module_of_another_trainer_trains_no_more() -> None:
+    module = net()
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(module)
+    with pytest.raises(MisconfigurationException, match=r"Net is int8 and trains no more.*convert\(\)"):
+        make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(module)
+
+
+def test_a_checkpoint_without_ranges_is_no_run_to_go_on_with(tmp_path: Path) -> None:
+    trainer = make(max_epochs=1)
+    trainer.fit(net())
+    trainer.save_checkpoint(tmp_path / "float.ckpt")
+    with pytest.raises(MisconfigurationException, match=r"is of a run without QuantizationAwareTraining.*load_from"):
+        make(QuantizationAwareTraining()).fit(net(), ckpt_path=tmp_path / "float.ckpt")
+
+
+def test_two_of_them_are_refused() -> None:
+    one, other = QuantizationAwareTraining(), QuantizationAwareTraining()
+    other.name = "other"
+    with pytest.raises(MisconfigurationException, match="each would fake-quantise what the other has"):
+        make(one, other)
