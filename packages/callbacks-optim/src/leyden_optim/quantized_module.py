@@ -45,8 +45,8 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
         quantization.prepare(module, qconfig, to_fuse)
     except (AssertionError, NotImplementedError) as error:
         raise MisconfigurationException(
-            f"{kind} cannot be prepared for quantisation: {str(error).strip(' .')}. torch fuses Conv or Linear with a BatchNorm, a ReLU "
-            f"or both behind it; modules_to_fuse={[list(names) for names in to_fuse]!r}."
+            f"{kind} cannot be prepared for quantisation: {str(error).strip(' .')}. torch fuses Conv or Linear with a "
+            f"BatchNorm, a ReLU or both behind it; modules_to_fuse={[list(names) for names in to_fuse]!r}."
         ) from error
     unfit = quantization.embeddings(module)
     if unfit:

@@ -47,7 +47,7 @@ ENGINES = ("fbgemm", "x86", "qnnpack", "onednn")
 def require_quantization(owner: str) -> None:
     """Raise an ImportError that says what to install where torch no longer has the module that `owner` works with."""
     try:
-        import torch.ao.quantization.fake_quantize
+        importlib.import_module("torch.ao.quantization.fake_quantize")
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{owner} works with torch.ao.quantization, which torch {torch.__version__} does not have: torch moved "
