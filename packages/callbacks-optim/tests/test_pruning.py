@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
 from leyden.callbacks import LambdaCallback, ModelPruning
+from leyden.state.checkpoint import dump
 
 DATA = torch.linspace(-1, 1, 24 * 4).sin().view(24, 4)
 
@@ -673,3 +674,34 @@ def test_a_mask_of_another_shape_is_told_with_the_class() -> None:
 
     with pytest.raises(MisconfigurationException, match=r"Wrong.compute_mask returned \(1, 4\)"):
         fit(Net(), ModelPruning(Wrong, use_global_unstructured=False))
+
+
+def test_two_of_them_and_what_the_user_pruned_before_leave_one_another_alone() -> None:
+    module = Net()
+    prune.l1_unstructured(module.net[1], "weight", amount=2)  # type: ignore[no-untyped-call]
+    first = ModelPruning("l1_unstructured", [("net.0", "weight")])
+    second = ModelPruning("l1_unstructured", [("net.3", "weight")], amount=0.25, make_pruning_permanent=False)
+    second.name = "second"
+    trainer = fit(module, first, second, max_epochs=1)
+    assert [one.total_sparsity() for one in (first, second)] == [0.5, 0.25]
+    names = ["net.0.weight", "net.0.bias", "net.1.weight_orig", "net.1.bias", "net.3.weight_orig", "net.3.bias"]
+    assert sorted(name for name, _ in module.named_parameters()) == sorted(names)
+    state = dump(trainer)
+    assert [int((~mask).sum()) for mask in state["callbacks"]["ModelPruning"]["masks"].values()] == [12]
+    assert {name for name in names if name in state["state_dict"]} == set(names)
+
+
+def test_a_layer_with_two_names_is_saved_plain_under_both() -> None:
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.net[0]
+
+    saved: list[dict[str, Any]] = []
+
+    def save(trainer: Trainer, pl_module: Any) -> None:
+        saved.append(dump(trainer, weights_only=True)["state_dict"])
+
+    fit(Twice(), ModelPruning("l1_unstructured"), LambdaCallback(on_train_epoch_end=save), max_epochs=1)
+    assert list(saved[0]) == list(Twice().state_dict())
+    assert torch.equal(saved[0]["again.weight"], saved[0]["net.0.weight"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,16 +12,16 @@ from torch.nn.utils import prune
 __all__ = ["as_before", "fit_weights", "plain_weights"]
 
 
-def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `weights` with ``weight``, zeros in it, for each ``weight_orig`` and ``weight_mask``.
+def plain_weights(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Return `weights` with ``weight``, zeros in it, for ``weight_orig`` and ``weight_mask`` of each of `names`.
 
     Example:
         >>> import torch
         >>> weights = {"a.weight_orig": torch.ones(2), "a.bias": torch.ones(1), "a.weight_mask": torch.eye(2)[0]}
-        >>> dict(plain_weights(weights))
+        >>> dict(plain_weights(weights, ["a.weight"]))
         {'a.weight': tensor([1., 0.]), 'a.bias': tensor([1.])}
     """
-    masks = {name: weights[f"{name}_mask"] for name in _pruned_names(weights)}
+    masks = {name: weights[f"{name}_mask"] for name in _pruned_names(weights) & set(names)}
     plain: dict[str, Tensor] = OrderedDict()
     for name, value in weights.items():
         bare = name.removesuffix("_orig")

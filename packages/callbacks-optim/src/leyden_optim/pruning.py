@@ -202,7 +202,7 @@ class ModelPruning(Callback):
             target.set(self._initial[target.label] if twin is None else getattr(twin, name))
 
     def make_pruning_permanent(self, module: nn.Module) -> None:
-        """Remove the masks from the module; what is pruned is zero, and no more kept there."""
+        """Remove every mask from the module; what is pruned is zero, and no more kept there."""
         make_permanent(module)
 
     # -- hooks ----------------------------------------------------------------------------------------------------
@@ -244,12 +244,12 @@ class ModelPruning(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the pruning permanent."""
-        self._finish(trainer, pl_module)
+        self._finish(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Do what an exception left undone: the module is the user's again."""
         if stage == "fit":
-            self._finish(trainer, pl_module)
+            self._finish(trainer)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -293,15 +293,16 @@ class ModelPruning(Callback):
         )
         rank_zero_info("%s", sparsity_table(after, before, text) if self._verbose == 2 else text)
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _finish(self, trainer: Trainer) -> None:
         """Keep what a run that goes on from here would need, and make the pruning permanent."""
-        masked = any(target.mask is not None for target in self._targets)
+        masked = [target for target in self._targets if target.mask is not None]
         if masked and answer(self._make_permanent, _epoch_of(trainer)):
             self._given = {
                 part: {name: value.to("cpu", copy=True) for name, value in values.items()}
                 for part, values in self._state().items()
             }
-            self.make_pruning_permanent(pl_module)
+            for target in masked:
+                target.remove()
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -310,12 +311,9 @@ class ModelPruning(Callback):
         boundary = trainer.fit_loop.cut_at
         if boundary is not None:  # a run that an exception cut, which goes on from before this pruning
             checkpoint["state_dict"] = as_before(checkpoint["state_dict"], boundary.weights)
-        if not answer(self._make_permanent, _epoch_of(trainer)):
-            return
-        checkpoint["state_dict"] = plain_weights(checkpoint["state_dict"])
-        short = checkpoint.get("loops", {}).get("fit_loop", {}).get("cut_short")
-        if short is not None:
-            short["weights"] = plain_weights(short["weights"])
+        if answer(self._make_permanent, _epoch_of(trainer)):
+            names = [name for target in self._targets for name in target.names]
+            checkpoint["state_dict"] = plain_weights(checkpoint["state_dict"], names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks, the values behind them, and those that the weights return to."""

@@ -80,23 +80,24 @@ def _named_pairs(module: nn.Module, pairs: Sequence[Any]) -> list[Pair]:
 
 def targets_of(module: nn.Module, pairs: Sequence[Pair]) -> list[Target]:
     """Return a target for each parameter of `pairs`, in their order, with every layer of `module` that shares it."""
-    holders: dict[int, list[tuple[str, nn.Module, str]]] = {}
-    for prefix, layer in module.named_modules():
+    names: dict[int, list[str]] = {}
+    holders: dict[int, dict[tuple[int, str], Pair]] = {}
+    for prefix, layer in module.named_modules(remove_duplicate=False):
         for registered in layer._parameters:
             name = registered.removesuffix("_orig")
             parameter = trained_parameter(layer, name)
             if parameter is not None and parameter is layer._parameters[registered]:
-                holders.setdefault(id(parameter), []).append((f"{prefix}.{name}" if prefix else name, layer, name))
+                names.setdefault(id(parameter), []).append(f"{prefix}.{name}" if prefix else name)
+                holders.setdefault(id(parameter), {})[id(layer), name] = layer, name
     attention = [one for one in module.modules() if isinstance(one, nn.MultiheadAttention)]
     targets: dict[int, Target] = {}
     for layer, name in pairs:
-        parameter = trained_parameter(layer, name)
-        where = holders[id(parameter)]
-        if id(parameter) not in targets:
-            callers: list[tuple[nn.Module, nn.Module, str]] = [
-                (one, held, own) for one in attention for _, held, own in where if one.out_proj is held
-            ]
-            targets[id(parameter)] = Target(where[0][0], [(held, own) for _, held, own in where], callers)
+        key = id(trained_parameter(layer, name))
+        where = list(holders[key].values())
+        callers: list[tuple[nn.Module, nn.Module, str]] = [
+            (one, held, own) for one in attention for held, own in where if one.out_proj is held
+        ]
+        targets.setdefault(key, Target(names[key], where, callers))
     return list(targets.values())
 
 

@@ -35,14 +35,19 @@ class Target:
     there is one hook, which holds no tensor.
 
     Attributes:
-        label: its name in the module.
+        names: what it is called in the model, several where it is shared; it goes by the first.
         holders: layers that hold it, each with the name it has there.
         callers: modules that use it without calling the layer, as `nn.MultiheadAttention` does with its last one.
     """
 
-    label: str
+    names: list[str]
     holders: list[tuple[nn.Module, str]]
     callers: list[tuple[nn.Module, nn.Module, str]] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The first of its names."""
+        return self.names[0]
 
     @property
     def layer(self) -> nn.Module:
