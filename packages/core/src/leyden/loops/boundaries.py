@@ -19,12 +19,14 @@ __all__ = ["Begun", "Boundary", "boundary_of", "changers", "take_up_epoch"]
 
 Begun = Literal[
     "epoch", "batch", "batch_end", "batch_done", "epoch_end", "epoch_done",
-    "validation", "validation_batch", "validation_batch_end", "validation_epoch_end", "validation_end",
+    "validation", "validation_batch", "validation_batch_end", "validation_done",
+    "validation_epoch_end", "validation_end",
 ]  # fmt: skip
 """What begins at a boundary: an epoch or a validation (with the hooks of its start), a batch, the hooks of an end.
 
 That of a batch begins with the schedulers that its step brings. A batch or an epoch is done when only its row of
-metrics and schedulers on a plateau are left. "validation_batch_end" is a "validation_batch" whose last hooks run.
+metrics and schedulers on a plateau are left, a validation or a batch of it when only its row is. The former
+"validation_batch" is a "validation_batch_end" while its last hooks run.
 """
 
 _HOOKS: dict[Begun, tuple[str, ...]] = {
@@ -40,6 +42,7 @@ _HOOKS: dict[Begun, tuple[str, ...]] = {
     "validation": ("on_validation_start", "on_validation_epoch_start", "on_epoch_start"),
     "validation_batch": ("on_validation_batch_start", "on_validation_batch_end"),
     "validation_batch_end": (),
+    "validation_done": (),
     "validation_epoch_end": ("on_validation_epoch_end", "on_epoch_end"),
     "validation_end": ("on_validation_end",),
 }  # fmt: skip
@@ -144,11 +147,12 @@ def boundary_of(trainer: Trainer, begun: Begun) -> Boundary:
         [logger.mark() for logger in trainer.loggers],
         _states(trainer, begun),
     )
-    if begun in ("batch", "batch_end", "validation_batch"):
+    in_validation = begun in ("validation_batch", "validation_done")
+    if in_validation or begun in ("batch", "batch_end"):
         boundary.groups = [[_copied_group(group) for group in one.param_groups] for one in trainer.optimizers]
     else:  # tensors in them change in an optimizer's step alone
         boundary.optimizer_states = [optimizer.state_dict() for optimizer in trainer.optimizers]
-    if begun != "validation_batch" and not (begun == "batch" and module.automatic_optimization):
+    if not in_validation and not (begun == "batch" and module.automatic_optimization):
         boundary.lr_schedulers = [copy.deepcopy(one.scheduler.state_dict()) for one in trainer.lr_scheduler_configs]
     if changers(trainer, begun):
         boundary.weights.update(_copied_weights(trainer))

@@ -82,7 +82,7 @@ class EndedBatch:
                 "a run that goes on from this checkpoint is not exact: it leaves the hooks of on_train_batch_end out "
                 f"in which this one was cut, since {problem}"
             )
-        is_plain = not _problem(self.batch, "the batch")
+        is_plain = self.batch is not None and not _problem(self.batch, "the batch")  # None is one to be read again
         state["batch"] = map_tensors(self.batch, _alone) if is_plain else None
         state["before"] = None if is_plain else self.before
         return state

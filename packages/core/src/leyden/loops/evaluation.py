@@ -171,8 +171,13 @@ class EvaluationLoop(GradientFreeLoop):
                 self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
                 self._call_end("epoch_end")
             if self.phase == "epoch_end":
+                marks = trainer.fit_loop.marks if self._is_of_fit and trainer.fit_loop.marks_boundaries else None
+                if marks is not None:
+                    marks.mark("validation_done")
                 results = journal.eval_epoch_end()
                 self.phase = "reduced"
+                if marks is not None:
+                    marks.passed()
             if self.phase == "reduced":
                 self._call_end("end")
         self.phase, self._resumed, self._unread = "", None, False
@@ -257,9 +262,11 @@ class EvaluationLoop(GradientFreeLoop):
                     if marks is not None:
                         trainer.fit_loop.marks.keep_to_the_end()
                     end(output, batch, batch_idx, *extra)
-                self._row_is_due = False
                 if journal.has_step_values:
+                    if marks is not None:
+                        trainer.fit_loop.marks.mark("validation_done")
                     journal.eval_batch_end()
+                self._row_is_due = False
                 if marks is not None:
                     marks()
                 if trainer.attention_wanted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from leyden.loops.manual import ManualOptimization
 from leyden.loops.modes import warn_of_eval_mode
 from leyden.loops.optimization import AutomaticOptimization
 from leyden.loops.schedule import ValidationSchedule, may_stop_early, reached
-from leyden.loops.schedulers import step_schedulers
+from leyden.loops.schedulers import after_a_step_of_before, step_schedulers
 from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.run_state import RunningStage
@@ -271,6 +270,8 @@ class FitLoop(FitProgress):
         assert optimization is not None
         assert ended is not None
         self.batch_idx = batch_idx = self.batches_done
+        if self._saves_exceptions:  # reading may be cut, too
+            self.marks.mark("batch_end")
         batch, batches, ahead = ended.take_up(trainer, source)
         if batches is not None:
             self._resumed, self._ahead = {}, ahead
@@ -279,10 +280,11 @@ class FitLoop(FitProgress):
         if self._saves_exceptions:
             self.marks.mark_batch_end(optimization, batch)
         if self.window_ends:
-            if self.stepped:
-                self._step_schedulers("step", trainer.engine.steps)
-            if self.is_last_batch:
-                self._step_schedulers("epoch", self.epoch + 1)
+            with after_a_step_of_before():
+                if self.stepped:
+                    self._step_schedulers("step", trainer.engine.steps)
+                if self.is_last_batch:
+                    self._step_schedulers("epoch", self.epoch + 1)
         self.pending = "batch"
         self.batches_done += 1
         self.batches_seen += 1
@@ -301,8 +303,7 @@ class FitLoop(FitProgress):
             "another than when the checkpoint was made."
         )
         self.is_last_batch = True
-        with warnings.catch_warnings():  # the steps that torch misses were taken by the run that was gone on with
-            warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step", UserWarning)
+        with after_a_step_of_before():
             self._step_schedulers("epoch", self.epoch + 1)
         if self._validates and self._validation_due():
             self.pending = "validation"

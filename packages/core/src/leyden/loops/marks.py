@@ -178,6 +178,7 @@ _WHAT: dict[Begun, str] = {
     "validation": "the hooks of the validation's start",
     "validation_batch": "the validation batch",
     "validation_batch_end": "the validation batch",
+    "validation_done": "the row of a validation's metrics",
     "validation_epoch_end": "on_validation_epoch_end",
     "validation_end": "on_validation_end",
 }
