@@ -36,17 +36,13 @@ def update_statistics(trainer: Trainer, module: LightningModule) -> None:
         return
     step, transfer = _step_of(trainer, module), trainer.batch_transfer
     source.set_epoch(trainer.current_epoch)
-    with _cumulative(layers), torch.no_grad():
-        journal.resume("sanity")  # where values are taken and go nowhere
-        try:
-            for batch_idx, given in enumerate(source):
-                batch = given if transfer is None else transfer(given, 0)
-                journal.batch, journal.hook = batch, "training_step"
-                step(batch, batch_idx)
-                if trainer.attention_wanted:
-                    trainer.raise_on_sigterm()
-        finally:
-            journal.resume("train")
+    with _cumulative(layers), torch.no_grad(), journal.muted():
+        for batch_idx, given in enumerate(source):
+            batch = given if transfer is None else transfer(given, 0)
+            journal.batch, journal.hook = batch, "training_step"
+            step(batch, batch_idx)
+            if trainer.attention_wanted:
+                trainer.raise_on_sigterm()
 
 
 @contextmanager

@@ -212,9 +212,11 @@ class StochasticWeightAveraging(Callback):
             checkpoint["averaging_state"] = {"n_averaged": self._weights.model.n_averaged.clone()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take both copies up again where the run had finished; the module has loaded the averaged one by now."""
-        own = checkpoint.get("callbacks", {}).get(self.state_key, {})
-        if str(trainer.state.fn) == "fit" and own.get("is_finished") and "current_model_state" in checkpoint:
+        """Take the trained weights up again where the run had finished; the module has the averaged ones by now."""
+        own = checkpoint.get("callbacks", {}).get(self.state_key)
+        if str(trainer.state.fn) != "fit" or own is None or "current_model_state" not in checkpoint:
+            return
+        if own.get("is_finished"):  # else it goes on from before its end, with the average of then
             self._weights = self._copy_of(pl_module)
             self._weights.model.n_averaged.fill_(int(checkpoint["averaging_state"]["n_averaged"]))
-            pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
+        pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)

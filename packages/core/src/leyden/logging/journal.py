@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -118,6 +120,18 @@ class Journal:
         self._records = self._registry.of(stage)
         self.batch = self.dataloader_idx = None
         self.has_step_values = stage != "train" and any(r.traits.on_step for r in self._records.values())
+
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Take what is logged within, and forget it: steps run that belong to no stage."""
+        outer = self._stage
+        self.resume("sanity")
+        try:
+            yield
+        finally:
+            self._registry.reset("sanity")
+            self._registry.of("sanity").clear()
+            self.resume(outer)
 
     def clear(self) -> None:
         """Forget all records and metrics: another entry point begins."""
