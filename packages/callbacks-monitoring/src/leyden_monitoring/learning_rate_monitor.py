@@ -98,8 +98,7 @@ class LearningRateMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.lrs, self.last_momentum_values, self.last_weight_decay_values = {}, {}, {}
         loop = trainer.fit_loop  # of a run that goes on within a window, whose first batch has logged
-        within = loop.batches_done % trainer.accumulate_grad_batches and not loop.is_last_batch
-        self._last_step_logged = loop.batches_that_stepped if within else -1
+        self._last_step_logged = loop.batches_that_stepped if loop.batches_in_window else -1
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.logging_interval != "step":

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leyden_optim.accumulation import GradientAccumulationScheduler
     from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
     from leyden_optim.ema_weight_averaging import EMAWeightAveraging
     from leyden_optim.pruning import ModelPruning
@@ -23,6 +24,7 @@ __all__ = [
     "EMAWeightAveraging",
     "EarlyStopping",
     "EarlyStoppingReason",
+    "GradientAccumulationScheduler",
     "ModelPruning",
     "QuantizationAwareTraining",
     "Sparsity",
@@ -35,6 +37,7 @@ _MODULE = {
     "EMAWeightAveraging": "ema_weight_averaging",
     "EarlyStopping": "early_stopping",
     "EarlyStoppingReason": "early_stopping",
+    "GradientAccumulationScheduler": "accumulation",
     "ModelPruning": "pruning",
     "QuantizationAwareTraining": "quantization_aware_training",
     "Sparsity": "sparsity",

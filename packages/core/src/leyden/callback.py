@@ -57,7 +57,11 @@ class Callback:
     """Where it stands among the others. ``"monitor"`` and ``"checkpoint"`` run ``on_*_epoch_end`` after the module."""
 
     role: ClassVar[str | None] = None
-    """The Trainer's switch or accessor that it answers to, such as ``"progress_bar"`` or ``"early_stopping"``."""
+    """The Trainer's switch or accessor that it answers to, such as ``"progress_bar"`` or ``"early_stopping"``.
+
+    One with ``"accumulation"`` sets how many batches a step has, by ``trainer.fit_loop.accumulate``, and has a method
+    `steps_in` that says how many steps a number of epochs of so many batches has.
+    """
 
     saves_on_exception: bool = False
     """Whether it makes a checkpoint in `on_exception`: the run is then remembered between batches, to be exact."""

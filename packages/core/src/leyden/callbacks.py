@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from leyden_optim import (
         EarlyStopping,
         EMAWeightAveraging,
+        GradientAccumulationScheduler,
         ModelPruning,
         QuantizationAwareTraining,
         StochasticWeightAveraging,
@@ -54,6 +55,7 @@ __all__ = [
     "EMAWeightAveraging",
     "EarlyStopping",
     "GPUStatsMonitor",
+    "GradientAccumulationScheduler",
     "Heartbeat",
     "LambdaCallback",
     "LearningRateMonitor",
@@ -94,6 +96,7 @@ _FAMILY = {
     "ThroughputMonitor": "monitoring",
     "EMAWeightAveraging": "optim",
     "EarlyStopping": "optim",
+    "GradientAccumulationScheduler": "optim",
     "ModelPruning": "optim",
     "QuantizationAwareTraining": "optim",
     "StochasticWeightAveraging": "optim",

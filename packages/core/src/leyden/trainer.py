@@ -188,6 +188,12 @@ class Trainer(TrainerProperties):
                 f"Trainer(enable_checkpointing=False, callbacks=[{name}(...)]) contradict each other; leave one of "
                 "them out."
             )
+        if settings.accumulate_grad_batches != 1 and (scheduled := self._with_role("accumulation")):
+            raise MisconfigurationException(
+                f"Trainer(accumulate_grad_batches={settings.accumulate_grad_batches}, callbacks=["
+                f"{type(scheduled[0]).__name__}(...)]) contradict each other, since both say how many batches an "
+                "optimizer step has; leave one of them out."
+            )
         self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self._switch_off)
         from leyden.discovery import attach_discovered
 

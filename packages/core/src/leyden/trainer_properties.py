@@ -122,7 +122,13 @@ class TrainerProperties:
         if self.max_epochs == -1:
             return expected_steps(self.settings, math.inf, self.accumulate_grad_batches)
         self.fit_loop.setup_data()
-        return expected_steps(self.settings, self.num_training_batches, self.accumulate_grad_batches)
+        scheduled: Any = next(iter(self._with_role("accumulation")), None)
+        return expected_steps(
+            self.settings,
+            self.num_training_batches,
+            self.accumulate_grad_batches,
+            None if scheduled is None else scheduled.steps_in,
+        )
 
     @property
     def should_stop(self) -> bool:

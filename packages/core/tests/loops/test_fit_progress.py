@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,3 +256,81 @@ def test_calls_that_were_not_made_are_gone_with_their_epoch() -> None:
     events, trainer = fit(1, callbacks=[Looks()])
     assert events == words("t0.0 t1.0")
     assert trainer.fit_loop.call_behind == math.inf
+
+
+class LooksAtSteps(Callback):
+    """Has the loop call at some steps of the run, again in each epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Events)
+        events = pl_module.events
+        for step in (2, 3, 5):
+            if step > trainer.global_step:
+                trainer.fit_loop.call_at_step(step, lambda done: events.append(f"step{trainer.global_step}@{done}"))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "t0.0 t0.1 step2@2 t0.2 step3@3 t0.3 t0.4 step5@5 t1.0 t1.1 t1.2 t1.3 t1.4"),
+        (
+            {"accumulate_grad_batches": 2},  # the last window of an epoch is short
+            "t0.0 t0.1 t0.2 t0.3 step2@4 t0.4 step3@5 t1.0 t1.1 t1.2 t1.3 step5@4 t1.4",
+        ),
+        ({"accumulate_grad_batches": 3}, "t0.0 t0.1 t0.2 t0.3 t0.4 step2@5 t1.0 t1.1 t1.2 step3@3 t1.3 t1.4"),
+    ],
+)
+def test_calls_are_made_behind_the_batch_with_a_step(given: dict[str, Any], told: str) -> None:
+    assert fit(5, callbacks=[LooksAtSteps()], **given)[0] == words(told)
+
+
+def test_under_manual_optimisation_a_batch_may_take_any_number_of_steps() -> None:
+    class Manual(Events):
+        automatic_optimization = False
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            for _ in range(batch_idx):
+                self.optimizers().step()
+            return super().training_step(batch, batch_idx)
+
+    assert fit(5, module=Manual(), callbacks=[LooksAtSteps()], max_epochs=1)[0] == words(
+        "t0.0 t0.1 t0.2 step3@3 step3@3 t0.3 step6@4 t0.4"
+    )
+
+
+class LeavesOut(Callback):
+    """Leaves out two batches of the first epoch; `path` is where to save and cut the run after the first two."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fit_loop.epoch_started:  # which is not started again
+            trainer.fit_loop.left_out |= {1, 3}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.fit_loop.left_out |= {1, 3}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> None:  # type: ignore[override]
+        assert isinstance(pl_module, Events)
+        pl_module.events += [] if outputs else ["-"]
+        if self.path is not None and trainer.fit_loop.batches_seen == 2:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+
+def test_batches_that_are_left_out_are_read_and_not_trained() -> None:
+    events, trainer = fit(5, callbacks=[LeavesOut()], accumulate_grad_batches=2)
+    assert events == words("t0.0 - t0.2 - t0.4 t1.0 t1.1 t1.2 t1.3 t1.4")
+    assert trainer.global_step == 6
+    assert trainer.fit_loop.batches_seen == 10
+
+
+def test_batches_are_left_out_in_an_epoch_that_is_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(5, callbacks=[LeavesOut(tmp_path / "two.ckpt")])
+    trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, callbacks=[LeavesOut()], max_epochs=2)
+    module = Events()
+    trainer.fit(module, batches(5), ckpt_path=tmp_path / "two.ckpt")
+    assert module.events == words("t0.2 - t0.4 t1.0 t1.1 t1.2 t1.3 t1.4")

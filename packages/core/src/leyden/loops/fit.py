@@ -120,11 +120,6 @@ class FitLoop(FitProgress):
         """Whether a checkpoint was made in the epoch: its end is due, whatever limit is reached by now."""
         return self.epoch_started and not reached(self.epoch, self._trainer.settings.max_epochs)
 
-    @property
-    def num_batches(self) -> int | float:
-        """Training batches in an epoch; ``math.inf`` when unknown, 0 before the dataloader is there."""
-        return 0 if self.source is None else self.source.num_batches
-
     def setup_data(self) -> None:
         """Ask for the training dataloader, the first time and every `reload_dataloaders_every_n_epochs`."""
         settings = self._trainer.settings
@@ -167,6 +162,7 @@ class FitLoop(FitProgress):
             trainer.journal.start_train_epoch()
             assert self._optimization is not None
             self._optimization.window_open = False  # a window that a skipped epoch left open is given up
+            self.window_from, self.left_out = 0, frozenset()
             plan.train_outputs[:] = [[]]
         assert self.source is not None
         self.source.set_epoch(self.epoch)
@@ -207,6 +203,8 @@ class FitLoop(FitProgress):
         self._decide_for_the_epoch()
         resumed = self._resumed.get("place")
         opened = self._end_batch_again(source) if self.pending == "batch_end" else None
+        if self.pending == "batch" and self.batches_done > self.call_behind:
+            self.make_calls()
         if self.batches_done:  # what a run that was cut left to do
             if self._finish_batch() if self.pending else self._reaches_a_limit():
                 return
@@ -243,7 +241,9 @@ class FitLoop(FitProgress):
                 self.epoch_skipped = True
                 break
             accumulate = trainer.accumulate_grad_batches
-            self.window_ends = window_ends = last or accumulate == 1 or (batch_idx + 1) % accumulate == 0
+            self.window_ends = window_ends = (
+                last or accumulate == 1 or (batch_idx + 1 - self.window_from) % accumulate == 0
+            )
             self.stepped = stepped = run_batch(batch, batch_idx, window_ends=window_ends)
             if window_ends and trainer.lr_scheduler_configs:
                 if stepped:
@@ -316,6 +316,8 @@ class FitLoop(FitProgress):
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
         trainer = self._trainer
         settings = trainer.settings
+        assert self._optimization is not None
+        self._optimization.leave_out(self.left_out)
         self._validates = self.val_loop.wanted
         self._log_every = settings.log_every_n_steps or 0
         self._max_steps = math.inf if settings.max_steps == -1 else settings.max_steps
@@ -354,6 +356,11 @@ class FitLoop(FitProgress):
         """Whether a run that was cut behind a batch had nothing more to do in the epoch than to end it."""
         trainer = self._trainer
         return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether a validation follows the batch that is done."""
+        return self._validates and self._validation_due()
 
     def _validation_due(self) -> bool:
         trainer = self._trainer

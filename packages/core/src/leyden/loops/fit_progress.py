@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from leyden.loops.boundaries import Boundary
@@ -43,6 +44,10 @@ class FitProgress:
         is_last_batch: whether the batch now running is the epoch's last.
         window_ends: whether the batch now running ends its accumulation window.
         stepped: whether it took an optimizer step.
+        window_from: the batch of this epoch from which accumulation windows are counted; above 0 where their size has
+            changed within it.
+        left_out: indices of this epoch's batches that are read and not trained, as if their `training_step` returned
+            None; to be set in `on_train_start` or `on_train_epoch_start`.
         validated_at: `batches_seen` when validation last ended, -1 before.
         pending: what is being done, and will be finished first by a run that goes on from here: "batch_end" (the
             batch's step is made, its schedulers and last hooks are not), "batch" (its last hooks are done, its log row
@@ -61,6 +66,8 @@ class FitProgress:
         self._trainer = trainer
         self.epoch = self.batches_done = self.batches_seen = self.batches_that_stepped = 0
         self.batch_idx = self.validated_at = self.loaded_at_epoch = -1
+        self.window_from = 0
+        self.left_out: frozenset[int] = frozenset()
         self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = self.stepped = False
         self.pending = ""
         self._ahead: LookAhead | None = None
@@ -89,6 +96,7 @@ class FitProgress:
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.is_last_batch = self.epoch_started = self.epoch_skipped = self.window_ends = False
         self._resumed, self._short, self._ahead = {}, None, None
+        self.window_from, self.left_out = 0, frozenset()
         self.underway = False
         self.marks.forget()
         self.forget_calls()
@@ -102,6 +110,29 @@ class FitProgress:
         self._calls.append((batches, call))
         self.call_behind = min(self.call_behind, batches - 1)
 
+    def call_at_step(self, step: int, call: Callable[[int], object]) -> None:
+        """Have `call` made behind the batch with the optimizer step that is the run's `step`-th, as with `call_after`.
+
+        Steps that are left out are waited for. Under manual optimisation, where a batch takes any number of steps, that
+        is asked after each batch.
+        """
+        steps, num_batches = self._trainer.engine.steps, self.num_batches
+        done = self.batches_done + (self.pending == "batch_end")
+        if steps >= step:
+            batches = done
+        elif self._trainer.lightning_module.automatic_optimization:
+            batches = done - self.batches_in_window + (step - steps) * self._trainer.accumulate_grad_batches
+            batches = batches if batches < num_batches else int(num_batches)  # whose window may be a short one
+        else:
+            batches = done + 1
+        self.call_after(batches, partial(self._call_if_at_step, step, call))
+
+    def _call_if_at_step(self, step: int, call: Callable[[int], object], done: int) -> None:
+        if self._trainer.engine.steps >= step:
+            call(done)
+        else:
+            self.call_at_step(step, call)
+
     def make_calls(self) -> None:
         """Make the calls that are due."""
         calls, self._calls, self.call_behind = self._calls, [], math.inf
@@ -114,6 +145,23 @@ class FitProgress:
     def forget_calls(self) -> None:
         """Drop the calls that are not made yet."""
         self._calls, self.call_behind = [], math.inf
+
+    @property
+    def num_batches(self) -> int | float:
+        """Training batches in an epoch; ``math.inf`` when unknown, 0 before the dataloader is there."""
+        return 0 if self.source is None else self.source.num_batches
+
+    @property
+    def batches_in_window(self) -> int:
+        """Batches that the running accumulation window has by now; 0 where the next one begins."""
+        done = self.batches_done + (self.pending == "batch_end")
+        return 0 if self.is_last_batch else (done - self.window_from) % self._trainer.accumulate_grad_batches
+
+    def accumulate(self, batches: int) -> None:
+        """Let accumulation windows have so many batches from the next batch on, with which one has to begin."""
+        if batches != self._trainer.accumulate_grad_batches:
+            self._trainer.accumulate_grad_batches = batches
+            self.window_from = self.batches_done
 
     @property
     def resumes(self) -> bool:
@@ -185,6 +233,7 @@ class FitProgress:
         state: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
         if self.in_batch and not self.pending:
             state.update(is_last_batch=False, window_ends=False, stepped=False)
+        state["window_from"] = self.window_from
         state["place"] = self._place()
         state["val_loaded_at_epoch"] = self.val_loop.loaded_at_epoch
         state["draws"] = self._draws()
@@ -215,6 +264,7 @@ class FitProgress:
         for name in _KEPT:
             setattr(self, name, state[name])
         self.batch_idx = self.batches_done - 1
+        self.window_from, self.left_out = state.get("window_from", 0), frozenset()
         self.val_loop.loaded_at_epoch = state.get("val_loaded_at_epoch", state["loaded_at_epoch"])
         self._resumed = {"place": state["place"], "draws": state.get("draws", ())}
         self._ahead, self._short, self.underway = None, None, False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from leyden.errors import MisconfigurationException
-from leyden.loops.steps import training_step_of
+from leyden.loops.steps import leaving_out, training_step_of
 from leyden.loops.training_outputs import detached
 
 if TYPE_CHECKING:
@@ -27,13 +27,17 @@ class ManualOptimization:
 
     keeps_gradients = True  # only the module knows whether a later step uses them
 
-    __slots__ = ("_engine", "_journal", "_module", "_step", "outputs", "window_open")
+    __slots__ = ("_engine", "_journal", "_module", "_step", "_whole_step", "outputs", "window_open")
 
     def __init__(self, trainer: Trainer) -> None:
         self._journal, self._engine, self._module = trainer.journal, trainer.engine, trainer.lightning_module
-        self._step = training_step_of(trainer)
+        self._step = self._whole_step = training_step_of(trainer)
         self.window_open = False
         self.outputs: dict[str, Any] = {}
+
+    def leave_out(self, batches: Collection[int]) -> None:
+        """Let ``training_step`` be called for all batches but those of these indices."""
+        self._step = leaving_out(self._whole_step, batches)
 
     def run(self, batch: Any, batch_idx: int, *, window_ends: bool) -> bool:
         """Train on one batch; return whether any optimizer was stepped."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
-from leyden.loops.steps import training_step_of
+from leyden.loops.steps import leaving_out, training_step_of
 from leyden.loops.training_outputs import check_loss, loss_in, outputs_with
 from leyden.runtime.engine import needs_closure
 from leyden.runtime.wrapped_optimizer import LightningOptimizer
@@ -34,18 +35,15 @@ class AutomaticOptimization:
 
     __slots__ = (
         "_backward", "_detect_anomaly", "_engine", "_journal", "_module", "_module_step", "_module_zero_grad",
-        "_no_grad_sync", "_optimizer", "_optimizer_step", "_plan", "_step", "_trainer", "_walks_gradients", "_wrapped",
-        "outputs", "window_open",
+        "_no_grad_sync", "_optimizer", "_optimizer_step", "_plan", "_step", "_trainer", "_walks_gradients",
+        "_whole_step", "_wrapped", "outputs", "window_open",
     )  # fmt: skip
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._plan, self._journal, self._engine = trainer, trainer.plan, trainer.journal, trainer.engine
         self._module = module = trainer.lightning_module
-        self._step, self._backward, self._optimizer_step = (
-            training_step_of(trainer),
-            trainer.engine.backward,
-            trainer.engine.step,
-        )
+        self._step = self._whole_step = training_step_of(trainer)
+        self._backward, self._optimizer_step = trainer.engine.backward, trainer.engine.step
         self._optimizer, self._wrapped = _only_optimizer(trainer)
         overridden = trainer.module_overrides
         closure_needed = self._optimizer is not None and needs_closure(self._optimizer)
@@ -72,6 +70,10 @@ class AutomaticOptimization:
         self._optimizer_step = profiler.wrap_action("optimizer_step", self._optimizer_step)
         if self._module_step is not None:
             self._module_step = profiler.wrap_action("optimizer_step", self._module_step)
+
+    def leave_out(self, batches: Collection[int]) -> None:
+        """Let batches of these indices, and no others, be as if their ``training_step`` returned None."""
+        self._step = leaving_out(self._whole_step, batches)
 
     def run(self, batch: Any, batch_idx: int, *, window_ends: bool) -> bool:
         """Train on one batch; return whether an optimizer step was taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from leyden.errors import MisconfigurationException
@@ -76,10 +77,20 @@ def may_stop_early(settings: Settings, epochs: int, steps: int) -> bool:
     return epochs >= (settings.min_epochs or 0) and steps >= (settings.min_steps or 0)
 
 
-def expected_steps(settings: Settings, num_batches: int | float, accumulate: int) -> int | float:
-    """Return how many optimizer steps the fit will take if nothing stops it; ``math.inf`` when there is no limit."""
+def expected_steps(
+    settings: Settings,
+    num_batches: int | float,
+    accumulate: int,
+    steps_in: Callable[[int, int], int] | None = None,
+) -> int | float:
+    """Return how many optimizer steps the fit will take if nothing stops it; ``math.inf`` when there is no limit.
+
+    Where accumulation changes, `steps_in` says it for a number of epochs of so many batches.
+    """
     limit = math.inf if settings.max_steps == -1 else settings.max_steps
     if settings.max_epochs == -1 or num_batches == math.inf:
         return limit
     assert settings.max_epochs is not None
+    if steps_in is not None:
+        return min(steps_in(settings.max_epochs, int(num_batches)), limit)
     return min(math.ceil(num_batches / accumulate) * settings.max_epochs, limit)

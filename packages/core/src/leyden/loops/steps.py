@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from leyden.errors import MisconfigurationException
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["step_arguments", "training_step_of", "under_context"]
+__all__ = ["leaving_out", "step_arguments", "training_step_of", "under_context"]
 
 _ARGUMENTS = ("batch", "batch_idx", "dataloader_idx")
 
@@ -23,6 +23,11 @@ def training_step_of(trainer: Trainer) -> Callable[..., Any]:
     step = step_arguments(trainer.strategy.step_of(module, "training_step"), module, "training_step")
     step = under_context(step, trainer.precision_plugin.forward_context)
     return step if trainer.profiler is None else trainer.profiler.wrap_action("training_step", step)
+
+
+def leaving_out(step: Callable[..., Any], batches: Collection[int]) -> Callable[..., Any]:
+    """Return `step` as it is where there are no `batches`; else one that returns None for those of these indices."""
+    return (lambda batch, batch_idx: None if batch_idx in batches else step(batch, batch_idx)) if batches else step
 
 
 def step_arguments(
