@@ -151,6 +151,8 @@ CUTS = [
     ("on_train_epoch_end", 1),
     ("on_train_epoch_end", 2),
     ("on_train_epoch_end", 3),
+    ("on_train_end", 1),
+    ("on_fit_end", 1),
 ]
 
 
@@ -333,3 +335,23 @@ def test_another_choice_of_parameters_is_told_where_it_would_lose_masks(tmp_path
         Exception, match=r"had pruned 'net.0.weight', of the shape \(4, 4\), which ModelPruning does not"
     ):
         trainer("bias").fit(Net(), read(False), ckpt_path=tmp_path / "a.ckpt")
+
+
+def test_an_evaluation_takes_masked_weights_and_plain_ones(tmp_path: Path) -> None:
+    expected, results = [], []
+    for permanent in (True, False):
+        torch.manual_seed(5)
+        module = Net()
+        pruning = ModelPruning("l1_unstructured", make_pruning_permanent=permanent)
+        trainer = Trainer(
+            max_epochs=2, accelerator="cpu", logger=False, callbacks=[pruning], discover_callbacks=False
+        )  # fmt: skip
+        trainer.fit(module, read(False))
+        path = tmp_path / f"{permanent}.ckpt"
+        trainer.save_checkpoint(path)
+        expected.append(module.eval().net(torch.ones(1, 4)).item())
+        for evaluated in (Net(), module):
+            trainer.validate(evaluated, read(False), ckpt_path=path, verbose=False)
+            results.append(evaluated.eval().net(torch.ones(1, 4)).item())
+    assert results == [expected[0]] * 4
+    assert expected[0] == expected[1]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
 from leyden.callbacks import LambdaCallback, ModelPruning
+from leyden.runtime.strategy import SingleDeviceStrategy
 from leyden.state.checkpoint import dump
 
 DATA = torch.linspace(-1, 1, 24 * 4).sin().view(24, 4)
@@ -363,6 +364,7 @@ def test_a_hundred_prunings_leave_one_hook_and_no_more_tensors() -> None:
     assert len(counts) == 100
     assert set(counts) == {(6, 0, 3 * 6 + 2 * 6 + 3)}
     assert pruning.total_sparsity() > 0.5
+    assert not [name for name in vars(type(pruning)) if "batch" in name]  # and a step has no hook of it
 
 
 def test_shared_weights_have_one_mask_and_count_once() -> None:
@@ -493,12 +495,8 @@ def test_what_is_reported(verbose: int, caplog: pytest.LogCaptureFixture) -> Non
     )
     fit(Net(), pruning, max_epochs=2)
     told = [record.getMessage() for record in caplog.records if "ModelPruning" in record.getMessage()]
-    first = (
-        "ModelPruning: l1_unstructured with amount=0.5 at the end of epoch 0: 0 -> 21 of 42 weights pruned (50.00 %)"
-    )
-    second = (
-        "ModelPruning: l1_unstructured with amount=0.5 at the end of epoch 1: 21 -> 32 of 42 weights pruned (76.19 %)"
-    )
+    first = "ModelPruning: l1_unstructured with amount=0.5 in epoch 0: 0 -> 21 of 42 weights pruned (50.00 %)"
+    second = "ModelPruning: l1_unstructured with amount=0.5 in epoch 1: 21 -> 32 of 42 weights pruned (76.19 %)"
     table = """
 ┌──────────────┬─────────────┬─────────┬────────┬────────┬──────────┐
 │ parameter    │ layer       │ weights │ before │ pruned │ sparsity │
@@ -705,3 +703,61 @@ def test_a_layer_with_two_names_is_saved_plain_under_both() -> None:
     fit(Twice(), ModelPruning("l1_unstructured"), LambdaCallback(on_train_epoch_end=save), max_epochs=1)
     assert list(saved[0]) == list(Twice().state_dict())
     assert torch.equal(saved[0]["again.weight"], saved[0]["net.0.weight"])
+
+
+def test_every_process_takes_the_masks_and_values_that_the_first_has_drawn() -> None:
+    class Second(SingleDeviceStrategy):
+        world_size, global_rank = 2, 1
+
+        def broadcast(self, obj: Any, src: int = 0) -> Any:
+            if not isinstance(obj, list) or not obj or not isinstance(obj[0], Tensor):
+                return obj
+            sent.append(len(obj))
+            return [torch.full_like(one, [0, 3][len(sent) % 2 == 0]) if one.dim() == 1 else one for one in obj]
+
+    sent: list[int] = []
+    module = Net()
+    pruning = ModelPruning(
+        "random_unstructured", use_global_unstructured=False, parameter_names=["bias"], resample_parameters=True
+    )
+    masks: list[Any] = []
+    look = LambdaCallback(
+        on_train_epoch_end=lambda trainer, pl_module: masks.append(
+            (pl_module.net[0].bias_mask.tolist(), pl_module.net[0].bias_orig.tolist())
+        )
+    )
+    fit(module, pruning, look, max_epochs=1, strategy=Second(torch.device("cpu")))
+    assert sent == [3, 3]
+    assert masks == [([0] * 6, [3] * 6)]
+
+
+def test_a_structured_class_that_does_not_say_its_dimension_is_told_at_the_first_pruning() -> None:
+    class Vague(EveryOther):
+        PRUNING_TYPE = "structured"
+
+    class Clear(Vague):
+        dim = 1
+
+        def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+            mask = default_mask.clone()
+            mask[:, 0] = 0
+            return mask
+
+    with pytest.raises(MisconfigurationException, match="Vague is structured, but has no `dim`"):
+        fit(Net(), ModelPruning(Vague, use_global_unstructured=False))
+    pruning = ModelPruning(Clear, use_global_unstructured=False)
+    fit(Net(), pruning, max_epochs=2)
+    assert [one.pruned for one in pruning.sparsity()] == [2 * 6, 2 * 2]
+
+
+def test_a_class_that_prunes_whole_tensors_at_once() -> None:
+    class Threshold(prune.BasePruningMethod):
+        PRUNING_TYPE = "global"
+
+        def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+            return default_mask * (t.abs() > 0.2)
+
+    module = Net()
+    fit(module, ModelPruning(Threshold, use_global_unstructured=False, use_lottery_ticket_hypothesis=False))
+    expected = by_hand(each(Threshold.apply)).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in module.net.state_dict().items())

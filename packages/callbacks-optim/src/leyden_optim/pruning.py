@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from leyden_optim.pruned_weights import as_before, fit_weights, plain_weights
 from leyden_optim.pruning_arguments import Switch, answer, mistakes
 from leyden_optim.pruning_method import Amount, Method, is_amount
 from leyden_optim.pruning_selection import PARAMETER_NAMES, Pair, check_sizes, select, targets_of
+from leyden_optim.pruning_state import copied_state, restore, state_of
 from leyden_optim.pruning_target import Target, make_permanent, resampled
 from leyden_optim.sparsity import Sparsity, sparsity_table, total_of
 
@@ -184,7 +185,7 @@ class ModelPruning(Callback):
                 f"was pruned: {error}. Nothing was changed. Give a fraction, which is one of what is left, or a "
                 "function of the epoch that returns 0 in time."
             ) from error
-        for target, mask in zip(targets, masks, strict=True):
+        for target, mask in zip(targets, self._agreed(masks), strict=True):
             target.apply(mask)
 
     @torch.inference_mode(False)
@@ -194,16 +195,27 @@ class ModelPruning(Callback):
         The state of the optimizer stays.
         """
         twins: dict[int, nn.Module | None] = {}
+        values = []
         for target in self._targets:
             module, name = target.holders[0]
             if self._resample and id(module) not in twins:
                 twins[id(module)] = resampled(module)
             twin = twins.get(id(module))
-            target.set(self._initial[target.label] if twin is None else getattr(twin, name))
+            values.append(self._initial[target.label] if twin is None else getattr(twin, name).detach())
+        for target, value in zip(self._targets, self._agreed(values), strict=True):
+            target.set(value)
 
     def make_pruning_permanent(self, module: nn.Module) -> None:
         """Remove every mask from the module; what is pruned is zero, and no more kept there."""
         make_permanent(module)
+
+    def _agreed(self, values: list[Tensor]) -> list[Tensor]:
+        """Return those of the first of several processes: what is random each of them draws for itself."""
+        trainer = None if self._trainer_ref is None else self._trainer_ref()
+        if trainer is None or trainer.world_size == 1:
+            return values
+        agreed: list[Tensor] = trainer.strategy.broadcast(values)
+        return [one.to(own.device) for one, own in zip(agreed, values, strict=True)]
 
     # -- hooks ----------------------------------------------------------------------------------------------------
 
@@ -219,13 +231,13 @@ class ModelPruning(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what is to be pruned, now that all layers are there, and put masks back."""
-        pairs = select(pl_module, self._pairs, self._names, whole=self._method.dim is not None)
+        pairs = select(pl_module, self._pairs, self._names, whole=self._method.whole)
         self._targets = targets_of(pl_module, list(self.filter_parameters_to_prune(pairs)))
         amount = self.amount if self._method.takes_amount and not callable(self.amount) else None
         check_sizes(self._targets, amount, self._method.dim, self._together)
         given, self._given = self._given, None
         if given is not None:
-            self._restore(given, pl_module)
+            self._initial = restore(self._targets, given, type(self).__name__)
         if self._use_lottery is not False:
             for target in self._targets:
                 self._initial.setdefault(target.label, target.parameter.detach().clone())
@@ -288,7 +300,7 @@ class ModelPruning(Callback):
         after = self.sparsity()
         then, now = total_of(before), total_of(after)
         text = (
-            f"{type(self).__name__}: {self._method.name} with amount={amount} at the end of epoch {epoch}: "
+            f"{type(self).__name__}: {self._method.name} with amount={amount} in epoch {epoch}: "
             f"{then.pruned} -> {now.pruned} of {now.weights} weights pruned ({100 * now.fraction:.2f} %)"
         )
         rank_zero_info("%s", sparsity_table(after, before, text) if self._verbose == 2 else text)
@@ -297,10 +309,7 @@ class ModelPruning(Callback):
         """Keep what a run that goes on from here would need, and make the pruning permanent."""
         masked = [target for target in self._targets if target.mask is not None]
         if masked and answer(self._make_permanent, _epoch_of(trainer)):
-            self._given = {
-                part: {name: value.to("cpu", copy=True) for name, value in values.items()}
-                for part, values in self._state().items()
-            }
+            self._given = copied_state(state_of(self._targets, self._initial))
             for target in masked:
                 target.remove()
 
@@ -317,41 +326,11 @@ class ModelPruning(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks, the values behind them, and those that the weights return to."""
-        return dict(self._state() if self._given is None else self._given)
-
-    def _state(self) -> dict[str, dict[str, Tensor]]:
-        masked = [(target, target.mask) for target in self._targets]
-        state = {
-            "masks": {target.label: mask != 0 for target, mask in masked if mask is not None},
-            "originals": {target.label: target.parameter.detach() for target, mask in masked if mask is not None},
-            "initial": dict(self._initial),
-        }
-        return state if any(state.values()) else {}
+        return dict(state_of(self._targets, self._initial) if self._given is None else self._given)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until the optimizers are made: they are made of the parameters as the model names them."""
         self._given = dict(state_dict)
-
-    def _restore(self, state: Mapping[str, Any], pl_module: nn.Module) -> None:
-        targets = {target.label: target for target in self._targets}
-        masks, originals = state["masks"], state["originals"]
-        for label in masks:
-            target = targets.get(label)
-            if target is None or target.parameter.shape != masks[label].shape:
-                raise MisconfigurationException(
-                    f"the checkpoint's run had pruned {label!r}, of the shape {tuple(masks[label].shape)}, which "
-                    f"{type(self).__name__} does not prune in this {type(pl_module).__name__}; it prunes: "
-                    f"{', '.join(targets)}. Give the same parameters_to_prune, or more, or fit without ckpt_path."
-                )
-        for label, target in targets.items():
-            device = target.parameter.device
-            if label in masks:
-                target.apply(masks[label].to(device, target.parameter.dtype))
-                target.set(originals[label].to(device))
-            elif target.mask is not None:  # the module was trained before, and its masks were left on it
-                target.apply(torch.ones_like(target.whole_mask))
-            if label in state["initial"]:
-                self._initial[label] = state["initial"][label].to(device, copy=True)
 
 
 def _epoch_of(trainer: Trainer) -> int:

@@ -50,9 +50,19 @@ class Method:
         return next((name for name, cls in METHODS.items() if cls is self.cls), self.cls.__name__)
 
     @property
+    def whole(self) -> bool:
+        """Whether slices are pruned whole."""
+        return bool(self.cls.PRUNING_TYPE == "structured")
+
+    @property
     def dim(self) -> int | None:
-        """The dimension whose slices are pruned whole; None of one that prunes single weights."""
-        return getattr(self.make(1), "dim", None) if self.cls.PRUNING_TYPE == "structured" else None
+        """The dimension whose slices are pruned whole, as far as that is known before a method is made."""
+        if not self.whole:
+            return None
+        parameter = inspect.signature(self.cls.__init__).parameters.get("dim")
+        default = getattr(self.cls, "dim", None) if parameter is None else parameter.default
+        dim = self.arguments.get("dim", default)
+        return dim if is_int(dim) else None
 
     @classmethod
     def of(cls, pruning_fn: Any, use_global: bool, dim: Any, norm: Any) -> tuple[Method | None, list[str]]:
@@ -112,6 +122,11 @@ class Method:
         method = self.cls(**self.arguments, **({"amount": amount} if self.takes_amount else {}))
         method._tensor_name = "weight"  # which containers compare
         assert isinstance(method, prune.BasePruningMethod)
+        if self.whole and not is_int(getattr(method, "dim", None)):
+            raise MisconfigurationException(
+                f"{self.cls.__name__} is structured, but has no `dim`, which says along which dimension slices are "
+                "pruned whole. Set self.dim in its __init__, or dim on the class."
+            )
         return method
 
     def mask(self, weight: Tensor, mask: Tensor | None, amount: Amount) -> Tensor:
