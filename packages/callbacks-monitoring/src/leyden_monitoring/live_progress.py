@@ -345,7 +345,8 @@ class LiveProgressBar(ProgressBar):
             self._advance(self.train_batch_idx)  # to the batch that ended before it
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(self._evaluated["validate"])
+        if self._pace is not self._training:  # as it is where a run goes on behind the last batch of a validation
+            self._end(self._evaluated["validate"])
         if self._training is not None:
             self._pace = self._training
             if self._display is not None and self._display.redraws and monotonic() >= self._due:
