@@ -79,7 +79,7 @@ class WeightAveraging(Callback):
         """Tell whether the average takes in the weights as they are now.
 
         Asked after each optimizer step with its `step_idx` and at the end of each epoch with its `epoch_idx`, both from
-        0; the other one is None. Where a batch had several steps, it is asked about each, and one yes is one update.
+        0; the other one is None. Where a batch had several steps, it is asked about each until one is to count.
         """
         return step_idx is not None
 
@@ -127,8 +127,11 @@ class WeightAveraging(Callback):
         steps = trainer.engine.steps
         if steps <= self._steps:  # within an accumulation window, or asked about by the run that is resumed
             return
-        due = any(self.should_update(step_idx=step_idx) for step_idx in range(self._steps, steps))
-        self._steps = steps
+        first, self._steps = self._steps, steps
+        if first + 1 == steps:
+            due = self.should_update(step_idx=first)
+        else:
+            due = any(self.should_update(step_idx=step_idx) for step_idx in range(first, steps))
         if due:
             self._update(pl_module)
 
