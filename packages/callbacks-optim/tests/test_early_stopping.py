@@ -67,6 +67,13 @@ def fit(stopping: EarlyStopping, module: LightningModule, **given: Any) -> Train
         ),
         ({"check_on_train_epoch_end": "yes"}, "check_on_train_epoch_end='yes': expected True, False or None"),
         ({"log_rank_zero_only": 1}, "log_rank_zero_only=1: expected True or False"),
+        ({"check_every_n_steps": 0}, "check_every_n_steps=0: expected a number of optimizer steps (int >= 1) or None"),
+        ({"check_every_n_steps": 2.0}, "check_every_n_steps=2.0: expected a number of optimizer steps"),
+        ({"check_every_n_steps": True}, "check_every_n_steps=True: expected a number of optimizer steps"),
+        (
+            {"check_every_n_steps": 5, "check_on_train_epoch_end": False},
+            "check_every_n_steps=5 and check_on_train_epoch_end=False both say when to check",
+        ),
     ],
 )
 def test_an_argument_that_cannot_work_is_an_error_at_once(arguments: dict[str, Any], told: str) -> None:

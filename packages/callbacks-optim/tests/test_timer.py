@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
-from leyden import Callback, LightningModule, Trainer
+from leyden import Callback, LightningModule, Trainer, callbacks
 from leyden.errors import MisconfigurationException
+from leyden.runtime.strategy import Strategy
 from leyden.testing import BoringModule
 from leyden_optim import Timer
 
@@ -204,3 +207,58 @@ def test_the_trainers_max_time_is_this_callback() -> None:
     assert timer.time_remaining() == 3600.0
     with pytest.raises(MisconfigurationException, match="expected 'DD:HH:MM:SS'"):
         trainer_with(max_time="1 hour")
+
+
+def test_max_time_without_the_family_names_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "leyden_optim", None)
+    monkeypatch.delitem(vars(callbacks), "Timer", raising=False)
+    with pytest.raises(ImportError) as error:
+        trainer_with(max_time="00:01:00:00")
+    assert str(error.value) == (
+        "Trainer(max_time='00:01:00:00') is kept by a callback: Timer is in the distribution leyden-callbacks-optim, "
+        "which is not installed here. To install it: pip install leyden-callbacks-optim"
+    )
+
+
+def test_what_a_resumed_run_has_left_of_a_validation_is_timed() -> None:
+    class Save(Callback):
+        def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> None:  # type: ignore[override]
+            if trainer.global_step == 4 and batch_idx == 0:
+                trainer.save_checkpoint("within.ckpt")
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer_with(ByHand(), Save()).fit(Slow())
+    NOW[0] += 1000
+    resumed = ByHand()
+    trainer_with(resumed, max_epochs=1).fit(Slow(), ckpt_path="within.ckpt")
+    assert (resumed.time_elapsed("train"), resumed.time_elapsed("validate")) == (42.0, 2.0)
+
+
+class SecondOfTwo(Strategy):
+    """The second of two processes; the clock of the first goes twice as fast."""
+
+    global_rank, world_size = 1, 2
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        return obj * 2
+
+
+@pytest.mark.parametrize(("interval", "steps"), [("step", 3), ("epoch", 4)])
+def test_the_clock_of_the_first_process_decides(interval: Any, steps: int) -> None:
+    trainer = trainer_with(ByHand("00:00:01:00", interval), strategy=SecondOfTwo(torch.device("cpu")))
+    trainer.fit(Slow())
+    assert trainer.global_step == steps
+
+
+def test_time_runs_in_manual_optimisation_too() -> None:
+    class Manual(Slow):
+        automatic_optimization = False
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            NOW[0] += 10
+            self.optimizers().step()
+
+    trainer = trainer_with(ByHand("00:00:00:25"))
+    trainer.fit(Manual())
+    assert trainer.global_step == 3

@@ -22,10 +22,11 @@ __all__ = ["EarlyStopping", "EarlyStoppingReason"]
 class EarlyStopping(Callback):
     """Stops when `monitor` has not improved by more than `min_delta` for `patience` checks, or is beyond a threshold.
 
-    A check is made when there is a new score: at the end of the training epoch, or after validation. A score that was
-    looked at already, because validation did not run since, counts no second time. In several processes the first one's
-    score decides, so that all agree. Each ``fit`` starts afresh unless it resumes a checkpoint; one that was made after
-    the stop was asked for ends like its run, unless an argument that decided on it has changed since.
+    A check is made when there is a new score: at the end of the training epoch, after validation, or every so many
+    optimizer steps. A score that was looked at already, because it was not measured since, counts no second time. In
+    several processes the first one's score decides, so that all agree. Each ``fit`` starts afresh unless it resumes a
+    checkpoint; one that was made after the stop was asked for ends like its run, unless an argument that decided on it
+    has changed since.
 
     Arguments that types don't explain:
         strict: a metric that is missing is an error; else there is a warning, once, and no check.
@@ -34,6 +35,8 @@ class EarlyStopping(Callback):
         divergence_threshold: stop at once when the score is worse than this.
         check_on_train_epoch_end: True checks at the end of the training epoch, False after validation. None chooses:
             the end of the epoch where a validation ends each epoch or there is none, else after each validation.
+        check_every_n_steps: check whenever `global_step` reaches a multiple of this, and nowhere else: the latest value
+            of a metric that is logged for steps, or of the last validation; one that is due at that batch comes first.
         log_rank_zero_only: with `verbose`, only the first process reports, without its rank.
 
     Attributes:
@@ -72,16 +75,18 @@ class EarlyStopping(Callback):
         divergence_threshold: float | None = None,
         check_on_train_epoch_end: bool | None = None,
         log_rank_zero_only: bool = False,
+        check_every_n_steps: int | None = None,
     ) -> None:
         super().__init__()
         flags = {"verbose": verbose, "strict": strict, "log_rank_zero_only": log_rank_zero_only}
         self._criteria = Criteria(
             monitor, min_delta, patience, mode, check_finite, stopping_threshold, divergence_threshold
         )
-        self._criteria.check(type(self).__name__, flags, check_on_train_epoch_end)
+        self._criteria.check(type(self).__name__, flags, check_on_train_epoch_end, check_every_n_steps)
         self.verbose = verbose
         self.strict = strict
         self.check_on_train_epoch_end = check_on_train_epoch_end
+        self.check_every_n_steps = check_every_n_steps
         self.log_rank_zero_only = log_rank_zero_only
         self._warned = False
         self._start_afresh()
@@ -95,6 +100,8 @@ class EarlyStopping(Callback):
         self._asked_first = False  # nobody else had asked to stop when this one did
         self._asked_by: dict[str, Any] | None = None  # the criteria of the run that is resumed, where it had asked
         self._checked_at: int | None = None  # global step of the newest score that was looked at
+        self._checked_to: int | None = None  # with `check_every_n_steps`, the step that the last check was made at
+        self._has_validated = False
 
     @property
     def state_key(self) -> str:
@@ -139,15 +146,51 @@ class EarlyStopping(Callback):
             f"{self.stopping_reason_message}. To train on, change what decided, for example patience={self.patience}."
         )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on checking by step in an epoch that was begun before."""
+        if self._checked_to is None:
+            self._checked_to = trainer.fit_loop.steps_met
+        if trainer.fit_loop.epoch_started:
+            self._await_step(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check by step in this epoch."""
+        self._await_step(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check here where this is the place for it."""
-        if self._checks_at_epoch_end(trainer):
+        if self._is_due(trainer, at_epoch_end=True):
             self._check(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check here where this is the place for it, in validations that belong to a fit."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and not self._checks_at_epoch_end(trainer):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._has_validated = True
+            if self._is_due(trainer, at_epoch_end=False):
+                self._check(trainer)
+
+    def _await_step(self, trainer: Trainer) -> None:
+        """No hook of every batch: the loop calls when the step may have been taken."""
+        if self.check_every_n_steps is not None:
+            look = trainer.guarded(self, "check", lambda done: self._look_in(trainer))
+            trainer.fit_loop.call_at_step(self._next_step(self.check_every_n_steps), look)
+
+    def _look_in(self, trainer: Trainer) -> None:
+        if not trainer.fit_loop.validation_is_due and self._is_due(trainer, at_epoch_end=False):
             self._check(trainer)
+        self._await_step(trainer)
+
+    def _next_step(self, every_n_steps: int) -> int:
+        assert self._checked_to is not None
+        return (self._checked_to // every_n_steps + 1) * every_n_steps
+
+    def _is_due(self, trainer: Trainer, *, at_epoch_end: bool) -> bool:
+        if self.check_every_n_steps is None:
+            return self._checks_at_epoch_end(trainer) is at_epoch_end
+        if trainer.global_step < self._next_step(self.check_every_n_steps):
+            return False
+        self._checked_to = trainer.global_step
+        return True
 
     def _checks_at_epoch_end(self, trainer: Trainer) -> bool:
         if self.check_on_train_epoch_end is not None:
@@ -214,12 +257,19 @@ class EarlyStopping(Callback):
         self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
 
     def _complain(self, trainer: Trainer) -> None:
+        by_step = self.check_every_n_steps is not None
+        if by_step and not self._has_validated and any(trainer.num_val_batches):
+            return  # it may be a metric of the validation that is still to come
         names = sorted(trainer.callback_metrics)
+        elsewhere = (
+            "without check_every_n_steps, which sees no metric that is logged for epochs alone before they end"
+            if by_step
+            else f"check_on_train_epoch_end={not self._checks_at_epoch_end(trainer)}"
+        )
         message = (
             f"{type(self).__name__}(monitor={self.monitor!r}): no {self.monitor!r} was logged. There are: "
             f"{', '.join(names) or 'no metrics at all'}.{did_you_mean(self.monitor, names)} Log it with "
-            f"self.log({self.monitor!r}, ...), monitor one that is there, or check when it is: "
-            f"check_on_train_epoch_end={not self._checks_at_epoch_end(trainer)}."
+            f"self.log({self.monitor!r}, ...), monitor one that is there, or check when it is: {elsewhere}."
         )
         if self.strict:
             raise MisconfigurationException(message)
@@ -245,6 +295,8 @@ class EarlyStopping(Callback):
             "stopping_reason": str(self.stopping_reason),
             "stopping_reason_message": self.stopping_reason_message,
             "checked_at": self._checked_at,
+            "checked_to": self._checked_to,
+            "has_validated": self._has_validated,
             "asked_first": self._asked_first,
             "asked_by": asdict(self._criteria) if asked else None,
         }
@@ -264,5 +316,7 @@ class EarlyStopping(Callback):
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", "not_stopped"))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
         self._checked_at = state_dict.get("checked_at")
+        self._checked_to = state_dict.get("checked_to")
+        self._has_validated = state_dict.get("has_validated", False)
         self._asked_first = state_dict.get("asked_first", False)
         self._asked_by = state_dict.get("asked_by")

@@ -118,8 +118,11 @@ class Timer(Callback):
         self._check(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Time training."""
-        self._watches["train"].start(self.clock())
+        """Time training, and the validation that a resumed run goes on with."""
+        now = self.clock()
+        self._watches["train"].start(now)
+        if trainer.fit_loop.pending == "validation":
+            self._watches["validate"].start(now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training ended."""

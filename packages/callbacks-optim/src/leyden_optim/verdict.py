@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from leyden.arguments import is_int, is_name, is_number, refuse
+from leyden.arguments import is_count, is_int, is_name, is_number, refuse
 from leyden.errors import did_you_mean
 
 __all__ = ["Criteria", "EarlyStoppingReason"]
@@ -81,7 +81,9 @@ class Criteria:
         checks = "check" if wait_count == 1 else "checks"
         return f"{told} is the last of {wait_count} {checks} that did not improve on {best:.5g}"
 
-    def check(self, owner: str, flags: Mapping[str, object], check_on_train_epoch_end: object) -> None:
+    def check(
+        self, owner: str, flags: Mapping[str, object], check_on_train_epoch_end: object, check_every_n_steps: object
+    ) -> None:
         """Raise one error that names every argument of `owner` out of range and what was expected."""
         problems = []
         if not is_name(self.monitor):
@@ -102,6 +104,14 @@ class Criteria:
                 problems.append(f"{name}={value!r}: expected True or False")
         if not isinstance(check_on_train_epoch_end, bool | None):
             problems.append(f"check_on_train_epoch_end={check_on_train_epoch_end!r}: expected True, False or None")
+        every = check_every_n_steps
+        if every is not None and not is_count(every, least=1):
+            problems.append(f"check_every_n_steps={every!r}: expected a number of optimizer steps (int >= 1) or None")
+        elif every is not None and check_on_train_epoch_end is not None:
+            problems.append(
+                f"check_every_n_steps={every!r} and check_on_train_epoch_end={check_on_train_epoch_end!r} both say "
+                "when to check; leave one of them out"
+            )
         problems += [] if problems else self._contradictions()
         refuse(owner, problems)
 

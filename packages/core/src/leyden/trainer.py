@@ -406,8 +406,10 @@ def _precision_in(plugins: Any) -> Precision:
 
 
 def _timer(max_time: Any, given: list[Any]) -> list[Callback]:
-    from leyden.callbacks import Timer
-
+    try:
+        from leyden.callbacks import Timer
+    except ImportError as error:
+        raise ImportError(f"Trainer(max_time={max_time!r}) is kept by a callback: {error}", name=error.name) from None
     if any(isinstance(callback, Timer) for callback in given):
         rank_zero_warn(f"Trainer(max_time={max_time!r}) is ignored, since callbacks= holds a Timer; leave one out.")
         return []
