@@ -37,7 +37,7 @@ LAYERS = [
     }
     | {"settings", "state"},
     {"loops"},
-    {"ending", "inputs", "lifecycle", "trainer", "trainer_properties", "verification"},
+    {"ending", "inputs", "lifecycle", "trainer", "trainer_properties", "tuner", "verification"},
     {"cli", "testing"},
 ]
 """Lowest first. A module imports from its own layer and those before it; `leyden` itself may import from every one.

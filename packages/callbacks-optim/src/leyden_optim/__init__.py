@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden_optim.accumulation import GradientAccumulationScheduler
+    from leyden_optim.batch_size_finder import BatchSizeFinder
     from leyden_optim.early_stopping import EarlyStopping, EarlyStoppingReason
     from leyden_optim.ema_weight_averaging import EMAWeightAveraging
+    from leyden_optim.learning_rate_finder import LearningRateFinder
+    from leyden_optim.learning_rate_search import LearningRateSearch
     from leyden_optim.pruning import ModelPruning
     from leyden_optim.quantization_aware_training import QuantizationAwareTraining
     from leyden_optim.sparsity import Sparsity
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
     from leyden_optim.weight_averaging import WeightAveraging
 
 __all__ = [
+    "BatchSizeFinder",
     "EMAWeightAveraging",
     "EarlyStopping",
     "EarlyStoppingReason",
     "GradientAccumulationScheduler",
+    "LearningRateFinder",
+    "LearningRateSearch",
     "ModelPruning",
     "QuantizationAwareTraining",
     "Sparsity",
@@ -34,10 +40,13 @@ __all__ = [
 ]
 
 _MODULE = {
+    "BatchSizeFinder": "batch_size_finder",
     "EMAWeightAveraging": "ema_weight_averaging",
     "EarlyStopping": "early_stopping",
     "EarlyStoppingReason": "early_stopping",
     "GradientAccumulationScheduler": "accumulation",
+    "LearningRateFinder": "learning_rate_finder",
+    "LearningRateSearch": "learning_rate_search",
     "ModelPruning": "pruning",
     "QuantizationAwareTraining": "quantization_aware_training",
     "Sparsity": "sparsity",

@@ -29,7 +29,7 @@ from leyden.verification import verify
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["run"]
+__all__ = ["make_optimizers", "run"]
 
 T = TypeVar("T")
 
@@ -147,11 +147,25 @@ def _read_checkpoint(trainer: Trainer, ckpt_path: Any, weights_only: bool) -> di
 
 
 def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
-    plan, module = trainer.plan, trainer.lightning_module
+    plan = trainer.plan
     if checkpoint is None:
         trainer.fit_loop.begin_anew()
     else:
         restore_progress(trainer, checkpoint, str(trainer.ckpt_path))
+    make_optimizers(trainer)
+    if plan.on_fit_start is not None:
+        plan.on_fit_start()
+    if checkpoint is not None:
+        # After on_fit_start, since a callback may have to give an optimizer its parameter groups before its state fits.
+        restore_training(trainer, checkpoint, str(trainer.ckpt_path))
+    for hook in (plan.on_pretrain_routine_start, plan.on_pretrain_routine_end):
+        if hook is not None:
+            hook()
+
+
+def make_optimizers(trainer: Trainer) -> None:
+    """Let the trainer have what the module's ``configure_optimizers`` returns now."""
+    module = trainer.lightning_module
     trainer.journal.hook = "configure_optimizers"
     trainer.optimizers, trainer.lr_scheduler_configs = read_optimizers(
         module.configure_optimizers(), type(module).__name__
@@ -161,14 +175,6 @@ def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:
             f"{type(module).__name__}.configure_optimizers returned no optimizer, so that fit trains nothing."
         )
     trainer.engine.prepare(module, trainer.optimizers, trainer.module_overrides)
-    if plan.on_fit_start is not None:
-        plan.on_fit_start()
-    if checkpoint is not None:
-        # After on_fit_start, since a callback may have to give an optimizer its parameter groups before its state fits.
-        restore_training(trainer, checkpoint, str(trainer.ckpt_path))
-    for hook in (plan.on_pretrain_routine_start, plan.on_pretrain_routine_end):
-        if hook is not None:
-            hook()
 
 
 def _let_callbacks_prepare(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:

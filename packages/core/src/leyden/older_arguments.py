@@ -7,6 +7,8 @@ __all__ = ["OLDER_ARGUMENTS", "instead_of"]
 OLDER_ARGUMENTS: dict[str, str] = {
     "amp_backend": 'write precision="16-mixed"',
     "amp_level": 'write precision="16-mixed"',
+    "auto_lr_find": "write callbacks=[LearningRateFinder()]",
+    "auto_scale_batch_size": "write callbacks=[BatchSizeFinder()]",
     "auto_select_gpus": "leave it out",
     "checkpoint_callback": "write enable_checkpointing",
     "distributed_backend": "write strategy",

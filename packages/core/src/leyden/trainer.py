@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,7 @@ from leyden.hooks.ordering import Ordered, Placed
 from leyden.hooks.plan import Plan, call_init_hooks
 from leyden.inputs import take_inputs
 from leyden.lifecycle import run
-from leyden.loggers.choose import choose_loggers
+from leyden.loggers.choose import DummyLogger, choose_loggers
 from leyden.logging.journal import Journal
 from leyden.loops.evaluation import EvaluationLoop
 from leyden.loops.fit import FitLoop
@@ -140,12 +141,7 @@ class Trainer(TrainerProperties):
             )
         self.profiler = make_profiler(profiler)
         self._init_run_state()
-        self.journal = Journal(self)
-        self.plan = Plan(self.journal)
-        self.engine = Engine(self.plan, self.journal, self.precision_plugin, self.strategy, self.settings)
-        self.fit_loop = FitLoop(self)
-        self.validate_loop, self.test_loop = EvaluationLoop(self, "validate"), EvaluationLoop(self, "test")
-        self.predict_loop = PredictionLoop(self)
+        self._make_loops()
         self.loggers = choose_loggers(
             logger, self.default_root_dir, off=barebones, dummy=bool(self.settings.fast_dev_run)
         )
@@ -173,6 +169,33 @@ class Trainer(TrainerProperties):
         self.ckpt_path: str | None = None
         self.received_sigterm = self.attention_wanted = self._should_stop = False
         self.sigterm = SigtermListener(self._hear_sigterm)
+
+    def _make_loops(self) -> None:
+        self.journal = Journal(self)
+        self.plan = Plan(self.journal)
+        self.engine = Engine(self.plan, self.journal, self.precision_plugin, self.strategy, self.settings)
+        self.fit_loop = FitLoop(self)
+        self.validate_loop, self.test_loop = EvaluationLoop(self, "validate"), EvaluationLoop(self, "test")
+        self.predict_loop = PredictionLoop(self)
+
+    def aside(self, callbacks: Iterable[Callback]) -> Trainer:
+        """Return a trainer with this one's settings, module and data, but `callbacks`, loops and metrics of its own.
+
+        Its loggers take everything and keep nothing. For what is to be tried without a trace in the run:
+        `leyden.loops.trial`.
+        """
+        aside = copy.copy(self)
+        aside.settings, aside.state = copy.copy(self.settings), copy.copy(self.state)
+        aside.profiler, aside.discovered = None, copy.copy(self.discovered)
+        aside.loggers = [DummyLogger() for _ in self.loggers]
+        aside.received_sigterm = aside.attention_wanted = aside._should_stop = False
+        aside.sigterm = SigtermListener(aside._hear_sigterm)
+        aside._make_loops()
+        attached = AttachedCallbacks([Placed(callback) for callback in callbacks], aside._compile_plan)
+        aside._attached = attached
+        aside._isolation = Isolation(attached.of_environment, aside._users_parts, aside.plan.waiting, aside._switch_off)
+        aside._compile_plan()
+        return aside
 
     def _attach_callbacks(self, callbacks: Any) -> None:
         given = as_list(callbacks)

@@ -1,0 +1,133 @@
+"""A trial: a part of a run, made beside it, that leaves no trace. Finders of learning rates and batch sizes use it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from leyden.callback import Callback
+from leyden.data.combined import CombinedLoader
+from leyden.data.loaders import is_collection, map_loaders
+from leyden.data.transfer import compile_transfer
+from leyden.errors import MisconfigurationException, with_article
+from leyden.loops.sources import has_loader, request_loader
+from leyden.state.remembered import Remembered
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+__all__ = ["EndOfTrial", "trial"]
+
+
+class EndOfTrial(Exception):
+    """Raised in a hook of a trial, by the one who watches it, to end it."""
+
+
+@contextmanager
+def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **settings: Any) -> Iterator[Trainer]:
+    """Yield a trainer for a trial in a hook of `trainer`, or between its loops; all is as before when it is over.
+
+    It is ``trainer.aside([watcher])``, with the module, datamodule and optimizers of the run, whose contents are put
+    back (see `Remembered`), also after an exception or Ctrl-C. It reads copies of the loaders. The module's hooks are
+    called, no other callback's; what is logged goes nowhere. It has no limit of epochs or steps, does not validate, and
+    steps no scheduler. `EndOfTrial` ends it.
+
+    Args:
+        watcher: the one callback of the trial.
+        loaders: the hooks of the dataloaders that it reads, such as "train_dataloader".
+        settings: of the Trainer's, for the trial.
+
+    Raises:
+        MisconfigurationException: a loader that can be read once only.
+    """
+    module, datamodule = trainer.lightning_module, trainer.datamodule
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    before = Remembered(module, datamodule, trainer.precision_plugin.scaler, *trainer.optimizers, *schedulers)
+    aside = trainer.aside([watcher])
+    try:
+        module.trainer = aside
+        if datamodule is not None:
+            datamodule.trainer = aside
+        _settle(aside, trainer, settings)
+        for name in loaders:
+            if has_loader(aside, name):
+                given = request_loader(aside, name)
+                before.add_data(given)
+                aside.given_loaders[name] = map_loaders(_copied, given)
+        yield aside
+    except EndOfTrial:
+        pass
+    finally:
+        module.trainer = trainer
+        if datamodule is not None:
+            datamodule.trainer = trainer
+        before.put_back()
+
+
+def _settle(aside: Trainer, trainer: Trainer, settings: dict[str, Any]) -> None:
+    """Let the trial's trainer stand where the run stands."""
+    module = trainer.lightning_module
+    unlimited: dict[str, Any] = {
+        "max_epochs": -1,
+        "max_steps": -1,
+        "min_epochs": None,
+        "min_steps": None,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "val_check_interval": None,
+        "check_val_every_n_epoch": 1,
+        "log_every_n_steps": 0,
+        "reload_dataloaders_every_n_epochs": 0,
+    }
+    for name, value in (unlimited | settings).items():
+        setattr(aside.settings, name, value)
+    aside.given_loaders = dict(trainer.given_loaders)
+    aside.batch_transfer = compile_transfer(
+        module,
+        trainer.datamodule,
+        trainer.strategy.root_device,
+        trainer.precision_plugin.convert_input,
+        aside.journal,
+    )
+    aside.fit_loop.epoch, aside.engine.steps = trainer.fit_loop.epoch, trainer.engine.steps
+    if trainer.state.fn == "fit":
+        aside.optimizers, aside.lr_scheduler_configs = list(trainer.optimizers), []
+        aside.engine.prepare(module, aside.optimizers, aside.module_overrides)
+    if trainer.journal.hook == "on_fit_start" and aside.plan.on_fit_start is not None:
+        aside.plan.on_fit_start()  # the module has yet to get it: callbacks do so first
+
+
+def _copied(loader: Any) -> Any:
+    """Return a loader of the same batches that shares neither workers, samplers nor generators with `loader`."""
+    if isinstance(loader, CombinedLoader):
+        return loader.with_members([_copied(member) for member in loader.flattened])
+    if callable(getattr(type(loader), "__next__", None)):
+        raise MisconfigurationException(
+            f"a trial cannot read {with_article(type(loader).__name__)}: it can be read once, and the training would "
+            "lack what the trial has read. Give a DataLoader, a list or anything that begins anew with each iter()."
+        )
+    if not isinstance(loader, DataLoader) or is_collection(loader):
+        return loader
+    copied = copy.copy(loader)
+    shared: dict[int, Any] = {id(loader.dataset): loader.dataset}
+    for part in (loader, *_samplers(loader)):
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            own = torch.Generator(generator.device)
+            own.set_state(generator.get_state())
+            shared[id(generator)] = own
+    own_parts = {"_iterator": None} if "_iterator" in vars(loader) else {}
+    for name in ("generator", "sampler", "batch_sampler"):
+        own_parts[name] = copy.deepcopy(getattr(loader, name), shared)
+    copied.__dict__.update(own_parts)  # DataLoader refuses to have its samplers replaced by assignment
+    return copied
+
+
+def _samplers(loader: Any) -> list[Any]:
+    samplers = [loader.sampler, loader.batch_sampler]
+    return [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]

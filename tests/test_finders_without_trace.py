@@ -1,0 +1,286 @@
+"""A search leaves no trace: with a finder that changes nothing, every byte of a run is what it is without one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from leyden import Callback, LightningDataModule, LightningModule, Trainer
+from leyden.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    ThroughputMonitor,
+)
+from leyden.loggers import CSVLogger
+from leyden.state.rng import collect_rng
+
+
+class Rows(Dataset[Tensor]):
+    """Rows with noise from generators of its own, and a count of reads."""
+
+    def __init__(self, length: int = 24) -> None:
+        self.rows = torch.linspace(-1, 1, length * 4).view(length, 4)
+        self.torch = torch.Generator().manual_seed(1)
+        self.numpy = np.random.default_rng(2)
+        self.python = random.Random(3)
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.reads += 1
+        noise = torch.rand(4, generator=self.torch) + self.numpy.random() + self.python.random() + random.random()
+        row: Tensor = self.rows[index] + 0.1 * (noise + torch.rand(()) + float(np.random.random()))
+        return row
+
+
+class Meter:
+    """Counts, as an object of the user's own."""
+
+    def __init__(self) -> None:
+        self.total, self.values = 0.0, [1.0]
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.values.append(value)
+
+
+class Net(LightningModule):
+    """Has everything that a training step may change."""
+
+    def __init__(self, lr: float = 0.05) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 1))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False).eval()
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.register_buffer("none_yet", None)
+        self.batches: list[list[float]] = []
+        self.counts = {"steps": 0, "nested": {"epochs": 0}}
+        self.meter = Meter()
+        self.loose = torch.zeros(3)
+        self.array = np.zeros(2)
+        self.generator = torch.Generator().manual_seed(5)
+
+    def loss(self, batch: Tensor) -> Tensor:
+        loss: Tensor = self.body(batch).sub(batch.sum(1, keepdim=True)).square().mean()
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.counts["nested"]["epochs"] += 1  # type: ignore[index]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        assert self.logger is None or self.logger.experiment is not None
+        self.batches.append(batch.flatten().tolist())
+        self.counts["steps"] += 1  # type: ignore[operator]
+        self.seen += len(batch)
+        self.loose += torch.rand(3, generator=self.generator)
+        self.array += 1
+        self.meter.add(float(batch[0, 0]))
+        self.late = batch  # an attribute that comes up
+        loss = self.loss(batch)
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.log("seen", self.seen)
+        self.log("count", float(self.counts["steps"]))  # type: ignore[arg-type]
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch) + torch.rand(()))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.body.parameters(), lr=self.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2 * self.lr, total_steps=60)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Batches(Callback):
+    """Keeps the batches and the random numbers of the run."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.seen.append(("train", trainer.current_epoch, batch_idx, batch.tolist(), torch.initial_seed()))
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        self.seen.append(("val", trainer.current_epoch, batch.tolist(), torch.random.get_rng_state().tolist()[-8:]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": len(self.seen)}
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Return every file below `folder`: checkpoints as data, without the finder's own state, the others' bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".ckpt":
+            checkpoint = torch.load(path, weights_only=True)
+            for key in ("callbacks", "callback_versions"):
+                checkpoint[key] = {one: v for one, v in checkpoint[key].items() if "Finder" not in one}
+            checkpoint["callbacks"].pop("ThroughputMonitor", None)  # which times
+            found |= {f"{name} {key}": plain(value) for key, value in checkpoint.items()}
+        elif path.is_file() and "tfevents" not in name:
+            found[name] = path.read_bytes()
+    return found
+
+
+def everything(trainer: Trainer, module: Any, data: Any = None) -> dict[str, bytes]:
+    """Return all that a run is made of, each part as bytes."""
+    names = {k: v for k, v in vars(module).items() if k not in ("_trainer", "_hparams", "_hparams_initial", "meter")}
+    parts = {
+        "module": {k: v for k, v in names.items() if k not in ("generator", "_parameters", "_buffers", "_modules")},
+        "weights": {k: (v, v.grad, v.requires_grad) for k, v in module.named_parameters()},
+        "buffers": dict(module.named_buffers()),
+        "modes": [one.training for one in module.modules()],
+        "generator": module.generator.get_state(),
+        "meter": vars(module.meter),
+        "hparams": dict(module.hparams),
+        "optimizers": [one.state_dict() for one in trainer.optimizers],
+        "optimizer attributes": [sorted(vars(one)) for one in trainer.optimizers],
+        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "scaler": trainer.precision_plugin.state_dict(),
+        "callbacks": [(type(one), one.state_dict()) for one in trainer.callbacks if "Finder" not in one.state_key],
+        "loggers": [logger.state_dict() for logger in trainer.loggers],
+        "progress": trainer.fit_loop.live_state_dict(),
+        "steps": trainer.global_step,
+        "metrics": dict(trainer.callback_metrics),
+        "rng": collect_rng(),
+        "data": None if data is None else state_of(data),
+        "settings": trainer.settings,
+        "plan": [type(one) for one in trainer.plan.owners() if not type(one).__name__.endswith("Finder")],
+        "trainer": module.trainer is trainer,
+    }
+    return {name: plain(part) for name, part in parts.items()}
+
+
+def plain(value: Any) -> bytes:
+    """Pickle with tensors as numbers, so that equal values are equal bytes, whatever their storages."""
+
+    def walk(one: Any) -> Any:
+        if isinstance(one, Tensor):
+            return str(one.dtype), tuple(one.shape), one.detach().cpu().contiguous().view(-1).tolist().__repr__()
+        if isinstance(one, dict):
+            return [(walk(key), walk(item)) for key, item in one.items()]
+        if isinstance(one, list | tuple):
+            return [walk(item) for item in one]
+        return re.sub(r"tfevents\.[\w.-]+", "tfevents", repr(one))  # the name of a file, which has the time in it
+
+    return pickle.dumps(walk(value))
+
+
+def state_of(dataset: Any) -> Any:
+    if not hasattr(dataset, "reads"):
+        return None
+    return (
+        dataset.reads, dataset.torch.get_state(), dataset.numpy.bit_generator.state, dataset.python.getstate(),
+    )  # fmt: skip
+
+
+def seeded(seed: int = 7) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def tensorboard(folder: Path) -> Any:
+    pytest.importorskip("tensorboard")
+    from leyden_monitoring import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="board", version=0)
+
+
+def scalars(folder: Path) -> Any:
+    """Return what TensorBoard's files hold, without times."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder / "board" / "version_0"))
+    read.Reload()
+    return {tag: [(one.step, one.value) for one in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulating": {"accumulate_grad_batches": 3},
+    "bf16": {"precision": "bf16-mixed", "gradient_clip_val": 0.5},
+    "short epochs": {"limit_train_batches": 2, "val_check_interval": 1},
+    "by fraction": {"limit_train_batches": 0.9, "limit_val_batches": 1, "reload_dataloaders_every_n_epochs": 1},
+    "workers": {"num_workers": 2},
+    "own generator": {"generator": True},
+    "persistent workers": {"num_workers": 1, "persistent_workers": True},
+}
+
+
+def fit(folder: Path, finders: list[Callback], num_workers: int = 0, generator: bool = False, persistent_workers:
+        bool = False, **arguments: Any) -> dict[str, Any]:  # fmt: skip
+    seeded()
+    module, batches = Net(), Batches()
+    own = torch.Generator().manual_seed(11) if generator else None
+    data: Any = Rows()
+    train: Any = DataLoader(
+        data, batch_size=4, shuffle=True, num_workers=num_workers, generator=own, persistent_workers=persistent_workers
+    )
+    val: Any = DataLoader(Rows(8), batch_size=4, num_workers=num_workers)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=[CSVLogger(folder, name="csv", version=0), tensorboard(folder)],
+        callbacks=[
+            batches,
+            *finders,
+            EMAWeightAveraging(decay=0.9),
+            EarlyStopping("val_loss", patience=20),
+            LearningRateMonitor(),
+            ModelCheckpoint(folder / "checkpoints", monitor="val_loss", save_top_k=2, save_last=True),
+            OnExceptionCheckpoint(folder / "cut"),
+        ],
+        discover_callbacks=False,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        default_root_dir=folder,
+        **arguments,
+    )
+    trainer.fit(module, train, val)
+    return {
+        **everything(trainer, module, data),
+        "batches seen": batches.seen,
+        "files": contents(folder),
+        "board": scalars(folder),
+        "module saw": module.batches,
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_with_a_finder_that_changes_nothing_is_the_run_without_it(tmp_path: Path, variant: str) -> None:
+    folder = tmp_path / "run"  # the same for both: states hold paths
+    without = fit(folder, [], **VARIANTS[variant])
+    shutil.rmtree(folder)
+    finder = LearningRateFinder(1e-5, 1.0, 20, early_stop_threshold=None, update_attr=False)
+    with_it = fit(folder, [finder], **VARIANTS[variant])
+    assert finder.optimal_lr is not None
+    assert len(finder.optimal_lr.results["lr"]) > 10
+    assert list(with_it["files"]) == list(without["files"])
+    for name, content in without.pop("files").items():
+        assert with_it["files"][name] == content, name
+    for part, expected in without.items():
+        assert with_it[part] == expected, part
