@@ -67,6 +67,8 @@ class Meter:
 class Net(LightningModule):
     """Has everything that a training step may change."""
 
+    seen: Tensor
+
     def __init__(self, lr: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()

@@ -28,6 +28,7 @@ OLDER_ARGUMENTS: dict[str, str] = {
     "replace_sampler_ddp": "write use_distributed_sampler",
     "resume_from_checkpoint": "it belongs to fit: trainer.fit(model, ckpt_path=...)",
     "row_log_interval": "write log_every_n_steps",
+    "stochastic_weight_avg": "write callbacks=[StochasticWeightAveraging(swa_lrs=...)]",
     "terminate_on_nan": "write callbacks=[EarlyStopping(..., check_finite=True)], or detect_anomaly=True",
     "track_grad_norm": "log leyden.grad_norm(module, norm_type) in on_before_optimizer_step",
     "truncated_bptt_steps": "split the batch in training_step, with automatic_optimization = False",
