@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import os
 import pickle
 import random
 import re
@@ -18,16 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from leyden import Callback, LightningDataModule, LightningModule, Trainer
+from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import (
-    BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
-    ThroughputMonitor,
 )
 from leyden.loggers import CSVLogger
 from leyden.state.rng import collect_rng
