@@ -192,6 +192,32 @@ def test_a_score_of_an_older_step_is_never_used() -> None:
     assert steps(checkpoint) == {"step=8-val_loss=1.ckpt": 8}
 
 
+class Halving(Callback):
+    """Changes weights between the validation and the end of the epoch."""
+
+    def __init__(self, says_so: bool) -> None:
+        self.changes_weights = says_so
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        with torch.no_grad():
+            pl_module.layer.weight.mul_(0.5)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", None])
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_score_is_saved_before_an_epochs_end_that_changes_the_weights(says_so: bool, monitor: str | None) -> None:
+    measured: list[Tensor] = []
+
+    class Measuring(Scripted):
+        def on_validation_end(self) -> None:
+            measured.append(self.layer.weight.detach().clone())
+
+    checkpoint = ModelCheckpoint("kept", "{epoch}", monitor)
+    fit([Halving(says_so), checkpoint], Measuring([1.0]))
+    weights = saved(checkpoint, "epoch=0.ckpt")["state_dict"]["layer.weight"]
+    assert torch.equal(weights, measured[0] * (1 if says_so and monitor else 0.5))
+
+
 def test_a_save_that_waits_in_vain_is_told(caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = ModelCheckpoint("kept", monitor="val_loss", every_n_train_steps=3)
     with caplog.at_level(logging.INFO, logger="leyden"):

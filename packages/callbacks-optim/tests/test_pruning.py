@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -351,6 +352,7 @@ def test_the_optimizer_holds_what_is_trained_and_parameters_keep_their_order() -
 
 def test_a_hundred_prunings_leave_one_hook_and_no_more_tensors() -> None:
     counts: list[tuple[int, int, int]] = []
+    alive: list[int] = []
 
     def look(trainer: Trainer, pl_module: Any) -> None:
         hooks = [hook for one in pl_module.modules() for hook in one._forward_pre_hooks.values()]
@@ -358,11 +360,14 @@ def test_a_hundred_prunings_leave_one_hook_and_no_more_tensors() -> None:
         tensors = sum(isinstance(value, Tensor) for hook in hooks for value in vars(hook).values())
         held = sum(len(values) for values in pruning.state_dict().values())
         counts.append((len(hooks), containers + tensors, held + len(pl_module.state_dict())))
+        gc.collect()
+        alive.append(sum(issubclass(type(one), Tensor) for one in gc.get_objects()))
 
     pruning = ModelPruning("l1_unstructured", amount=0.02)
     fit(Net(), pruning, LambdaCallback(on_train_epoch_end=look), max_epochs=100)
     assert len(counts) == 100
     assert set(counts) == {(6, 0, 3 * 6 + 2 * 6 + 3)}
+    assert len(set(alive[1:])) == 1
     assert pruning.total_sparsity() > 0.5
     assert not [name for name in vars(type(pruning)) if "batch" in name]  # and a step has no hook of it
 
@@ -761,3 +766,12 @@ def test_a_class_that_prunes_whole_tensors_at_once() -> None:
     fit(module, ModelPruning(Threshold, use_global_unstructured=False, use_lottery_ticket_hypothesis=False))
     expected = by_hand(each(Threshold.apply)).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in module.net.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_other_precisions(precision: Any) -> None:
+    module, pruning = Net(), ModelPruning("l1_unstructured")
+    fit(module, pruning, max_epochs=2, precision=precision)
+    assert pruning.total_sparsity() == 0.75
+    dtype = {"bf16-true": torch.bfloat16, "64-true": torch.float64}.get(precision, torch.float32)
+    assert {one.dtype for one in module.parameters()} == {dtype}

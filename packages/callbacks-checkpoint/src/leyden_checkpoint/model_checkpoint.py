@@ -22,7 +22,14 @@ from leyden_checkpoint.naming import checkpoint_name, folder_of
 from leyden_checkpoint.ranking import Mode, as_yaml, is_in_top_k
 from leyden_checkpoint.saving import Turn, decide, free_path, saves_after
 from leyden_checkpoint.schedule import Schedule
-from leyden_checkpoint.scores import MissingMetric, Moment, ScoreWatch, missing_metric, saves_at_epoch_end
+from leyden_checkpoint.scores import (
+    MissingMetric,
+    Moment,
+    ScoreWatch,
+    missing_metric,
+    saves_at_epoch_end,
+    weights_change_at_epoch_end,
+)
 from leyden_checkpoint.settings import check_settings
 from leyden_checkpoint.standing import KEPT, after_restart
 from leyden_checkpoint.writing import InFlight, Settled, adopt, carry_out, land, make_up, progress_of, settle, unsettle
@@ -54,7 +61,8 @@ class ModelCheckpoint(Checkpoint):
         save_last: keep the newest as ``last.ckpt`` too, whether it is among the best or not. ``"link"`` makes it a link
             where the newest is among the best, and a file where it is not, or where there are no links.
         save_on_train_epoch_end: True saves at the end of the training epoch, False after validation. None chooses: the
-            end of the epoch where a validation ends each epoch or there is none, else after each validation.
+            end of the epoch where a validation ends each epoch or there is none, else after each validation; also
+            there with a monitor beside a callback that changes weights at the end of the epoch, as ModelPruning does.
         enable_version_counter: a name that is taken gets ``-v1``; False overwrites.
         asynchronous: training waits only while the tensors are copied to CPU memory (as much as a checkpoint has), and
             goes on while a thread writes them. One save is in flight at most, the next waits for it; an error is raised
@@ -285,7 +293,13 @@ class ModelCheckpoint(Checkpoint):
             land(self, flight, alone=alone)
 
     def _saves_at_epoch_end(self, trainer: Trainer) -> bool:
-        return saves_at_epoch_end(trainer) if self.save_on_train_epoch_end is None else self.save_on_train_epoch_end
+        if self.save_on_train_epoch_end is not None:
+            return self.save_on_train_epoch_end
+        if not saves_at_epoch_end(trainer):
+            return False
+        # A validation's score is not that of weights which are pruned, say, between it and the epoch's end.
+        ranks = self.monitor not in (None, "step", "epoch") and sum(trainer.num_val_batches) > 0
+        return not (ranks and weights_change_at_epoch_end(trainer))
 
     def _end(self, trainer: Trainer, moment: Moment, *, ends: bool) -> None:
         """A validation or an epoch ended; `ends` says whether this is where the callback saves."""

@@ -102,6 +102,12 @@ def saves_at_epoch_end(trainer: Trainer) -> bool:
     return trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval in (None, 1.0)
 
 
+def weights_change_at_epoch_end(trainer: Trainer) -> bool:
+    """Whether a callback says that it changes weights, in a hook that an epoch's end has after its validation."""
+    entries = trainer.plan.entries("on_train_epoch_end")
+    return any(getattr(entry.owner, "changes_weights", False) for entry in entries)
+
+
 def _validates(trainer: Trainer) -> bool:
     return sum(trainer.num_val_batches) > 0
 

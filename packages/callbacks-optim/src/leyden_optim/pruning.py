@@ -238,9 +238,21 @@ class ModelPruning(Callback):
         given, self._given = self._given, None
         if given is not None:
             self._initial = restore(self._targets, given, type(self).__name__)
+        if not self._at_epoch_end:
+            self._warn_of_scores(trainer)
         if self._use_lottery is not False:
             for target in self._targets:
                 self._initial.setdefault(target.label, target.parameter.detach().clone())
+
+    def _warn_of_scores(self, trainer: Trainer) -> None:
+        for saver in trainer.checkpoint_callbacks:
+            monitor = getattr(saver, "monitor", None)
+            if monitor not in (None, "step", "epoch"):
+                rank_zero_warn(
+                    f"{type(self).__name__}(prune_on_train_epoch_end=False) prunes after a validation, before "
+                    f"{type(saver).__name__}(monitor={monitor!r}) saves: what it saves is pruned more than what has "
+                    "that score. With prune_on_train_epoch_end=True it saves first."
+                )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune here, unless it is done after validation."""
