@@ -85,6 +85,7 @@ class AveragedWeights:
                 places.append(place)
             else:
                 self._copied.append((place, tensor))
+        self._send_count()
         self._moves = any(tensor.device != tensors[key].device for (tensors, key), tensor in self._pairs)
 
     def update(self) -> None:
@@ -92,6 +93,7 @@ class AveragedWeights:
         average, count = self._average, self._count
         if average is None or not count:
             self.model.update_parameters(self.module)
+            self._send_count()
             return
         # As AveragedModel.update_parameters, which finds and groups all tensors each time: half as much again as the
         # update itself for a transformer, twice as much for a small network.
@@ -100,10 +102,17 @@ class AveragedWeights:
                 current = [tensors[name] for tensors, name in places]
                 if self._moves:
                     current = [tensor.to(device) for tensor in current]
-                average(averaged, current, count.to(device))
+                average(averaged, current, self._counts[device])
             for (tensors, name), copied in self._copied:
                 copied.copy_(tensors[name])
-            count += 1
+            for each in self._counts.values():
+                each += 1
+
+    def _send_count(self) -> None:
+        """Have the count on every device, where it goes up by itself: sending it makes the host wait."""
+        self._counts = {
+            device: self._count.to(device) for device in (self._count.device, *[d for d, _ in self._groups])
+        }
 
     def exchange(self) -> None:
         """Put the averaged tensors into the module and the module's here, or back."""
