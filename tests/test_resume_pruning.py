@@ -189,6 +189,22 @@ def test_after_an_exception_anywhere(how: str, tmp_path: Path, named_differences
         path.unlink()
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_after_one_exception_after_another(how: str, tmp_path: Path, named_differences: Differences) -> None:
+    straight = end_of(tmp_path, how)
+    for chain in (
+        [("on_train_epoch_end", 1), ("on_train_epoch_end", 1), ("on_train_epoch_end", 2)],
+        [("on_train_batch_end", 6), ("on_validation_end", 1), ("on_train_epoch_start", 1), ("on_after_backward", 1)],
+    ):
+        path: Path | None = None
+        for number, (hook, at) in enumerate(chain):
+            with pytest.raises(Cut):
+                end_of(tmp_path, how, CutAt(hook, at), seed=number + 1, ckpt_path=path)
+            path = tmp_path / "on_exception.ckpt"
+        resumed = end_of(tmp_path, how, seed=50, ckpt_path=path)
+        assert not list(named_differences(resumed, straight)), chain
+
+
 def test_after_an_exception_in_the_same_module(tmp_path: Path) -> None:
     """What a notebook does: fit again, with the module that was cut."""
     for permanent in (True, False):
