@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -775,3 +776,33 @@ def test_other_precisions(precision: Any) -> None:
     assert pruning.total_sparsity() == 0.75
     dtype = {"bf16-true": torch.bfloat16, "64-true": torch.float64}.get(precision, torch.float32)
     assert {one.dtype for one in module.parameters()} == {dtype}
+
+
+def test_pruning_by_oneself_in_a_hook_and_what_it_needs() -> None:
+    def prune_now(trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == 4:
+            by_oneself.apply_pruning(8)
+            by_oneself.apply_lottery_ticket_hypothesis()
+
+    by_oneself = ModelPruning("l1_unstructured", apply_pruning=False, use_lottery_ticket_hypothesis=lambda epoch: False)
+    module = Net()
+    fit(module, by_oneself, LambdaCallback(on_train_batch_end=prune_now))
+    assert sum(one.pruned for one in by_oneself.sparsity()) == 8
+    assert not prune.is_pruned(module)
+    without = ModelPruning("l1_unstructured", use_lottery_ticket_hypothesis=False)
+    with pytest.raises(MisconfigurationException, match="has kept no values to return to"):
+        without.apply_lottery_ticket_hypothesis()
+    with pytest.raises(MisconfigurationException, match="does not know yet what to prune"):
+        without.apply_pruning(0.5)
+
+
+def test_plain_weights_are_not_loaded_over_masks_while_it_trains() -> None:
+    plain = Net().state_dict()
+
+    def load_plain(trainer: Trainer, pl_module: Any) -> None:
+        pickle.dumps(pl_module.net)
+        if trainer.current_epoch == 1:
+            pl_module.load_state_dict(plain)
+
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "net.0.weight_orig"'):
+        fit(Net(), ModelPruning("l1_unstructured"), LambdaCallback(on_train_epoch_start=load_plain))

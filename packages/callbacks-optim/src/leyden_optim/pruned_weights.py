@@ -49,8 +49,8 @@ def as_before(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> di
     return earlier
 
 
-def fit_weights(module: nn.Module, weights: dict[str, Any]) -> None:
-    """Change `weights` in place to the names that the module has now, pruned or not."""
+def fit_weights(module: nn.Module, weights: dict[str, Any], *_: Any) -> None:
+    """Change `weights` in place to the names that the module has now, pruned or not; a hook of ``load_state_dict``."""
     here = {
         f"{prefix}.{hook._tensor_name}" if prefix else hook._tensor_name
         for prefix, layer in module.named_modules(remove_duplicate=False)

@@ -171,7 +171,7 @@ class ModelPruning(Callback):
     @torch.inference_mode(False)  # which validation may run in: masks made there could not be trained with
     def apply_pruning(self, amount: Amount) -> None:
         """Prune once."""
-        targets = self._targets
+        targets = self._fitted()
         try:
             if self._together:
                 masks = self._method.global_masks(
@@ -194,9 +194,14 @@ class ModelPruning(Callback):
 
         The state of the optimizer stays.
         """
+        if self._use_lottery is False:
+            raise MisconfigurationException(
+                f"{type(self).__name__}(use_lottery_ticket_hypothesis=False) has kept no values to return to. Give it "
+                "a function of the epoch that returns False, to call apply_lottery_ticket_hypothesis() by yourself."
+            )
         twins: dict[int, nn.Module | None] = {}
         values = []
-        for target in self._targets:
+        for target in self._fitted():
             module, name = target.holders[0]
             if self._resample and id(module) not in twins:
                 twins[id(module)] = resampled(module)
@@ -208,6 +213,13 @@ class ModelPruning(Callback):
     def make_pruning_permanent(self, module: nn.Module) -> None:
         """Remove every mask from the module; what is pruned is zero, and no more kept there."""
         make_permanent(module)
+
+    def _fitted(self) -> list[Target]:
+        if self._targets:
+            return self._targets
+        raise MisconfigurationException(
+            f"{type(self).__name__} does not know yet what to prune: it finds that out as fit starts."
+        )
 
     def _agreed(self, values: list[Tensor]) -> list[Tensor]:
         """Return those of the first of several processes: what is random each of them draws for itself."""
@@ -224,13 +236,12 @@ class ModelPruning(Callback):
         if stage == "fit":
             self._given, self._initial, self._targets = None, {}, []
         self._let_go()
-        handle = pl_module.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
-            lambda module, weights, *_: fit_weights(module, weights)
-        )
+        handle = pl_module.register_load_state_dict_pre_hook(fit_weights)  # type: ignore[no-untyped-call]
         self._unhook = handle.remove
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what is to be pruned, now that all layers are there, and put masks back."""
+        self._let_go()  # plain weights that somebody loads from now on would be without the masks
         pairs = select(pl_module, self._pairs, self._names, whole=self._method.whole)
         self._targets = targets_of(pl_module, list(self.filter_parameters_to_prune(pairs)))
         amount = self.amount if self._method.takes_amount and not callable(self.amount) else None
@@ -272,9 +283,9 @@ class ModelPruning(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Do what an exception left undone: the module is the user's again."""
+        self._let_go()
         if stage == "fit":
             self._finish(trainer)
-        self._let_go()
 
     def _let_go(self) -> None:
         if self._unhook is not None:
@@ -321,7 +332,7 @@ class ModelPruning(Callback):
         """Keep what a run that goes on from here would need, and make the pruning permanent."""
         masked = [target for target in self._targets if target.mask is not None]
         if masked and answer(self._make_permanent, _epoch_of(trainer)):
-            self._given = copied_state(state_of(self._targets, self._initial))
+            self._given, self._initial = copied_state(state_of(self._targets, self._initial)), {}
             for target in masked:
                 target.remove()
 
