@@ -1,0 +1,159 @@
+"""Exact resume of quantisation-aware training: ranges, switches and counts are those of the run that was not cut."""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from leyden import Callback, LightningModule, Trainer
+from leyden.callbacks import ModelCheckpoint, QuantizationAwareTraining
+from leyden.loggers import CSVLogger
+
+
+class Cut(Exception):
+    """Ends a run as a crash would."""
+
+
+class CutAt(Callback):
+    """Raises in the `at`-th call of a hook."""
+
+    def __init__(self, hook: str, at: int) -> None:
+        self.hook, self.left = hook, at
+
+    def _count(self, trainer: Trainer, hook: str) -> None:
+        if hook == self.hook and not trainer.sanity_checking:
+            self.left -= 1
+            if self.left == 0:
+                raise Cut
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "epoch")
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "train_batch")
+
+    def on_after_backward(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "backward")
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "validation_batch")
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        self._count(trainer, "validation_end")
+
+
+class Net(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 4), nn.ReLU())
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(batch))
+        return scores
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = (self(batch) - 1).pow(2).mean()
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", self(batch).pow(2).mean() + torch.rand(()))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+
+
+DATA = torch.linspace(-1, 1, 32).view(8, 4)
+FUSE = [["body.0", "body.1"], ["body.3", "body.4"]]
+
+
+def fit(
+    folder: Path, seed: int, quantize: dict[str, Any], checkpoint: dict[str, Any], *callbacks: Callback,
+    ckpt_path: str | None = None, **settings: Any,
+) -> Any:  # fmt: skip
+    for make_seed in (torch.manual_seed, random.seed, np.random.seed):
+        make_seed(seed)
+    module, saves = Net(), ModelCheckpoint(folder / "saved", save_top_k=-1, save_last=True, **checkpoint)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=CSVLogger(folder),
+        callbacks=[QuantizationAwareTraining(modules_to_fuse=FUSE, **quantize), saves, *callbacks],
+        discover_callbacks=False,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        **settings,
+    )
+    train: Any = DataLoader(DATA, batch_size=2, shuffle=True)  # type: ignore[arg-type]  # a tensor is a dataset
+    val: Any = DataLoader(DATA, batch_size=4, shuffle=True)  # type: ignore[arg-type]
+    trainer.fit(module, train, val, ckpt_path=ckpt_path)
+    output = module(DATA)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    state = torch.load(folder / "end.ckpt")
+    with Path(trainer.log_dir or "", "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        "int8": output.tolist(),
+        "weights": {name: value.tolist() for name, value in state["state_dict"].items()},
+        "optimizer": repr(state["optimizer_states"]),
+        "quantize": state["callbacks"].get("QuantizationAwareTraining"),
+        "rows": rows,
+    }
+
+
+def last_epochs(trainer: Trainer) -> bool:
+    return trainer.current_epoch >= 2
+
+
+QUANTIZE: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "histogram": {"observer_type": "histogram", "qconfig": "x86"},
+    "count": {"collect_quantization": 6},
+    "function": {"collect_quantization": last_epochs},
+    "validation": {"observer_enabled_stages": ("validate",), "collect_quantization": 3},
+}
+CUTS = [
+    ("train_batch", 1), ("backward", 3), ("validation_batch", 2), ("validation_end", 1), ("epoch", 2), ("train_batch", 7),
+    ("validation_batch", 5), ("epoch", 3), ("backward", 11), ("validation_batch", 6),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpoints of the earlier run are gone")
+@pytest.mark.parametrize("saves", ["at the exception", "every step"])
+@pytest.mark.parametrize("case", QUANTIZE)
+def test_a_run_that_was_cut_is_the_run_that_was_not(tmp_path: Path, case: str, saves: str) -> None:
+    checkpoint = {"save_on_exception": True} if saves == "at the exception" else {"every_n_train_steps": 1}
+    folder = tmp_path / "run"  # the same for all: states hold paths
+    straight = fit(folder, 1, QUANTIZE[case], checkpoint)
+    for number, (hook, at) in enumerate(CUTS):
+        if saves == "every step" and (hook, at) == ("train_batch", 1):
+            continue  # nothing is saved by then
+        shutil.rmtree(folder)
+        with pytest.raises(Cut):
+            fit(folder, 1, QUANTIZE[case], checkpoint, CutAt(hook, at))
+        resumed = fit(folder, 10 + number, QUANTIZE[case], checkpoint, ckpt_path="auto")
+        for part in straight:
+            assert resumed[part] == straight[part], (hook, at, part)
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpoints of the earlier run are gone")
+def test_in_a_window_of_accumulation(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    checkpoint = {"save_on_exception": True}
+    straight = fit(folder, 1, {}, checkpoint, accumulate_grad_batches=3)
+    for number, (hook, at) in enumerate(CUTS):
+        shutil.rmtree(folder)
+        with pytest.raises(Cut):
+            fit(folder, 1, {}, checkpoint, CutAt(hook, at), accumulate_grad_batches=3)
+        assert fit(folder, number, {}, checkpoint, ckpt_path="auto", accumulate_grad_batches=3) == straight, (hook, at)
