@@ -89,16 +89,28 @@ def targets_of(module: nn.Module, pairs: Sequence[Pair]) -> list[Target]:
             if parameter is not None and parameter is layer._parameters[registered]:
                 names.setdefault(id(parameter), []).append(f"{prefix}.{name}" if prefix else name)
                 holders.setdefault(id(parameter), {})[id(layer), name] = layer, name
-    attention = [one for one in module.modules() if isinstance(one, nn.MultiheadAttention)]
+    used = [(one, layer) for one in module.modules() if (layer := _used_without_a_call(one)) is not None]
     targets: dict[int, Target] = {}
     for layer, name in pairs:
         key = id(trained_parameter(layer, name))
         where = list(holders[key].values())
         callers: list[tuple[nn.Module, nn.Module, str]] = [
-            (one, held, own) for one in attention for held, own in where if one.out_proj is held
+            (one, held, own) for one, layer in used for held, own in where if layer is held
         ]
         targets.setdefault(key, Target(names[key], where, callers))
     return list(targets.values())
+
+
+def _used_without_a_call(module: nn.Module) -> nn.Module | None:
+    """Return the layer in `module` whose weight it uses itself.
+
+    Attention uses that of its last one, a fused layer of quantisation-aware training that of its BatchNorm.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return module.out_proj
+    if type(module).__module__.startswith("torch.ao.nn.intrinsic.qat."):
+        return module._modules.get("bn")
+    return None
 
 
 def check_sizes(targets: Sequence[Target], amount: object, dim: int | None, together: bool) -> None:

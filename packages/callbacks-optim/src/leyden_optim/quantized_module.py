@@ -68,7 +68,8 @@ def _check_names(module: nn.Module, to_fuse: Sequence[Sequence[str]]) -> None:
 def with_children(module: M, children: Mapping[str, nn.Module | None], *, wrapped: bool) -> M:
     """Return a copy of `module` with int8 `children`; with `wrapped` it takes and gives floats."""
     # What stands in `memo` is taken for the copy: the float children are not copied to be thrown away.
-    twin = copy.deepcopy(module, {id(module._modules): dict(children)})
+    memo = {id(module._modules): dict(children), **quantization.values_of_graphs(module)}
+    twin = copy.deepcopy(module, memo)
     twin.cpu().eval()
     if not wrapped:
         twin.__dict__.pop("forward", None)
@@ -133,6 +134,8 @@ class QuantizedForward:
         return quantized
 
     def _dequantized(self, value: Tensor) -> Tensor:
+        if not value.is_quantized:  # in training nothing is
+            return value
         dequantized: Tensor = self.module.dequant(value)  # type: ignore[operator]  # a layer
         return dequantized
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from leyden_optim.pruning_target import make_permanent
+
 if TYPE_CHECKING:
     from torch.ao.quantization import QConfig
     from torch.ao.quantization.fake_quantize import FakeQuantizeBase
@@ -38,6 +40,7 @@ __all__ = [
     "require_quantization",
     "switch_observers",
     "uncalibrated",
+    "values_of_graphs",
 ]
 
 ENGINES = ("fbgemm", "x86", "qnnpack", "onednn")
@@ -254,7 +257,8 @@ def int8_children(module: nn.Module, engine: str | None) -> dict[str, nn.Module 
     Weights are packed for `engine`; None is the one that torch has set.
     """
     holder = nn.Module()
-    holder._modules.update(copy.deepcopy(module._modules))
+    holder._modules.update(copy.deepcopy(module._modules, values_of_graphs(module)))
+    make_permanent(holder)  # what prunes a layer would be called with the int8 one
     holder.cpu().eval()
     _observe_weights(holder)
     with _quiet(), packing_for(engine), _under_all_names(holder):
@@ -270,6 +274,15 @@ def _observe_weights(module: nn.Module) -> None:
             observer.reset_min_max_vals()
             part.enable_observer()
             part(module.get_submodule(name.rpartition(".")[0]).weight)
+
+
+def values_of_graphs(module: nn.Module) -> dict[int, Tensor]:
+    """Return, as a memo of ``copy.deepcopy``, copies of tensors that have a graph, which it refuses to copy.
+
+    A weight that is pruned is one after each call, and so is a loss that a module keeps.
+    """
+    tensors = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
 
 
 @contextmanager
