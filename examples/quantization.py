@@ -9,7 +9,6 @@ import argparse
 import copy
 import logging
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,10 +65,7 @@ def train(max_epochs: int) -> tuple[Wider, Wider]:
 def saved_and_loaded(int8: Wider, path: Path) -> Wider:
     """Return the int8 model as another process would load it."""
     torch.save(int8.state_dict(), path)
-    with warnings.catch_warnings():  # torch.load's own, of how it reads quantised tensors
-        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
-        stored = torch.load(path)
-    return QuantizationAwareTraining("x86", modules_to_fuse=FUSE).load_int8(Wider(), stored)
+    return QuantizationAwareTraining("x86", modules_to_fuse=FUSE).load_int8(Wider(), path)
 
 
 def milliseconds(module: nn.Module) -> float:

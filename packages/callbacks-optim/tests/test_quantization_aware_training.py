@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -349,17 +348,13 @@ def test_checkpoints_hold_the_fake_quantised_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
-def test_an_int8_module_is_saved_and_loaded(engine: str) -> None:
+def test_an_int8_module_is_saved_and_loaded(engine: str, tmp_path: Path) -> None:
     module, quantize = net(), QuantizationAwareTraining(engine, modules_to_fuse=FUSE)
     make(quantize).fit(module)
-    file = io.BytesIO()
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    with warnings.catch_warnings():  # torch's own, of torch.load
-        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
-        stored = torch.load(file, weights_only=True)
-    loaded = QuantizationAwareTraining(engine, modules_to_fuse=FUSE).load_int8(Net(), stored)
-    assert torch.equal(loaded(IMAGES), module(IMAGES))
+    torch.save(module.state_dict(), tmp_path / "int8.pt")
+    for weights in (tmp_path / "int8.pt", str(tmp_path / "int8.pt"), module.state_dict()):
+        loaded = QuantizationAwareTraining(engine, modules_to_fuse=FUSE).load_int8(Net(), weights)
+        assert torch.equal(loaded(IMAGES), module(IMAGES))
 
 
 def test_nothing_of_it_touches_an_evaluation_of_floats() -> None:

@@ -21,15 +21,13 @@ from leyden_optim import QuantizationAwareTraining
 FUSE = [["body.0", "body.1", "body.2"], ["body.4", "body.5", "body.6"], ["head.1", "head.2"]]
 LOADS = """
 import sys, warnings
+warnings.simplefilter("error")
 import torch
 from leyden_optim import QuantizationAwareTraining
 from test_quantization_on_digits import FUSE, Classifier
 
 engine, weights, images, expected = sys.argv[1:]
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    stored = torch.load(weights)
-int8 = QuantizationAwareTraining(engine, modules_to_fuse=FUSE).load_int8(Classifier(), stored)
+int8 = QuantizationAwareTraining(engine, modules_to_fuse=FUSE).load_int8(Classifier(), weights)
 assert torch.equal(int8(torch.load(images)), torch.load(expected))
 print("as it was saved")
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -136,17 +137,19 @@ class QuantizationAwareTraining(Callback):
             return copy.deepcopy(pl_module)
         return with_children(pl_module, self._int8_children(pl_module), wrapped=self.input_compatible)
 
-    def load_int8(self, pl_module: M, state_dict: Mapping[str, Any]) -> M:
+    def load_int8(self, pl_module: M, weights: str | os.PathLike[str] | Mapping[str, Any]) -> M:
         """Return an int8 copy of a float module, with the weights that an int8 one's ``state_dict()`` gave.
 
-        The engine they were saved under should be the one of `qconfig`. ``torch.load(path)`` reads them safely.
+        `weights` are these, or the path of the file that ``torch.save`` wrote of them; it is read safely. The engine
+        should be the one that they were trained for.
         """
+        stored = weights if isinstance(weights, Mapping) else quantization.read_int8(weights)
         twin = copy.deepcopy(pl_module)
         self.prepare(twin)
         children = quantization.int8_children(twin, self._engine)
         loaded = with_children(twin, children, wrapped=self.input_compatible)
         with quantization.packing_for(self._engine):
-            loaded.load_state_dict(state_dict)
+            loaded.load_state_dict(stored)
         return loaded
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ __all__ = [
     "packing_for",
     "prepare",
     "problem_with_qconfig",
+    "read_int8",
     "require_quantization",
     "switch_observers",
     "uncalibrated",
@@ -274,6 +276,15 @@ def _observe_weights(module: nn.Module) -> None:
             observer.reset_min_max_vals()
             part.enable_observer()
             part(module.get_submodule(name.rpartition(".")[0]).weight)
+
+
+def read_int8(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the state of an int8 module in a file, without running what is in it."""
+    with warnings.catch_warnings():  # of how torch itself makes a quantised tensor of what it reads
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+        warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor, .* are deprecated", UserWarning)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def values_of_graphs(module: nn.Module) -> dict[int, Tensor]:
