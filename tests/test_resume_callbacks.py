@@ -21,6 +21,7 @@ from leyden.callbacks import (
     BackboneFinetuning,
     DeviceStatsMonitor,
     EarlyStopping,
+    EMAWeightAveraging,
     Heartbeat,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -93,6 +94,7 @@ def all_of_them(folder: Path, **checkpoint: Any) -> list[Callback]:
         Heartbeat(folder / "heartbeat.json", every_n_seconds=1e-9),
         TQDMProgressBar(),
         BackboneFinetuning(1, lambda epoch: 1.5),
+        EMAWeightAveraging(decay=0.9, update_starting_at_step=3),
         ModelSummary(),
     ]
 

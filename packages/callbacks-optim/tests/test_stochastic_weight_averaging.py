@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 from torch.optim.swa_utils import SWALR, AveragedModel
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
 from leyden.callbacks import (
@@ -260,6 +262,38 @@ def test_frozen_batch_norm_keeps_its_statistics_and_other_limits_hold() -> None:
     assert int(module.more.num_batches_tracked) == 3  # type: ignore[arg-type]
     assert module.more.momentum == 0.1
     assert [part.training for part in module.backbone] == [True, False, True]
+
+
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return itertools.repeat(torch.ones(4))
+
+
+def test_the_pass_over_data_without_an_end_is_as_long_as_an_epoch_was() -> None:
+    module, swa = net(), StochasticWeightAveraging(0.01, 1)
+    trainer = Trainer(max_steps=7, logger=False, callbacks=[swa], discover_callbacks=False, accelerator="cpu")
+    trainer.fit(module, DataLoader(Endless(), batch_size=2, collate_fn=lambda items: [torch.stack(items)]))
+    assert int(module.backbone[1].num_batches_tracked) == 7  # type: ignore[arg-type]
+
+
+def test_several_loaders() -> None:
+    class Several(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch["a"], batch_idx) + super().training_step(batch["b"], batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+
+    module = net(Several)
+    trainer = Trainer(
+        max_epochs=3,
+        logger=False,
+        callbacks=[StochasticWeightAveraging(0.01, 2)],
+        discover_callbacks=False,
+        accelerator="cpu",
+    )
+    trainer.fit(module, {"a": loader(), "b": loader()}, [loader(), loader()])
+    assert int(module.backbone[1].num_batches_tracked) == 10  # type: ignore[arg-type]
 
 
 def test_metrics_and_rows_are_those_of_training(tmp_path: Path) -> None:

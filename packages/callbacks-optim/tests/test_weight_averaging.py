@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,37 @@ def test_configure_model_and_true_precision() -> None:
     fit(module, EMAWeightAveraging(decay=0.5), precision="64-true")
     assert all(value.dtype in (torch.float64, torch.int64) for value in module.state_dict().values())
     assert module.validated_on
+
+
+def test_callbacks_are_pickled_without_a_trainer() -> None:
+    ema = pickle.loads(pickle.dumps(EMAWeightAveraging(decay=0.8, update_starting_at_epoch=2)))
+    module, other = net(), net()
+    fit(module, ema)
+    fit(other, EMAWeightAveraging(decay=0.8, update_starting_at_epoch=2))
+    assert_same(state_of(module), state_of(other))
+
+
+def test_several_validation_loaders() -> None:
+    class Several(Net):
+        def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+
+    torch.manual_seed(3)
+    module, trained = Several(), Trained()
+    ema = EMAWeightAveraging(decay=0.8)
+    trainer = Trainer(
+        max_epochs=1,
+        logger=False,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        callbacks=[trained, ema],
+        discover_callbacks=False,
+    )
+    trainer.fit(module, loader(), [loader(), loader()])
+    assert len(module.validated_on) == 10
+    for seen in module.validated_on:
+        assert_same(seen, state_of(module))
+    assert_others(state_of(module), trained.states[-1])
 
 
 # -- validation --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +27,12 @@ def layers_to_update(module: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in layers if layer.training and layer.running_mean is not None]
 
 
-def update_statistics(trainer: Trainer, module: LightningModule) -> None:
+def update_statistics(trainer: Trainer, module: LightningModule, batches: int) -> None:
     """Compute the statistics of every BatchNorm layer in training mode anew, as `torch.optim.swa_utils.update_bn`.
 
     They are plain means over the batches of one epoch. The batches go through ``training_step``, which logs nothing
-    now, and no hook is called; under manual optimisation, where that would train, through ``forward``.
+    now, and no hook is called; under manual optimisation, where that would train, through ``forward``. Of data without
+    a length, which may have no end, so many `batches` are read.
     """
     layers, source, journal = layers_to_update(module), trainer.fit_loop.source, trainer.journal
     if not layers or source is None:
@@ -37,7 +40,8 @@ def update_statistics(trainer: Trainer, module: LightningModule) -> None:
     step, transfer = _step_of(trainer, module), trainer.batch_transfer
     source.set_epoch(trainer.current_epoch)
     with _cumulative(layers), torch.no_grad(), journal.muted():
-        for batch_idx, given in enumerate(source):
+        limit = batches if source.num_batches == math.inf else None
+        for batch_idx, given in enumerate(islice(source, limit)):
             batch = given if transfer is None else transfer(given, 0)
             journal.batch, journal.hook = batch, "training_step"
             step(batch, batch_idx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -61,13 +61,16 @@ class EMAWeightAveraging(WeightAveraging):
             ("update_every_n_steps", update_every_n_steps, is_count(update_every_n_steps, least=1), "an int >= 1"),
             *[(name, value, value is None or is_count(value), "an int >= 0 or None") for name, value in starts],
         )
-        super().__init__(device, use_buffers, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        super().__init__(device, use_buffers)
         self.decay = decay
         self.update_every_n_steps = update_every_n_steps
         self.update_starting_at_step = update_starting_at_step
         self.update_starting_at_epoch = update_starting_at_epoch
         self._first_step = update_starting_at_step or 0
         self._has_begun = not update_starting_at_epoch
+
+    def _average_by(self) -> dict[str, Any]:  # made anew each time, since torch's function cannot be pickled
+        return {"multi_avg_fn": get_ema_multi_avg_fn(self.decay)}  # type: ignore[no-untyped-call]
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Every `update_every_n_steps` steps from where it starts on; never for an epoch."""

@@ -81,6 +81,7 @@ class StochasticWeightAveraging(Callback):
         self._weights: AveragedWeights | None = None
         self._first_epoch = 0
         self._has_begun = self._is_finished = False
+        self._batches = 0  # in the longest averaged epoch
         self._loaded: dict[str, Any] | None = None  # the average of the run that is resumed
         self._pass: dict[str, Any] | None = None  # random numbers and loaders as they were before the last pass
 
@@ -99,7 +100,7 @@ class StochasticWeightAveraging(Callback):
         The training batches go through ``training_step`` without gradients and logging, or under manual optimisation
         through ``forward``; override it for batches that neither fits. Not called where no BatchNorm layer is trained.
         """
-        update_statistics(trainer, pl_module)
+        update_statistics(trainer, pl_module, self._batches)
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class StochasticWeightAveraging(Callback):
             self._weights = self._copy_of(pl_module)
         self._weights.settle()
         self._weights.update()
+        self._batches = max(self._batches, trainer.fit_loop.batches_done)
         if not pl_module.automatic_optimization:
             self.schedule.step(trainer)
 
@@ -195,6 +197,8 @@ class StochasticWeightAveraging(Callback):
         state: dict[str, Any] = {"has_begun": self._has_begun, "is_finished": self._is_finished}
         if self._weights is not None and not self._is_finished:
             state["average"] = dict(self._weights.model.state_dict())
+        if self._batches:
+            state["batches"] = self._batches
         if self._pass is not None:
             state["pass"] = self._pass
         return state
@@ -203,6 +207,7 @@ class StochasticWeightAveraging(Callback):
         """Go on from there; the average is set up when the module is on its device."""
         self._has_begun, self._is_finished = state_dict["has_begun"], state_dict["is_finished"]
         self._loaded, self._pass = state_dict.get("average"), state_dict.get("pass")
+        self._batches = state_dict.get("batches", 0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights beside the averaged ones, once these are in the module."""

@@ -153,7 +153,11 @@ class WeightAveraging(Callback):
         self._weights.update()
 
     def _copy_of(self, pl_module: LightningModule) -> AveragedWeights:
-        return AveragedWeights(pl_module, self.device, use_buffers=self.use_buffers, **self._averaging)
+        return AveragedWeights(pl_module, self.device, use_buffers=self.use_buffers, **self._average_by())
+
+    def _average_by(self) -> dict[str, Any]:
+        """Return the arguments of `AveragedModel` that say how it averages."""
+        return self._averaging
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the averaged weights in the module."""
