@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from leyden.callbacks import (
     ModelCheckpoint,
     ModelSummary,
     PrometheusExporter,
+    StochasticWeightAveraging,
     ThroughputMonitor,
     Timer,
     TQDMProgressBar,
@@ -82,7 +84,13 @@ class Net(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
 
 
-def all_of_them(folder: Path, **checkpoint: Any) -> list[Callback]:
+AVERAGING: dict[str, Callable[[], Callback]] = {
+    "ema": lambda: EMAWeightAveraging(decay=0.9, update_starting_at_step=3),
+    "swa": lambda: StochasticWeightAveraging(0.01, 2, annealing_epochs=2),
+}
+
+
+def all_of_them(folder: Path, averaging: str = "ema", **checkpoint: Any) -> list[Callback]:
     return [
         ModelCheckpoint(folder / "best", "{epoch}-{step}", monitor="val", save_top_k=2, save_last=True, **checkpoint),
         EarlyStopping("val", patience=2, min_delta=0.01),
@@ -94,7 +102,7 @@ def all_of_them(folder: Path, **checkpoint: Any) -> list[Callback]:
         Heartbeat(folder / "heartbeat.json", every_n_seconds=1e-9),
         TQDMProgressBar(),
         BackboneFinetuning(1, lambda epoch: 1.5),
-        EMAWeightAveraging(decay=0.9, update_starting_at_step=3),
+        AVERAGING[averaging](),
         ModelSummary(),
     ]
 
@@ -148,10 +156,12 @@ HOW: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {
 
 
 @pytest.mark.filterwarnings("ignore:.*checkpoints of the earlier run are gone")
+@pytest.mark.parametrize("averaging", AVERAGING)
 @pytest.mark.parametrize("how", HOW)
-def test_all_callbacks_in_one_run(tmp_path: Path, how: str) -> None:
+def test_all_callbacks_in_one_run(tmp_path: Path, how: str, averaging: str) -> None:
     folder = tmp_path / "run"  # the same for all: states hold paths
     arguments, cuts = HOW[how]
+    arguments = {**arguments, "averaging": averaging}
     straight = fit(folder, 1, **arguments)
     for number, (hook, at) in zip(itertools.count(10), cuts, strict=False):
         shutil.rmtree(folder)

@@ -219,7 +219,10 @@ class StochasticWeightAveraging(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the trained weights up again where the run had finished; the module has the averaged ones by now."""
         own = checkpoint.get("callbacks", {}).get(self.state_key)
-        if str(trainer.state.fn) != "fit" or own is None or "current_model_state" not in checkpoint:
+        if str(trainer.state.fn) != "fit":
+            return
+        self._weights = None
+        if own is None or "current_model_state" not in checkpoint:
             return
         if own.get("is_finished"):  # else it goes on from before its end, with the average of then
             self._weights = self._copy_of(pl_module)

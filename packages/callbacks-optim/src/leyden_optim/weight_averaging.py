@@ -234,6 +234,7 @@ class WeightAveraging(Callback):
         """Take both copies up again; the module has loaded the averaged one by now, which an evaluation keeps."""
         if str(trainer.state.fn) != "fit":
             return
+        self._weights = self._progress = None
         trained = checkpoint.get("current_model_state")
         if trained is None:
             return
