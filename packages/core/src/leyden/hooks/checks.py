@@ -31,8 +31,8 @@ def check_callbacks(callbacks: Sequence[object], *, known: Sequence[object] = ()
     for callback in checked:
         if id(callback) not in checked_before:
             _check(callback)
+    _check_conflicts(checked)  # first: a `name`, which the other asks for, would not let them work either
     _check_state_keys(checked)
-    _check_conflicts(checked)
 
 
 def check_module(module: object) -> None:

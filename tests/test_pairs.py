@@ -1,0 +1,120 @@
+"""Each two callbacks that steer a training in one trainer: cut and gone on with exactly, or refused with a reason."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.cut_runs import Setting, ends, train
+
+from leyden import Trainer
+from leyden.callbacks import (
+    BackboneFinetuning,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelPruning,
+    QuantizationAwareTraining,
+    StochasticWeightAveraging,
+)
+from leyden.errors import MisconfigurationException
+
+Differences = Callable[[Any, Any], Iterable[str]]
+
+SETTINGS: dict[str, Setting] = {
+    # Never better than the first validation by so much: it stops after as many more as its patience.
+    "EarlyStopping": Setting(lambda folder: [EarlyStopping("val", patience=6, min_delta=1e9)], {"max_epochs": 9}),
+    "StochasticWeightAveraging": Setting(lambda folder: [StochasticWeightAveraging(0.02, 2, annealing_epochs=2)]),
+    "EMAWeightAveraging": Setting(lambda folder: [EMAWeightAveraging(decay=0.7, update_starting_at_step=3)]),
+    "GradientAccumulationScheduler": Setting(lambda folder: [GradientAccumulationScheduler({0: 1, 2: 2})]),
+    "accumulate_grad_batches": Setting(arguments={"accumulate_grad_batches": 2}),
+    "ModelPruning": Setting(lambda folder: [ModelPruning("l1_unstructured", amount=0.2)]),
+    "QuantizationAwareTraining": Setting(
+        lambda folder: [QuantizationAwareTraining(modules_to_fuse=[["backbone.0", "backbone.1"]])]
+    ),
+    "BackboneFinetuning": Setting(lambda folder: [BackboneFinetuning(1, lambda epoch: 1.5)]),
+    "ModelCheckpoint": Setting(
+        lambda folder: [ModelCheckpoint(folder / "best", "{epoch}-{step}", monitor="val", save_top_k=2, save_last=True)]
+    ),
+}
+
+
+AVERAGES = "both leave their average in the module when training ends"
+PRUNED = "averages weights that ModelPruning changes: it turns weights into others"
+ROUNDED = "the ranges it observes are those of the trained weights"
+
+REFUSED: dict[frozenset[str], str] = {
+    frozenset({"StochasticWeightAveraging", "EMAWeightAveraging"}): AVERAGES,
+    frozenset({"StochasticWeightAveraging", "ModelPruning"}): PRUNED,
+    frozenset({"EMAWeightAveraging", "ModelPruning"}): PRUNED,
+    frozenset({"StochasticWeightAveraging", "QuantizationAwareTraining"}): ROUNDED,
+    frozenset({"EMAWeightAveraging", "QuantizationAwareTraining"}): ROUNDED,
+    frozenset({"GradientAccumulationScheduler", "accumulate_grad_batches"}): "both say how many batches",
+}
+"""The pairs that cannot work, each with a part of the error; all others do."""
+
+HAS_DONE: dict[str, Callable[[Trainer, Any], bool]] = {
+    "EarlyStopping": lambda trainer, module: the(EarlyStopping, trainer).stopped_epoch == 3 < trainer.max_epochs,
+    "StochasticWeightAveraging": lambda trainer, module: the(StochasticWeightAveraging, trainer).updates == 3,
+    "EMAWeightAveraging": lambda trainer, module: the(EMAWeightAveraging, trainer).updates == trainer.global_step - 3,
+    "GradientAccumulationScheduler": lambda trainer, module: trainer.global_step in (5 + 5 + 3 + 3, 5 + 5 + 3 + 1),
+    "accumulate_grad_batches": lambda trainer, module: trainer.global_step in (3 + 3 + 3 + 3, 3 + 3 + 3 + 1),
+    "ModelPruning": lambda trainer, module: the(ModelPruning, trainer).total_sparsity() > 0.5,
+    "QuantizationAwareTraining": lambda trainer, module: module.backbone[0].weight().dtype == torch.qint8,
+    "BackboneFinetuning": lambda trainer, module: len(trainer.optimizers[0].param_groups) == 2,
+    "ModelCheckpoint": lambda trainer, module: Path(the(ModelCheckpoint, trainer).best_model_path).exists(),
+}
+
+
+def the(kind: type[Any], trainer: Trainer) -> Any:
+    return next(one for one in trainer.callbacks if isinstance(one, kind) and one.name != "periodic")
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(SETTINGS, 2)), ids=" ".join)
+def test_each_two(pair: tuple[str, str], tmp_path: Path, named_differences: Differences) -> None:
+    one, other = (SETTINGS[name] for name in pair)
+    if reason := REFUSED.get(frozenset(pair)):
+        for both in (one.beside(other), other.beside(one)):
+            with pytest.raises(MisconfigurationException, match=reason):
+                Trainer(callbacks=both.callbacks(tmp_path), **both.arguments)
+        return
+    runs = ends(tmp_path, one.beside(other))
+    _, trainer, module, whole = next(runs)
+    assert all(HAS_DONE[name](trainer, module) for name in pair)
+    for how, _, _, resumed in runs:
+        assert not list(named_differences(resumed, whole)), how
+    shutil.rmtree(tmp_path / "run")
+    swapped = train(tmp_path / "run", other.beside(one))[2]
+    assert not list(named_differences(whatever_the_order(swapped), whatever_the_order(whole))), "in the other order"
+
+
+def whatever_the_order(run: dict[str, Any]) -> dict[str, Any]:
+    """Leave out in which order callbacks stand in a checkpoint."""
+    end = run["end"]
+    states = sorted((key, state) for key, state in end["callbacks"].items() if "periodic" not in key)
+    return {**run, "end": [end["state_dict"], end["optimizer_states"], end["lr_schedulers"], states]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("EarlyStopping", "Set the `name` of one"),
+        ("StochasticWeightAveraging", AVERAGES),
+        ("EMAWeightAveraging", AVERAGES),
+        ("GradientAccumulationScheduler", "put what they say into one scheduling"),
+        ("ModelPruning", "Set the `name` of one"),
+        ("QuantizationAwareTraining", "give one of them"),
+        ("BackboneFinetuning", "Set the `name` of one"),
+        ("ModelCheckpoint", "Set the `name` of one"),
+    ],
+)
+def test_the_same_twice(kind: str, reason: str, tmp_path: Path) -> None:
+    twice = SETTINGS[kind].beside(SETTINGS[kind])
+    with pytest.raises(MisconfigurationException, match=reason):
+        Trainer(callbacks=twice.callbacks(tmp_path), **twice.arguments)
