@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden_optim import QuantizationAwareTraining
+from leyden_optim import ModelPruning, QuantizationAwareTraining
 
 ao: Any = torch.ao.quantization  # much of which has no types
 FUSE = [["conv", "bn", "relu"]]
@@ -438,6 +438,99 @@ def test_a_fit_that_failed_leaves_a_module_that_trains_and_collects_no_more() ->
     module.train()
     make(quantize).fit(module)
     assert weights_of(module.fc) is torch.qint8
+
+
+class Converts(Callback):
+    """Looks at the int8 model after every batch, in the middle of what training and pruning have going on."""
+
+    def __init__(self, quantize: QuantizationAwareTraining) -> None:
+        self.quantize = quantize
+        self.outputs: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.kept = pl_module(IMAGES).sum()  # a tensor with a graph, which cannot be copied as it is
+        self.outputs.append(self.quantize.convert(pl_module)(IMAGES))
+        del pl_module.kept
+
+
+class Looks(Callback):
+    """Calls the model as `Converts` does, and no more."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module(IMAGES)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_converting_in_the_middle_changes_nothing(pruned: bool) -> None:
+    apart, module = net(), net()
+    for one, converts in ((apart, False), (module, True)):
+        quantize = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+        beside: list[Callback] = [Converts(quantize) if converts else Looks()]
+        if pruned:
+            beside.append(ModelPruning("l1_unstructured", amount=0.5, parameter_names=["weight"]))
+        make(quantize, *beside).fit(one)
+    assert same(apart, module)
+    if isinstance(beside[0], Converts):
+        assert len(beside[0].outputs) == 8
+        assert not torch.equal(beside[0].outputs[0], beside[0].outputs[-1])
+
+
+def test_converting_draws_no_random_numbers() -> None:
+    module, quantize = net(), QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    make(quantize, max_epochs=1).fit(module)
+    before = torch.get_rng_state()
+    quantize.convert(module)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_zeros_of_pruning_stay_zeros_in_int8() -> None:
+    module = net()
+    pruning = ModelPruning(
+        "l1_unstructured", parameters_to_prune=[("conv", "weight"), ("fc", "weight")], amount=0.8,
+        use_lottery_ticket_hypothesis=False,
+    )  # fmt: skip
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE), pruning, max_epochs=1).fit(module)
+    parts: Any = module
+    zeros = sum(int((layer.weight().dequantize() == 0).sum()) for layer in (parts.conv, parts.fc))
+    assert zeros >= pruning.sparsity()[0].pruned + pruning.sparsity()[1].pruned == 182
+
+
+def test_a_checkpoint_of_weights_only_holds_the_int8_ones(tmp_path: Path) -> None:
+    module, quantize = net(), QuantizationAwareTraining(modules_to_fuse=FUSE)
+    trainer = make(quantize)
+    trainer.fit(module)
+    output = module(IMAGES)
+    trainer.save_checkpoint(tmp_path / "int8.ckpt", weights_only=True)
+    (score,) = trainer.test(module, verbose=False)
+    with warnings.catch_warnings():  # of torch, about how it reads quantised tensors
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+        assert trainer.test(module, ckpt_path=tmp_path / "int8.ckpt", verbose=False) == [score]
+    assert torch.equal(module(IMAGES), output)
+
+
+class Several(Net):
+    """Has two validation loaders, and predicts."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val", (self(batch) - 1).square().mean())
+
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader(), super().val_dataloader()]
+
+    def predict_dataloader(self) -> Any:
+        return super().val_dataloader()
+
+
+def test_several_loaders_and_predictions() -> None:
+    module = net(Several)
+    quantize = QuantizationAwareTraining(
+        modules_to_fuse=FUSE, observer_enabled_stages=["train", "validate"], collect_quantization=11
+    )
+    trainer = make(quantize)
+    trainer.fit(module)
+    assert quantize.state_dict() == {"batches": 11}
+    predictions: Any = trainer.predict(module)
+    assert torch.equal(torch.cat(predictions), module(IMAGES[16:]))
 
 
 # -- what cannot work -------------------------------------------------------------------------------------------------

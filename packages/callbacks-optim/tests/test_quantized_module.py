@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden_optim import QuantizationAwareTraining
+from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
 from leyden_optim.quantized_module import QuantizedForward, Trainable, fake_quantise, with_children
 
@@ -39,7 +40,7 @@ ROWS = torch.tensor([1, 0])
 
 def prepared(module: Any) -> Any:
     fake_quantise(module, quantization.made_qconfig("fbgemm", "average"), ())
-    quantization.switch_observers(module, activations=True, weights=True, begins=True)
+    parts.switch_observers(module, activations=True, weights=True, begins=True)
     return module
 
 
@@ -128,7 +129,7 @@ def test_embeddings_are_kept_in_floats_with_a_stub_behind_them() -> None:
             super().__init__()
             self.words, self.fc = nn.Embedding(3, 4), nn.Linear(4, 1)
             self.words.qconfig = None  # type: ignore[assignment]  # how torch leaves a layer out
-            self.quant, self.dequant = quantization.make_stubs()
+            self.quant, self.dequant = parts.make_stubs()
 
         def forward(self, words: Tensor) -> Tensor:
             scores: Tensor = self.dequant(self.fc(self.quant(self.words(words))))

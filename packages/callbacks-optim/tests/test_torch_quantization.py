@@ -12,6 +12,7 @@ import torch
 import torch.ao.quantization
 from torch import Tensor, nn
 
+from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
 
 ao: Any = torch.ao.quantization
@@ -83,7 +84,7 @@ class Net(nn.Module):
         self.blocks.append(self.blocks[1])
         self.tied = nn.Linear(4, 4)
         self.tied.weight = self.first.weight
-        self.quant, self.dequant = quantization.make_stubs()
+        self.quant, self.dequant = parts.make_stubs()
 
     def forward(self, values: Tensor) -> Tensor:
         values = self.same(self.first(self.quant(values)))
@@ -103,15 +104,15 @@ def test_a_layer_with_several_names_is_replaced_under_all_of_them() -> None:
     assert type(module.first) is torch.ao.nn.qat.Linear
     assert module.blocks[1] is module.blocks[2]
     assert module.tied.weight is module.first.weight
-    quantization.switch_observers(module, activations=True, weights=True, begins=True)
+    parts.switch_observers(module, activations=True, weights=True, begins=True)
     values = torch.linspace(-1, 1, 8).view(2, 4)
     expected = module(values)
-    quantization.switch_observers(module, activations=False, weights=False)
+    parts.switch_observers(module, activations=False, weights=False)
     int8 = Net()
     int8._modules.update(quantization.int8_children(module, "fbgemm"))
     assert int8.first is int8.same
-    assert quantization.is_int8(int8)
-    assert not quantization.is_int8(module)
+    assert parts.is_int8(int8)
+    assert not parts.is_int8(module)
     assert torch.allclose(int8(values), expected, atol=0.1)
 
 
@@ -140,12 +141,12 @@ def test_a_layers_own_qconfig_goes_before() -> None:
 
 def test_ranges_that_are_missing_are_named() -> None:
     module = prepared(Net())
-    assert quantization.uncalibrated(module) == ["first", "blocks.0.0", "blocks.1", "tied", "quant"]
-    assert not quantization.has_begun(module)
-    quantization.switch_observers(module, activations=True, weights=True, begins=True)
-    assert quantization.has_begun(module)
+    assert parts.uncalibrated(module) == ["first", "blocks.0.0", "blocks.1", "tied", "quant"]
+    assert not parts.has_begun(module)
+    parts.switch_observers(module, activations=True, weights=True, begins=True)
+    assert parts.has_begun(module)
     module(torch.ones(1, 4))
-    assert quantization.uncalibrated(module) == ["blocks.0.0"]
+    assert parts.uncalibrated(module) == ["blocks.0.0"]
 
 
 def test_weights_are_packed_for_the_engine_that_is_asked_for_and_no_longer() -> None:

@@ -14,6 +14,7 @@ from leyden.arguments import refuse
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_warn
+from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
 from leyden_optim.quantization_arguments import groups_of, problems_with
 from leyden_optim.quantized_module import (
@@ -123,7 +124,7 @@ class QuantizationAwareTraining(Callback):
             MisconfigurationException: a name to fuse is not there, the layers cannot be fused or quantised, or the
                 module has no forward to quantise the inputs of.
         """
-        if not quantization.fake_quants(pl_module):
+        if not parts.fake_quants(pl_module):
             qconfig = quantization.made_qconfig(self.qconfig, self.observer_type)
             fake_quantise(pl_module, qconfig, self.modules_to_fuse)
 
@@ -133,7 +134,7 @@ class QuantizationAwareTraining(Callback):
         Raises:
             MisconfigurationException: `pl_module` is not fake-quantised, or its observers have seen no batch.
         """
-        if quantization.is_int8(pl_module):
+        if parts.is_int8(pl_module):
             return copy.deepcopy(pl_module)
         return with_children(pl_module, self._int8_children(pl_module), wrapped=self.input_compatible)
 
@@ -162,18 +163,18 @@ class QuantizationAwareTraining(Callback):
 
     def _check_ranges(self, pl_module: nn.Module) -> None:
         kind = type(pl_module).__name__
-        if not quantization.fake_quants(pl_module):
+        if not parts.fake_quants(pl_module):
             raise MisconfigurationException(
                 f"{kind} is not fake-quantised, so it cannot become int8. Train it with {type(self).__name__} first, "
                 "or give it to prepare() and load the weights of a checkpoint."
             )
-        if not quantization.has_begun(pl_module):
+        if not parts.has_begun(pl_module):
             raise MisconfigurationException(
                 f"{kind} cannot become int8: its observers have seen no batch, so that no range of values is known. "
                 f"They collect in {' and '.join(self.observer_enabled_stages)}, as far as "
                 f"collect_quantization={self.collect_quantization!r} lets them."
             )
-        unseen = quantization.uncalibrated(pl_module)
+        unseen = parts.uncalibrated(pl_module)
         if "quant" in unseen:
             raise forward_not_called(pl_module)
         if unseen:
@@ -195,7 +196,7 @@ class QuantizationAwareTraining(Callback):
                     f"Trainer(precision={trainer.precision!r}): torch quantises float32 alone; use '32-true' with "
                     f"{type(self).__name__}, or 'bf16-mixed'."
                 )
-        if not quantization.is_int8(pl_module):
+        if not parts.is_int8(pl_module):
             return
         if stage == "fit":
             raise MisconfigurationException(
@@ -226,7 +227,7 @@ class QuantizationAwareTraining(Callback):
         if fits or held:
             self.prepare(pl_module)
             if trainer.precision.endswith("-mixed"):
-                quantization.fake_quantise_in_float32(pl_module)
+                parts.fake_quantise_in_float32(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make a module int8 again that was before its weights were loaded."""
@@ -264,11 +265,11 @@ class QuantizationAwareTraining(Callback):
             return
         self._switches = collect, training
         if self._begun is None:
-            self._begun = quantization.has_begun(pl_module)
+            self._begun = parts.has_begun(pl_module)
         begins = collect and not self._begun
         # Weights need no data to be observed, and each step gives them others: a range that stayed behind would clip.
         weights = begins or (training and self._begun)
-        quantization.switch_observers(pl_module, activations=collect, weights=weights, begins=begins)
+        parts.switch_observers(pl_module, activations=collect, weights=weights, begins=begins)
         self._begun = self._begun or begins
 
     def _wants(self, trainer: Trainer, stage: str) -> bool:
@@ -297,12 +298,12 @@ class QuantizationAwareTraining(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Collect no more: what the user calls the module with afterwards is no data of the run."""
         self._switches, self._converts_again = None, False
-        quantization.switch_observers(pl_module, activations=False, weights=False)
+        parts.switch_observers(pl_module, activations=False, weights=False)
 
     # -- int8 and back ------------------------------------------------------------------------------------------------
 
     def _quantize(self, pl_module: LightningModule) -> None:
-        if quantization.has_begun(pl_module):
+        if parts.has_begun(pl_module):
             self._become_int8(pl_module)
         elif self._trained:
             rank_zero_warn(

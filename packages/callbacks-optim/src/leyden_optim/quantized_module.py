@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leyden.data.transfer import map_tensors
 from leyden.errors import MisconfigurationException, did_you_mean
+from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
     """
     kind = type(module).__name__
     _check_names(module, to_fuse)
-    if not quantization.has_stubs(module):
+    if not parts.has_stubs(module):
         if type(module).forward is nn.Module.forward:
             raise MisconfigurationException(
                 f"{kind} has no forward, around which inputs are quantised and outputs made floats again. Define "
@@ -39,7 +40,7 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
                 f"{kind} has an attribute {taken[0]!r} of its own, where the layer that quantises inputs, or makes "
                 "outputs floats again, has its place; rename it."
             )
-        module.quant, module.dequant = quantization.make_stubs()
+        module.quant, module.dequant = parts.make_stubs()
         module.forward = QuantizedForward(module)
     try:
         quantization.prepare(module, qconfig, to_fuse)
@@ -48,7 +49,7 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
             f"{kind} cannot be prepared for quantisation: {str(error).strip(' .')}. torch fuses Conv or Linear with a "
             f"BatchNorm, a ReLU or both behind it; modules_to_fuse={[list(names) for names in to_fuse]!r}."
         ) from error
-    unfit = quantization.embeddings(module)
+    unfit = parts.embeddings(module)
     if unfit:
         raise MisconfigurationException(
             f"{kind}.{unfit[0]} is an embedding, for which this qconfig is none: keep it in floats, with "
@@ -68,7 +69,7 @@ def _check_names(module: nn.Module, to_fuse: Sequence[Sequence[str]]) -> None:
 def with_children(module: M, children: Mapping[str, nn.Module | None], *, wrapped: bool) -> M:
     """Return a copy of `module` with int8 `children`; with `wrapped` it takes and gives floats."""
     # What stands in `memo` is taken for the copy: the float children are not copied to be thrown away.
-    memo = {id(module._modules): dict(children), **quantization.values_of_graphs(module)}
+    memo = {id(module._modules): dict(children), **parts.values_of_graphs(module)}
     twin = copy.deepcopy(module, memo)
     twin.cpu().eval()
     if not wrapped:

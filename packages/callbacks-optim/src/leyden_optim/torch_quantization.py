@@ -15,34 +15,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from leyden_optim.pruning_target import make_permanent
+from leyden_optim.quantized_parts import fake_quants, has_range, named_fake_quants, values_of_graphs
 
 if TYPE_CHECKING:
     from torch.ao.quantization import QConfig
-    from torch.ao.quantization.fake_quantize import FakeQuantizeBase
 
 __all__ = [
     "ENGINES",
-    "embeddings",
-    "fake_quantise_in_float32",
-    "fake_quants",
-    "has_begun",
-    "has_stubs",
     "int8_children",
-    "is_int8",
     "made_qconfig",
-    "make_stubs",
-    "named_fake_quants",
     "packing_for",
     "prepare",
     "problem_with_qconfig",
     "read_int8",
     "require_quantization",
-    "switch_observers",
-    "uncalibrated",
-    "values_of_graphs",
 ]
 
 ENGINES = ("fbgemm", "x86", "qnnpack", "onednn")
@@ -139,20 +128,6 @@ def problem_with_qconfig(qconfig: object) -> str | None:
 # -- fake-quantised modules -------------------------------------------------------------------------------------------
 
 
-def make_stubs() -> tuple[nn.Module, nn.Module]:
-    """Return what quantises an input and what dequantises an output, once prepared."""
-    from torch.ao.quantization import DeQuantStub, QuantStub
-
-    return QuantStub(), DeQuantStub()
-
-
-def has_stubs(module: nn.Module) -> bool:
-    """Whether `module` says itself where quantised arithmetic begins."""
-    from torch.ao.quantization import QuantStub
-
-    return any(isinstance(part, QuantStub) for part in module.modules())
-
-
 def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]]) -> None:
     """Fuse layers, replace them by such that quantise in training, and observe what comes out; in place.
 
@@ -179,78 +154,7 @@ def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]
         quantiser.disable_fake_quant()
 
 
-def fake_quants(module: nn.Module) -> list[FakeQuantizeBase]:
-    """Return the parts of `module` that fake-quantise; none in one that is not prepared."""
-    return [part for _, part in named_fake_quants(module)]
-
-
-def fake_quantise_in_float32(module: nn.Module) -> None:
-    """Cast what comes to be fake-quantised: autocast gives 16 bit numbers, which torch's kernels do not take."""
-    for part in fake_quants(module):
-        if _in_float32 not in part._forward_pre_hooks.values():
-            part.register_forward_pre_hook(_in_float32)
-
-
-def _in_float32(part: nn.Module, args: tuple[Tensor]) -> Tensor:
-    return args[0].float()
-
-
-def named_fake_quants(module: nn.Module) -> Iterator[tuple[str, FakeQuantizeBase]]:
-    """Yield the parts of `module` that fake-quantise, with their names."""
-    from torch.ao.quantization.fake_quantize import FakeQuantizeBase
-
-    for name, part in module.named_modules():
-        if isinstance(part, FakeQuantizeBase):
-            yield name, part
-
-
-def switch_observers(module: nn.Module, *, activations: bool, weights: bool, begins: bool = False) -> None:
-    """Let the observers of activations, and those of weights, collect or not; let fake quantisation begin, for good."""
-    for name, part in named_fake_quants(module):
-        part.enable_observer(weights if name.endswith("weight_fake_quant") else activations)
-        if begins:
-            part.enable_fake_quant()
-
-
-def has_begun(module: nn.Module) -> bool:
-    """Whether anything in `module` is fake-quantised by now. Waits for the device."""
-    return any(int(part.fake_quant_enabled[0]) for part in fake_quants(module))
-
-
-def embeddings(module: nn.Module) -> list[str]:
-    """Return the names of embeddings that would be made int8 in a way torch has no layer for."""
-    kinds = (nn.Embedding, nn.EmbeddingBag)
-    return [
-        name
-        for name, part in module.named_modules()
-        if type(part) in kinds and getattr(part, "qconfig", None) is not None
-    ]
-
-
-def uncalibrated(module: nn.Module) -> list[str]:
-    """Return the names of layers, and of the stub ``quant``, whose values no observer has seen.
-
-    Waits for the device: the observers' ranges are looked at.
-    """
-    names = [name.rpartition(".")[0] for name, part in named_fake_quants(module) if not _has_range(part)]
-    return list(dict.fromkeys(names))
-
-
-def _has_range(part: FakeQuantizeBase) -> bool:
-    least = getattr(getattr(part, "activation_post_process", None), "min_val", None)
-    return least is None or (least.numel() > 0 and not bool(torch.isinf(least).any()))  # None: it needs none
-
-
 # -- int8 modules -----------------------------------------------------------------------------------------------------
-
-
-def is_int8(module: nn.Module) -> bool:
-    """Whether `module` has layers of quantised arithmetic, which train no more."""
-    from torch.ao.nn.quantized import DeQuantize, QFunctional, Quantize
-    from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
-
-    kinds = (Quantize, DeQuantize, QFunctional, WeightedQuantizedModule)
-    return any(isinstance(part, kinds) for part in module.modules())
 
 
 def int8_children(module: nn.Module, engine: str | None) -> dict[str, nn.Module | None]:
@@ -263,7 +167,7 @@ def int8_children(module: nn.Module, engine: str | None) -> dict[str, nn.Module 
     make_permanent(holder)  # what prunes a layer would be called with the int8 one
     holder.cpu().eval()
     _observe_weights(holder)
-    with _quiet(), packing_for(engine), _under_all_names(holder):
+    with _quiet(), torch.random.fork_rng(devices=[]), packing_for(engine), _under_all_names(holder):
         _ao().convert(holder, inplace=True)
     return dict(holder._modules)
 
@@ -271,7 +175,7 @@ def int8_children(module: nn.Module, engine: str | None) -> dict[str, nn.Module 
 def _observe_weights(module: nn.Module) -> None:
     """Let observers that have seen no weight see it: an int8 layer cannot be made of weights without a range."""
     for name, part in named_fake_quants(module):
-        if name.endswith("weight_fake_quant") and not _has_range(part):
+        if name.endswith("weight_fake_quant") and not has_range(part):
             observer: Any = part.activation_post_process
             observer.reset_min_max_vals()
             part.enable_observer()
@@ -285,15 +189,6 @@ def read_int8(path: str | os.PathLike[str]) -> dict[str, Any]:
         warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor, .* are deprecated", UserWarning)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-def values_of_graphs(module: nn.Module) -> dict[int, Tensor]:
-    """Return, as a memo of ``copy.deepcopy``, copies of tensors that have a graph, which it refuses to copy.
-
-    A weight that is pruned is one after each call, and so is a loss that a module keeps.
-    """
-    tensors = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
-    return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
 
 
 @contextmanager
