@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from leyden_optim.pruning import ModelPruning
     from leyden_optim.quantization_aware_training import QuantizationAwareTraining
     from leyden_optim.sparsity import Sparsity
+    from leyden_optim.spike_detection import SpikeDetection, TrainingSpikeException
     from leyden_optim.stochastic_weight_averaging import StochasticWeightAveraging
     from leyden_optim.timer import Timer
     from leyden_optim.weight_averaging import WeightAveraging
@@ -34,8 +35,10 @@ __all__ = [
     "ModelPruning",
     "QuantizationAwareTraining",
     "Sparsity",
+    "SpikeDetection",
     "StochasticWeightAveraging",
     "Timer",
+    "TrainingSpikeException",
     "WeightAveraging",
 ]
 
@@ -50,8 +53,10 @@ _MODULE = {
     "ModelPruning": "pruning",
     "QuantizationAwareTraining": "quantization_aware_training",
     "Sparsity": "sparsity",
+    "SpikeDetection": "spike_detection",
     "StochasticWeightAveraging": "stochastic_weight_averaging",
     "Timer": "timer",
+    "TrainingSpikeException": "spike_detection",
     "WeightAveraging": "weight_averaging",
 }
 
