@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
 from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import (
@@ -24,6 +25,8 @@ from leyden.callbacks import (
     ModelCheckpoint,
     OnExceptionCheckpoint,
 )
+from leyden.data.combined import CombinedLoader
+from leyden.errors import MisconfigurationException
 from leyden.loggers import CSVLogger
 from leyden.state.rng import collect_rng
 
@@ -66,7 +69,7 @@ class Net(LightningModule):
 
     def __init__(self, lr: float = 0.05) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters({"lr": lr})
         self.lr = lr
         self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 1))
         self.frozen = nn.Linear(2, 2).requires_grad_(False).eval()
@@ -220,6 +223,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulating": {"accumulate_grad_batches": 3},
     "bf16": {"precision": "bf16-mixed", "gradient_clip_val": 0.5},
+    "scaled": {"precision": "16-mixed"},
     "short epochs": {"limit_train_batches": 2, "val_check_interval": 1},
     "by fraction": {"limit_train_batches": 0.9, "limit_val_batches": 1, "reload_dataloaders_every_n_epochs": 1},
     "workers": {"num_workers": 2},
@@ -281,3 +285,198 @@ def test_a_run_with_a_finder_that_changes_nothing_is_the_run_without_it(tmp_path
         assert with_it["files"][name] == content, name
     for part, expected in without.items():
         assert with_it[part] == expected, part
+
+
+class Stops(Net):
+    """Ends its third training step with an error."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error = error
+        self.raises = True
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.raises and self.counts["steps"] == 3:
+            raise self.error("in the search")
+        return loss
+
+
+class Looks(Callback):
+    """Keeps what everything is before the search, and after it was cut short."""
+
+    position = "first"
+    runs_before = ("LearningRateFinder",)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.late = 1
+        pl_module.body[0].weight.grad = torch.ones(6, 4)  # as an earlier training may have left it
+        self.before = everything(trainer, pl_module, self.data)
+        self.objects = [id(one) for one in (*pl_module.parameters(), *pl_module.buffers(), pl_module.batches)]
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.after = everything(trainer, pl_module, self.data)
+        now = [id(one) for one in (*pl_module.parameters(), *pl_module.buffers(), pl_module.batches)]
+        assert now == self.objects
+
+    data: Any = None
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_search_that_is_cut_short_leaves_no_trace(tmp_path: Path, error: type[BaseException], precision: str) -> None:
+    seeded()
+    module, looks, finder = Stops(error), Looks(), LearningRateFinder()
+    looks.data = data = Rows()
+    train: Any = DataLoader(data, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(2))
+    before = train.generator.get_state()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        precision=precision,
+        logger=[CSVLogger(tmp_path, name="csv"), tensorboard(tmp_path)],
+        callbacks=[looks, finder, EarlyStopping("loss"), Batches(), EMAWeightAveraging(decay=0.9)],
+        discover_callbacks=False,
+    )
+    with pytest.raises(error, match="in the search"):
+        trainer.fit(module, train)
+    assert looks.after == looks.before
+    assert torch.equal(train.generator.get_state(), before)
+    assert finder.optimal_lr is None
+    assert not (tmp_path / "csv" / "version_0" / "metrics.csv").exists()
+
+
+def test_everything_that_is_compared_differs_where_nothing_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests above see it, when a search leaves a trace."""
+    from leyden.state.remembered import Remembered
+
+    monkeypatch.setattr(Remembered, "put_back", lambda self: None)
+    seeded()
+    module, looks = Stops(RuntimeError), Looks()
+    looks.data = Rows()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, callbacks=[looks, LearningRateFinder()], discover_callbacks=False
+    )
+    with pytest.raises(RuntimeError, match="in the search"):
+        trainer.fit(module, DataLoader(looks.data, batch_size=4))
+    differs = [name for name in looks.before if looks.after[name] != looks.before[name]]
+    of_module = ["module", "weights", "buffers", "generator", "meter"]
+    assert differs == [*of_module, "optimizers", "optimizer attributes", "rng", "data"]
+
+
+class Endless(IterableDataset[Tensor]):
+    """A stream that is as long as it says, and knows where it is."""
+
+    def __init__(self) -> None:
+        self.begun, self.generator = 0, torch.Generator().manual_seed(4)
+
+    def __iter__(self) -> Any:
+        self.begun += 1
+        for _ in range(20):
+            yield torch.rand(4, generator=self.generator) + torch.rand(())
+
+
+class OwnLoader:
+    """A loader of the user's own, which shuffles by a generator of its own and remembers its place."""
+
+    def __init__(self) -> None:
+        self.rows, self.python, self.place, self.order = Rows(), random.Random(1), 0, list(range(6))
+
+    def __len__(self) -> int:
+        return 6
+
+    def __iter__(self) -> Any:
+        self.python.shuffle(self.order)
+        for self.place in self.order:  # noqa: B020
+            yield torch.stack([self.rows[4 * self.place + row] for row in range(4)])
+
+
+class OwnSampler(Sampler[int]):
+    """Begins each epoch where the one before ended."""
+
+    def __init__(self) -> None:
+        self.begins_at = 0
+
+    def __len__(self) -> int:
+        return 24
+
+    def __iter__(self) -> Any:
+        for _ in range(24):
+            yield self.begins_at
+            self.begins_at = (self.begins_at + 7) % 24
+
+
+def loader(**arguments: Any) -> Any:
+    return DataLoader(Rows(), batch_size=4, **arguments)
+
+
+def stateful(**arguments: Any) -> Any:
+    return pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader(Rows(), batch_size=4, **arguments)
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "a list": lambda: list(torch.linspace(-1, 1, 96).view(6, 4, 4)),
+    "several": lambda: CombinedLoader([loader(shuffle=True), loader()], "max_size_cycle"),
+    "a dict of loaders": lambda: {"a": loader(shuffle=True), "b": loader(shuffle=True)},
+    "one with state": lambda: stateful(shuffle=True),
+    "one with state and workers": lambda: stateful(shuffle=True, num_workers=1),
+    "a stream": lambda: DataLoader(Endless(), batch_size=4),
+    "a stream with a worker": lambda: DataLoader(Endless(), batch_size=4, num_workers=1),
+    "one's own": OwnLoader,
+    "own sampler": lambda: loader(sampler=OwnSampler()),
+    "weighted": lambda: loader(sampler=WeightedRandomSampler([1.0] * 24, 24, generator=torch.Generator())),
+    "own batches": lambda: DataLoader(Rows(), batch_sampler=BatchSampler(OwnSampler(), 4, drop_last=True)),
+}
+
+
+class Reads(Net):
+    """Trains on whatever there is, by its own loaders, which it keeps."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self.make, self.asked = make, 0
+        self.kept: list[Any] = [None]
+
+    def train_dataloader(self) -> Any:
+        self.asked += 1
+        self.kept[0] = self.make() if self.kept[0] is None else self.kept[0]
+        torch.rand(())
+        return self.kept[0]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list) else [batch]
+        return super().training_step(torch.cat(list(parts)), batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("given", [True, False], ids=["given", "of the module"])
+def test_every_kind_of_loader_gives_what_it_gives_without_a_search(tmp_path: Path, kind: str, given: bool) -> None:
+    def run(*finders: Callback) -> Any:
+        seeded()
+        module = Reads(LOADERS[kind])
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=3, logger=False, callbacks=finders, discover_callbacks=False,
+            enable_progress_bar=False,
+        )  # fmt: skip
+        trainer.fit(module, LOADERS[kind]() if given else None)
+        return (
+            module.batches,
+            module.asked,
+            {k: v.tolist() for k, v in module.state_dict().items()},
+            plain(collect_rng()),
+        )
+
+    finder = LearningRateFinder(1e-5, 1.0, 20, early_stop_threshold=None, update_attr=False)
+    without, with_it = run(), run(finder)
+    assert finder.optimal_lr is not None
+    assert len(finder.optimal_lr.results["lr"]) == 20
+    assert with_it == without
+
+
+def test_what_can_be_read_once_only_is_refused(tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[LearningRateFinder()], discover_callbacks=False)
+    with pytest.raises(MisconfigurationException, match=r"^a trial cannot read a generator: it can be read once"):
+        trainer.fit(Net(), (batch for batch in torch.rand(6, 4, 4)))

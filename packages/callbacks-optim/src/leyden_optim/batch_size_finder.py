@@ -15,6 +15,7 @@ from leyden.errors import MisconfigurationException
 from leyden.loops.trial import EndOfTrial, trial
 from leyden.rank_zero import rank_zero_info
 from leyden_optim.batch_size_search import Mode, free_memory, is_out_of_memory, largest
+from leyden_optim.begun_anew import make_optimizers_anew
 from leyden_optim.hyperparameter import Hyperparameter
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class BatchSizeFinder(Callback):
     def _start_afresh(self) -> None:
         self.optimal_batch_size: int | None = None
         self._is_cut = False  # whether a search began and did not end
+        self._checkpoint: dict[str, Any] | None = None  # that this fit resumes and that was made in such a search
         self._samples: int | None = None  # in the dataset, as far as it can be known
 
     # -- within a run -----------------------------------------------------------------------------------------------
@@ -137,6 +139,7 @@ class BatchSizeFinder(Callback):
         """Search, before any other callback's fit begins."""
         if not trainer.fit_loop.resumes or self._is_cut:
             self.scale_batch_size(trainer, pl_module)
+        self._checkpoint = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, where the run is a validation and nothing else."""
@@ -156,18 +159,16 @@ class BatchSizeFinder(Callback):
         self.search(trainer, pl_module)
         if self.optimal_batch_size is None:
             return
-        loop = trainer.fit_loop if trainer.state.fn == "fit" else _evaluation(trainer)
-        if loop.source is None:
-            return
-        if trainer.state.fn == "fit":
-            trainer.fit_loop.forget_data()
-        loop.source = None
-        hook = trainer.journal.hook
-        loop.setup_data()
-        trainer.journal.hook = hook
-        if trainer.state.fn == "fit":
+        if str(trainer.state.fn) != "fit":
+            _read_anew(trainer, _evaluation(trainer))
+        elif trainer.fit_loop.underway:
+            trainer.fit_loop.val_loop.forget_data()
+            _read_anew(trainer, trainer.fit_loop)
             assert trainer.fit_loop.source is not None
             trainer.fit_loop.source.set_epoch(trainer.current_epoch)
+        else:  # schedulers may have asked how many steps there will be
+            trainer.fit_loop.forget_data()
+            make_optimizers_anew(trainer, self._checkpoint)
 
     # -- the search -------------------------------------------------------------------------------------------------
 
@@ -278,7 +279,11 @@ class BatchSizeFinder(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Give module and datamodule the size that was found before they make dataloaders."""
         state = (checkpoint.get("callbacks") or {}).get(self.state_key)
-        if str(trainer.state.fn) == "fit" and state and state["optimal_batch_size"] is not None:
+        if str(trainer.state.fn) != "fit" or not state:
+            return
+        if state["is_cut"]:
+            self._checkpoint = checkpoint
+        elif state["optimal_batch_size"] is not None:
             self._attribute(pl_module, trainer.datamodule).write(state["optimal_batch_size"])
 
 
@@ -310,6 +315,13 @@ class _Few(Callback):
 
     def on_predict_epoch_end(self, *_: Any) -> None:
         self.on_validation_epoch_end()
+
+
+def _read_anew(trainer: Trainer, loop: Any) -> None:
+    """Let a loop ask for its dataloaders again."""
+    hook, loop.source = trainer.journal.hook, None
+    loop.setup_data()
+    trainer.journal.hook = hook
 
 
 def _evaluation(trainer: Trainer) -> Any:

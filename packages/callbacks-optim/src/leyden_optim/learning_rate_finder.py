@@ -10,9 +10,9 @@ from torch import Tensor
 from leyden.arguments import is_count, is_positive, refuse
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
-from leyden.lifecycle import make_optimizers
 from leyden.loops.trial import EndOfTrial, trial
 from leyden.rank_zero import rank_zero_info
+from leyden_optim.begun_anew import make_optimizers_anew
 from leyden_optim.hyperparameter import Hyperparameter
 from leyden_optim.learning_rate_search import LearningRateSearch, Mode
 
@@ -129,10 +129,6 @@ class LearningRateFinder(Callback):
         """Search, before any other callback's fit begins."""
         if not trainer.fit_loop.resumes or self._is_cut:
             self.lr_find(trainer, pl_module)
-            if self._checkpoint is not None:  # what it holds of optimizers is of before the rate was found
-                self._checkpoint["optimizer_states"] = [one.state_dict() for one in trainer.optimizers]
-                schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
-                self._checkpoint["lr_schedulers"] = schedulers
         self._checkpoint = None
 
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,13 +136,12 @@ class LearningRateFinder(Callback):
         self.search(trainer, pl_module)
         if self._lr is None or not self.update_attr:
             return
-        before = _rates(trainer)
-        self.update(pl_module)
+        before, attribute = _rates(trainer), self._attribute(pl_module)
+        is_new = attribute.read() != self._lr
+        attribute.write(self._lr)
         if not trainer.fit_loop.underway:
-            hook = trainer.journal.hook
-            make_optimizers(trainer)
-            trainer.journal.hook = hook
-        if before == _rates(trainer):
+            make_optimizers_anew(trainer, self._checkpoint)
+        if is_new and before == _rates(trainer):  # under way, or configure_optimizers does not use the attribute
             for optimizer in trainer.optimizers:
                 _set_rate(optimizer, self._lr, ("lr", "initial_lr"))
             for config in trainer.lr_scheduler_configs:

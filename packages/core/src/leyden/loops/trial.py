@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from leyden.callback import Callback
 from leyden.data.combined import CombinedLoader
-from leyden.data.loaders import is_collection, map_loaders
+from leyden.data.loaders import map_loaders
 from leyden.data.transfer import compile_transfer
 from leyden.errors import MisconfigurationException, with_article
 from leyden.loops.sources import has_loader, request_loader
@@ -56,9 +57,8 @@ def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **setting
         _settle(aside, trainer, settings)
         for name in loaders:
             if has_loader(aside, name):
-                given = request_loader(aside, name)
-                before.add_data(given)
-                aside.given_loaders[name] = map_loaders(_copied, given)
+                copied = partial(_copied, before)
+                aside.given_loaders[name] = map_loaders(copied, request_loader(aside, name))
         yield aside
     except EndOfTrial:
         pass
@@ -102,16 +102,20 @@ def _settle(aside: Trainer, trainer: Trainer, settings: dict[str, Any]) -> None:
         aside.plan.on_fit_start()  # the module has yet to get it: callbacks do so first
 
 
-def _copied(loader: Any) -> Any:
-    """Return a loader of the same batches that shares neither workers, samplers nor generators with `loader`."""
+def _copied(before: Remembered, loader: Any) -> Any:
+    """Return a loader of the same batches that shares neither workers, samplers nor generators with `loader`.
+
+    What it cannot but share, such as the dataset, is remembered.
+    """
     if isinstance(loader, CombinedLoader):
-        return loader.with_members([_copied(member) for member in loader.flattened])
+        return loader.with_members([_copied(before, member) for member in loader.flattened])
+    before.add_data(loader)
     if callable(getattr(type(loader), "__next__", None)):
         raise MisconfigurationException(
             f"a trial cannot read {with_article(type(loader).__name__)}: it can be read once, and the training would "
             "lack what the trial has read. Give a DataLoader, a list or anything that begins anew with each iter()."
         )
-    if not isinstance(loader, DataLoader) or is_collection(loader):
+    if not isinstance(loader, DataLoader):
         return loader
     copied = copy.copy(loader)
     shared: dict[int, Any] = {id(loader.dataset): loader.dataset}

@@ -67,11 +67,19 @@ class Remembered:
         self._look_at_data(value)
 
     def put_back(self) -> None:
-        """Make everything as it was."""
+        """Make everything as it was. Ctrl-C waits until it is."""
+        left: list[Callable[[], object]] = [partial(restore_rng, self._rng), *self._undo]
+        interrupt: KeyboardInterrupt | None = None
         with torch.no_grad():
-            for undo in reversed(self._undo):
-                undo()
-        restore_rng(self._rng)
+            while left:
+                try:
+                    while left:
+                        left[-1]()
+                        left.pop()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _count_as_own(self, value: object) -> None:
         package = _package(value)
