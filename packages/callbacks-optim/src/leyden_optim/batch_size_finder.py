@@ -15,7 +15,7 @@ from leyden.errors import MisconfigurationException
 from leyden.loops.trial import EndOfTrial, trial
 from leyden.rank_zero import rank_zero_info
 from leyden_optim.batch_size_search import Mode, free_memory, is_out_of_memory, largest
-from leyden_optim.begun_anew import make_optimizers_anew
+from leyden_optim.begun_anew import make_optimizers_anew, with_random_numbers_of
 from leyden_optim.hyperparameter import Hyperparameter
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class BatchSizeFinder(Callback):
 
     def _start_afresh(self) -> None:
         self.optimal_batch_size: int | None = None
-        self._is_cut = False  # whether a search began and did not end
-        self._checkpoint: dict[str, Any] | None = None  # that this fit resumes and that was made in such a search
+        self._is_due = False  # whether this fit, or the one it resumes, has its search still before it
+        self._checkpoint: dict[str, Any] | None = None  # that is resumed, made before the search was done
         self._samples: int | None = None  # in the dataset, as far as it can be known
 
     # -- within a run -----------------------------------------------------------------------------------------------
@@ -127,6 +127,7 @@ class BatchSizeFinder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
         self._start_afresh()
+        self._is_due = stage == "fit"
         name = _LOADERS[stage]
         if trainer.given_loaders.get(name) is not None:
             raise MisconfigurationException(
@@ -137,9 +138,9 @@ class BatchSizeFinder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, before any other callback's fit begins."""
-        if not trainer.fit_loop.resumes or self._is_cut:
+        if self._is_due:
+            with_random_numbers_of(self._checkpoint)
             self.scale_batch_size(trainer, pl_module)
-        self._checkpoint = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, where the run is a validation and nothing else."""
@@ -178,7 +179,7 @@ class BatchSizeFinder(Callback):
             rank_zero_info(f"{type(self).__name__} leaves its search out, since Trainer(fast_dev_run) tries the code.")
             return
         attribute = self._attribute(pl_module, trainer.datamodule)
-        before, self._samples, self._is_cut = attribute.read(), None, True
+        before, self._samples = attribute.read(), None
 
         def fits(size: int) -> bool:
             attribute.write(size)
@@ -190,7 +191,7 @@ class BatchSizeFinder(Callback):
             )
         finally:
             attribute.write(before)
-        self._is_cut = False
+        self._is_due = False
         if found is None:
             raise MisconfigurationException(
                 f"{type(self).__name__}: no batch size that was tried fits into memory, from {self.init_val} down. "
@@ -267,24 +268,28 @@ class BatchSizeFinder(Callback):
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was found, and whether a search was cut short."""
-        if self.optimal_batch_size is None and not self._is_cut:
+        """Return what was found, and whether the search is still to be made."""
+        if self.optimal_batch_size is None and not self._is_due:
             return {}
-        return {"is_cut": self._is_cut, "optimal_batch_size": self.optimal_batch_size}
+        return {"is_due": self._is_due, "optimal_batch_size": self.optimal_batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what was found."""
-        self._is_cut, self.optimal_batch_size = bool(state_dict["is_cut"]), state_dict["optimal_batch_size"]
+        self._is_due, self.optimal_batch_size = bool(state_dict["is_due"]), state_dict["optimal_batch_size"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Give module and datamodule the size that was found before they make dataloaders."""
-        state = (checkpoint.get("callbacks") or {}).get(self.state_key)
-        if str(trainer.state.fn) != "fit" or not state:
+        if str(trainer.state.fn) != "fit":
             return
-        if state["is_cut"]:
-            self._checkpoint = checkpoint
-        elif state["optimal_batch_size"] is not None:
+        state = (checkpoint.get("callbacks") or {}).get(self.state_key) or {}
+        self._is_due = bool(state.get("is_due"))
+        self._checkpoint = checkpoint if self._is_due else None
+        if state.get("optimal_batch_size") is not None:
             self._attribute(pl_module, trainer.datamodule).write(state["optimal_batch_size"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the checkpoint."""
+        self._checkpoint = None
 
 
 class _Few(Callback):

@@ -12,7 +12,7 @@ from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
 from leyden.loops.trial import EndOfTrial, trial
 from leyden.rank_zero import rank_zero_info
-from leyden_optim.begun_anew import make_optimizers_anew
+from leyden_optim.begun_anew import make_optimizers_anew, with_random_numbers_of
 from leyden_optim.hyperparameter import Hyperparameter
 from leyden_optim.learning_rate_search import LearningRateSearch, Mode
 
@@ -110,8 +110,8 @@ class LearningRateFinder(Callback):
     def _start_afresh(self) -> None:
         self.optimal_lr: LearningRateSearch | None = None
         self._lr: float | None = None
-        self._is_cut = False  # whether a search began and did not end
-        self._checkpoint: dict[str, Any] | None = None  # that this fit resumes and that was made in such a search
+        self._is_due = False  # whether this fit, or the one it resumes, has its search still before it
+        self._checkpoint: dict[str, Any] | None = None  # that is resumed, made before the search was done
 
     # -- within a fit -----------------------------------------------------------------------------------------------
 
@@ -120,6 +120,7 @@ class LearningRateFinder(Callback):
         if stage != "fit":
             return
         self._start_afresh()
+        self._is_due = True
         if not pl_module.automatic_optimization:
             raise self._cannot(pl_module, "steps its optimizers itself (automatic_optimization = False)")
         if self.update_attr:
@@ -127,9 +128,9 @@ class LearningRateFinder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, before any other callback's fit begins."""
-        if not trainer.fit_loop.resumes or self._is_cut:
+        if self._is_due:
+            with_random_numbers_of(self._checkpoint)
             self.lr_find(trainer, pl_module)
-        self._checkpoint = None
 
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, in a hook of a fit, and let module and optimizers have what is found."""
@@ -159,12 +160,11 @@ class LearningRateFinder(Callback):
             return
         if len(trainer.optimizers) != 1:
             raise self._cannot(pl_module, f"has {len(trainer.optimizers)} optimizers")
-        self._is_cut = True
         search = LearningRateSearch(self.mode, self.min_lr, self.max_lr, self.num_training_steps)
         sweep = _Sweep(search, self.early_stop_threshold, trainer)
         with trial(trainer, sweep, ["train_dataloader"]) as aside:
             aside.fit_loop.run()
-        self._is_cut, self.optimal_lr = False, search
+        self._is_due, self.optimal_lr = False, search
         self._lr = search.suggestion()
         if self._lr is not None:
             rank_zero_info(f"{name}: the loss fell steepest at a learning rate of {self._lr:.3g}.")
@@ -196,26 +196,30 @@ class LearningRateFinder(Callback):
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was found, and whether a search was cut short."""
-        if self.optimal_lr is None and not self._is_cut:
+        """Return what was found, and whether the search is still to be made."""
+        if self.optimal_lr is None and not self._is_due:
             return {}
         found = None if self.optimal_lr is None else self.optimal_lr.state_dict()
-        return {"is_cut": self._is_cut, "lr": self._lr, "search": found}
+        return {"is_due": self._is_due, "lr": self._lr, "search": found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what was found."""
-        self._is_cut, self._lr, found = bool(state_dict["is_cut"]), state_dict["lr"], state_dict["search"]
+        self._is_due, self._lr, found = bool(state_dict["is_due"]), state_dict["lr"], state_dict["search"]
         self.optimal_lr = None if found is None else LearningRateSearch(**found)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Give the module the rate that was found before its optimizers are made."""
-        state = (checkpoint.get("callbacks") or {}).get(self.state_key)
-        if str(trainer.state.fn) != "fit" or not state:
+        if str(trainer.state.fn) != "fit":
             return
-        if state["is_cut"]:
-            self._checkpoint = checkpoint
-        elif state["lr"] is not None and self.update_attr:
+        state = (checkpoint.get("callbacks") or {}).get(self.state_key) or {}
+        self._is_due = bool(state.get("is_due"))
+        self._checkpoint = checkpoint if self._is_due else None
+        if state.get("lr") is not None and self.update_attr:
             self._attribute(pl_module).write(state["lr"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the checkpoint."""
+        self._checkpoint = None
 
 
 class _Sweep(Callback):
