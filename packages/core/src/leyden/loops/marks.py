@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch.nn import Parameter
@@ -125,6 +127,17 @@ class Marks:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Notice no step within: those of a trial are none of the run."""
+        watched = bool(self._handles)
+        self.unwatch_steps()
+        try:
+            yield
+        finally:
+            if watched:
+                self.watch_steps()
 
     def _about_to_step(self, *_: Any) -> None:
         boundary = self.boundary

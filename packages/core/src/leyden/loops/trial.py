@@ -48,25 +48,26 @@ def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **setting
     """
     module, datamodule = trainer.lightning_module, trainer.datamodule
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    before = Remembered(module, datamodule, trainer.precision_plugin.scaler, *trainer.optimizers, *schedulers)
-    aside = trainer.aside([watcher])
-    try:
-        module.trainer = aside
-        if datamodule is not None:
-            datamodule.trainer = aside
-        _settle(aside, trainer, settings)
-        for name in loaders:
-            if has_loader(aside, name):
-                copied = partial(_copied, before)
-                aside.given_loaders[name] = map_loaders(copied, request_loader(aside, name))
-        yield aside
-    except EndOfTrial:
-        pass
-    finally:
-        module.trainer = trainer
-        if datamodule is not None:
-            datamodule.trainer = trainer
-        before.put_back()
+    with trainer.fit_loop.marks.unwatched():
+        before = Remembered(module, datamodule, trainer.precision_plugin.scaler, *trainer.optimizers, *schedulers)
+        try:
+            aside = trainer.aside([watcher])
+            module.trainer = aside
+            if datamodule is not None:
+                datamodule.trainer = aside
+            _settle(aside, trainer, settings)
+            for name in loaders:
+                if has_loader(aside, name):
+                    copied = partial(_copied, before)
+                    aside.given_loaders[name] = map_loaders(copied, request_loader(aside, name))
+            yield aside
+        except EndOfTrial:
+            pass
+        finally:
+            module.trainer = trainer
+            if datamodule is not None:
+                datamodule.trainer = trainer
+            before.put_back()
 
 
 def _settle(aside: Trainer, trainer: Trainer, settings: dict[str, Any]) -> None:
