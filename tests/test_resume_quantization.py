@@ -171,6 +171,19 @@ def test_in_a_window_of_accumulation(tmp_path: Path, hook_at: tuple[str, int]) -
     assert fit(folder, 2, {}, checkpoint, ckpt_path="auto", accumulate_grad_batches=3) == straight
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpoints of the earlier run are gone")
+@pytest.mark.parametrize("max_steps", [2, 4, 7])
+def test_a_run_that_a_limit_cut_short_goes_on_without_it(tmp_path: Path, max_steps: int) -> None:
+    folder = tmp_path / "run"
+    straight = fit(folder, 1, {}, {})
+    shutil.rmtree(folder)
+    short = fit(folder, 1, {}, {}, max_steps=max_steps)
+    assert short["int8"] != straight["int8"]
+    resumed = fit(folder, 2, {}, {}, ckpt_path=str(folder / "end.ckpt"))  # made when the module was int8
+    for part in ("int8", "weights", "optimizer"):
+        assert resumed[part] == straight[part], part
+
+
 BESIDE: dict[str, Callable[[], Callback]] = {
     "pruning": lambda: ModelPruning("l1_unstructured", amount=0.3, parameter_names=["weight"]),
     "masks that stay": lambda: ModelPruning(

@@ -300,15 +300,12 @@ def test_without_input_compatibility_the_int8_module_takes_quantised_tensors() -
 def test_another_fit_trains_on_from_what_was_trained() -> None:
     straight, module = net(), net()
     keep = QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
-    for _ in range(2):
-        make(keep, num_sanity_val_steps=0).fit(straight)
-    trainer = make(QuantizationAwareTraining(modules_to_fuse=FUSE), num_sanity_val_steps=0)
-    trainer.fit(module)
-    first = module(IMAGES)
-    trainer.fit_loop.max_epochs = 4
-    trainer.fit_loop.epoch = 0
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(module)
+    for one, quantize in ((straight, keep), (module, QuantizationAwareTraining(modules_to_fuse=FUSE))):
+        trainer = make(quantize, num_sanity_val_steps=0)
+        trainer.fit(one)
+        first = keep.convert(one)(IMAGES)
+        trainer.fit_loop.max_epochs = 4
+        trainer.fit(one)
     assert not torch.equal(module(IMAGES), first)
     assert torch.equal(module(IMAGES), keep.convert(straight)(IMAGES))
 
@@ -567,7 +564,11 @@ def test_a_module_that_cannot_be_prepared_is_an_error() -> None:
     with pytest.raises(MisconfigurationException, match=r"Net has no layer 'relue'\. Did you mean 'relu'\?"):
         QuantizationAwareTraining(modules_to_fuse=[["conv", "relue"]]).prepare(net())
     with pytest.raises(MisconfigurationException, match=r"did not find fuser method for.*torch fuses Conv or Linear"):
-        QuantizationAwareTraining(modules_to_fuse=[["relu", "conv"]]).prepare(net())
+        QuantizationAwareTraining(modules_to_fuse=[["conv", "bn"], ["relu", "fc"]]).prepare(twice := net())
+    quantize.prepare(twice)  # which is as it was
+    assert type(twice.conv) is torch.ao.nn.qat.Conv2d
+    with pytest.raises(MisconfigurationException, match="'relu' stands there twice"):
+        QuantizationAwareTraining(modules_to_fuse=[["conv", "relu"], ["fc", "relu"]]).prepare(net())
 
     class Words(Parts):
         def forward(self, words: Tensor) -> Tensor:
@@ -615,6 +616,14 @@ def test_an_int8_module_of_another_trainer_trains_no_more() -> None:
     make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(module)
     with pytest.raises(MisconfigurationException, match=r"Net is int8 and trains no more.*convert\(\)"):
         make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(module)
+
+
+def test_an_int8_module_is_refused_where_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, trainer = net(), make(QuantizationAwareTraining(modules_to_fuse=FUSE))
+    trainer.fit(module)
+    monkeypatch.setattr(trainer.strategy, "root_device", torch.device("cuda"))
+    with pytest.raises(MisconfigurationException, match=r"on cuda: test with Trainer\(accelerator='cpu'\)"):
+        trainer.test(module, verbose=False)
 
 
 def test_a_checkpoint_without_ranges_is_no_run_to_go_on_with(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
     """
     kind = type(module).__name__
     _check_names(module, to_fuse)
-    if not parts.has_stubs(module):
+    brings_stubs = parts.has_stubs(module)
+    if not brings_stubs:
         if type(module).forward is nn.Module.forward:
             raise MisconfigurationException(
                 f"{kind} has no forward, around which inputs are quantised and outputs made floats again. Define "
@@ -45,6 +46,8 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
     try:
         quantization.prepare(module, qconfig, to_fuse)
     except (AssertionError, NotImplementedError) as error:
+        if not brings_stubs:
+            del module.quant, module.dequant, module.forward
         raise MisconfigurationException(
             f"{kind} cannot be prepared for quantisation: {str(error).strip(' .')}. torch fuses Conv or Linear with a "
             f"BatchNorm, a ReLU or both behind it; modules_to_fuse={[list(names) for names in to_fuse]!r}."
@@ -59,7 +62,10 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
 
 def _check_names(module: nn.Module, to_fuse: Sequence[Sequence[str]]) -> None:
     names = [name for name, _ in module.named_modules(remove_duplicate=False)]
-    for name in (name for group in to_fuse for name in group):
+    wanted = [name for group in to_fuse for name in group]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise MisconfigurationException(f"modules_to_fuse: {name!r} stands there twice; a layer is fused once.")
         if name not in names:
             raise MisconfigurationException(
                 f"modules_to_fuse: {type(module).__name__} has no layer {name!r}.{did_you_mean(name, names)}"

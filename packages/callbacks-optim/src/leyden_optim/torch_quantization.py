@@ -134,6 +134,8 @@ def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]
     Parameters stay the same objects, parts keep their modes, and the layers that torch makes on the way, with weights
     that are thrown away, draw no random numbers from the run's.
     """
+    for names in to_fuse:  # all of them before any is fused: an error leaves the module as it was
+        _ao().fuser_method_mappings.get_fuser_method(tuple(type(module.get_submodule(name)) for name in names))
     modes = {name: part.training for name, part in module.named_modules()}
     given = hasattr(module, "qconfig")
     with _quiet(), torch.random.fork_rng(devices=[]), _under_all_names(module):
