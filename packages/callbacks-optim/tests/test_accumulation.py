@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,20 @@ class Stream:
         return iter(self.batches)
 
 
+class Closing(Net):
+    """Has the optimizer call the step."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:  # type: ignore[override]
+        optimizer.step(closure=optimizer_closure)
+
+
+class Validating(Net):
+    """Validates within windows."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.net(batch)
+
+
 FACTORS = st.dictionaries(st.integers(0, 12), st.integers(1, 5), min_size=1, max_size=4)
 
 
@@ -114,6 +130,37 @@ def test_it_equals_a_loop_by_hand_whatever_changes_when(
     reference, steps = by_hand(batches, factors, by_step=by_step, skips=sorted(skips))
     assert_same(module.net, reference)
     assert trainer.global_step == steps
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+@pytest.mark.parametrize(("kind", "given"), [(Closing, {}), (Validating, {"val_check_interval": 1})])
+def test_it_equals_a_loop_by_hand_with_a_closure_and_with_validation(
+    kind: type[Net], given: dict[str, Any], by_step: bool
+) -> None:
+    batches, module, factors = batches_of(7), kind(), {0: 2, 2: 3, 4: 1, 9: 2}
+    trainer = trainer_with(GradientAccumulationScheduler(factors, "step" if by_step else "epoch"), **given)
+    trainer.fit(module, batches, batches_of(2) if given else None)
+    reference, steps = by_hand(batches, factors, by_step=by_step)
+    assert_same(module.net, reference)
+    assert trainer.global_step == steps
+
+
+def test_a_step_that_the_gradient_scaler_leaves_out_brings_no_change() -> None:
+    class Overflowing(Net):
+        """The gradients of its first windows are infinite."""
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return loss * (math.inf if self.trainer.fit_loop.batches_seen < 2 else 1)
+
+    module = Overflowing()
+    trainer = trainer_with(GradientAccumulationScheduler({3: 2}, "step"), precision="16-mixed", max_epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")
+        trainer.fit(module, batches_of(9))
+    assert module.windows == [1] * 5 + [2] * 4
+    assert trainer.global_step == 5
 
 
 @settings(max_examples=60, deadline=None)
