@@ -503,9 +503,16 @@ def test_going_on_without_the_callback_is_told_of(tmp_path: Path) -> None:
         fit(net(), ckpt_path=tmp_path / "a.ckpt")
 
 
-def test_the_score_of_a_checkpoint_is_that_of_its_weights(tmp_path: Path) -> None:
-    saving = ModelCheckpoint(tmp_path, monitor="val", save_top_k=1)
-    fit(net(), EMAWeightAveraging(decay=0.5), saving, logger=CSVLogger(tmp_path))
+class Epochs(WeightAveraging):
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return epoch_idx is not None
+
+
+@pytest.mark.parametrize("averaging", [lambda: EMAWeightAveraging(decay=0.5), Epochs])
+@pytest.mark.parametrize("saved", [{}, {"every_n_train_steps": 2}, {"save_on_train_epoch_end": False}])
+def test_the_score_of_a_checkpoint_is_that_of_its_weights(tmp_path: Path, averaging: Any, saved: Any) -> None:
+    saving = ModelCheckpoint(tmp_path, monitor="val", save_top_k=1, **saved)
+    fit(net(), averaging(), saving, logger=CSVLogger(tmp_path))
     best = Net.load_from_checkpoint(saving.best_model_path)
     trainer = Trainer(logger=False, discover_callbacks=False, accelerator="cpu")
     score = trainer.validate(best, loader(), verbose=False)[0]["val"]

@@ -12,6 +12,7 @@ from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state.rng import collect_rng, restore_rng
 from leyden_optim.averaged_weights import AveragedWeights
+from leyden_optim.averaging_checkpoint import put_both
 from leyden_optim.averaging_conflicts import conflict_of
 from leyden_optim.batch_norm import layers_to_update, update_statistics
 from leyden_optim.swa_schedule import SWASchedule
@@ -212,9 +213,7 @@ class StochasticWeightAveraging(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights beside the averaged ones, once these are in the module."""
         if self._weights is not None and self._weights.exchanged and self._weights.module is pl_module:
-            trained, averaged = self._weights.copies()
-            checkpoint["state_dict"], checkpoint["current_model_state"] = averaged, trained
-            checkpoint["averaging_state"] = {"n_averaged": self._weights.model.n_averaged.clone()}
+            put_both(self._weights, trainer, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the trained weights up again where the run had finished; the module has the averaged ones by now."""

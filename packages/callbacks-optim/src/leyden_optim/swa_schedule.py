@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch.optim.swa_utils import SWALR
 
 from leyden.arguments import check_arguments, is_count, is_int, is_positive
 from leyden.errors import MisconfigurationException
 from leyden.optimizers import LRSchedulerConfig
 from leyden.rank_zero import rank_zero_info
+from leyden_optim.averaging_arguments import is_device
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -49,7 +49,7 @@ class SWASchedule:
                 "'cos' or 'linear'",
             ),
             ("avg_fn", avg_fn, avg_fn is None or callable(avg_fn), "a function or None"),
-            ("device", device, _is_device(device), "a device of torch, such as 'cpu' or 'cuda:1', or None"),
+            ("device", device, is_device(device), "a device of torch, such as 'cpu' or 'cuda:1', or None"),
         )
 
     def first_epoch(self, owner: str, trainer: Trainer) -> int:
@@ -130,10 +130,3 @@ class SWASchedule:
 
 def _groups(trainer: Trainer) -> list[dict[str, Any]]:
     return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-
-
-def _is_device(device: Any) -> bool:
-    try:
-        return device is None or bool(torch.device(device))
-    except (RuntimeError, TypeError):
-        return False

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from leyden.arguments import refuse
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info
 from leyden_optim.averaged_weights import AveragedWeights
+from leyden_optim.averaging_arguments import averaging_problems
+from leyden_optim.averaging_checkpoint import is_before_end, put_both
 from leyden_optim.averaging_conflicts import conflict_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class WeightAveraging(Callback):
 
     def __init__(self, device: torch.device | str | int | None = None, use_buffers: bool = True, **kwargs: Any) -> None:
         super().__init__()
-        refuse(type(self).__name__, _problems(device, use_buffers, kwargs))
+        refuse(type(self).__name__, averaging_problems(device, use_buffers, kwargs))
         self.device = device
         self.use_buffers = use_buffers
         self._averaging = kwargs
@@ -69,7 +69,7 @@ class WeightAveraging(Callback):
     def _start_afresh(self) -> None:
         self._weights: AveragedWeights | None = None
         self._steps = 0  # optimizer steps that should_update was asked about
-        self._epoch = -1  # the last epoch likewise
+        self._epoch = self._cut_epoch = -1  # the last epoch likewise, and where a limit cut that short
         self._progress: dict[str, Any] | None = None  # of the run that is resumed
         self._before_end: dict[str, Any] | None = None  # the average before that of an epoch which a limit cut short
         self._is_validating = False
@@ -78,8 +78,9 @@ class WeightAveraging(Callback):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Tell whether the average takes in the weights as they are now.
 
-        Asked after each optimizer step with its `step_idx` and at the end of each epoch with its `epoch_idx`, both from
-        0; the other one is None. Where a batch had several steps, it is asked about each until one is to count.
+        Asked after each optimizer step with its `step_idx` and after the last one of each epoch with its `epoch_idx`,
+        both from 0; the other one is None. A validation that ends the epoch comes afterwards. Where a batch had several
+        steps, it is asked about each until one is to count.
         """
         return step_idx is not None
 
@@ -125,27 +126,36 @@ class WeightAveraging(Callback):
     ) -> None:
         """Update after an optimizer step, where `should_update` says so."""
         steps = trainer.engine.steps
-        if steps <= self._steps:  # within an accumulation window, or asked about by the run that is resumed
-            return
-        first, self._steps = self._steps, steps
-        if first + 1 == steps:
-            due = self.should_update(step_idx=first)
-        else:
-            due = any(self.should_update(step_idx=step_idx) for step_idx in range(first, steps))
-        if due:
-            self._update(pl_module)
+        if steps > self._steps:  # else within an accumulation window, or asked about by the run that is resumed
+            first, self._steps = self._steps, steps
+            if first + 1 == steps:
+                due = self.should_update(step_idx=first)
+            else:
+                due = any(self.should_update(step_idx=step_idx) for step_idx in range(first, steps))
+            if due:
+                self._update(pl_module)
+        if trainer.fit_loop.is_last_batch:
+            self._end_epoch(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Update after an epoch, where `should_update` says so."""
-        epoch = trainer.current_epoch
-        if epoch > self._epoch:
-            self._epoch = epoch
-            if self.should_update(epoch_idx=epoch):
-                if not trainer.is_last_batch:  # with other limits the run may go on from before this end
-                    averaged = {} if self._weights is None else self._weights.copies()[1]
-                    weights = {name: deepcopy(weight) for name, weight in averaged.items()}
-                    self._before_end = {"n_averaged": self.updates, "state_dict": weights}
-                self._update(pl_module)
+        """Update after an epoch whose end could not be foreseen."""
+        self._end_epoch(trainer, pl_module)
+
+    def _end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Update after an epoch, where `should_update` says so.
+
+        Where a limit cut it short, it may be gone on with when the limit is another: what was before is kept.
+        """
+        epoch, is_cut = trainer.current_epoch, not trainer.fit_loop.is_last_batch
+        if epoch <= self._epoch:
+            return
+        self._epoch, self._cut_epoch = epoch, epoch if is_cut else -1
+        if self.should_update(epoch_idx=epoch):
+            if is_cut:
+                averaged = {} if self._weights is None else self._weights.copies()[1]
+                weights = {name: deepcopy(weight) for name, weight in averaged.items()}
+                self._before_end = {"n_averaged": self.updates, "state_dict": weights}
+            self._update(pl_module)
 
     def _update(self, pl_module: LightningModule) -> None:
         if self._weights is None:
@@ -215,18 +225,12 @@ class WeightAveraging(Callback):
         weights = self._weights
         if weights is None or weights.module is not pl_module:
             return
-        trained, averaged = weights.copies()
-        cut_at = trainer.fit_loop.cut_at
-        if cut_at is not None:  # of the copy that was in the module then
-            then = averaged if str(cut_at.begun).startswith("validation_") else trained
-            then.update({name: weight for name, weight in cut_at.weights.items() if name in then})
-        checkpoint["state_dict"] = averaged
+        put_both(weights, trainer, checkpoint)
         if "loops" in checkpoint:
-            checkpoint["current_model_state"] = trained
-            checkpoint["averaging_state"] = {"n_averaged": weights.model.n_averaged.clone()}
             checkpoint["averaging_progress"] = {
                 "step": self._steps,
                 "epoch": self._epoch,
+                "cut_epoch": self._cut_epoch,
                 "before_epoch_end": self._before_end,
             }
 
@@ -240,7 +244,7 @@ class WeightAveraging(Callback):
             return
         updates = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0))
         progress = checkpoint.get("averaging_progress")
-        if progress is not None and _is_before_end(checkpoint, progress["epoch"]):
+        if progress is not None and is_before_end(checkpoint, progress["cut_epoch"]):
             before = progress["before_epoch_end"]
             if before is not None:
                 updates = before["n_averaged"]
@@ -251,29 +255,3 @@ class WeightAveraging(Callback):
             self._weights = self._copy_of(pl_module)
             self._weights.model.n_averaged.fill_(updates)
         pl_module.load_state_dict(trained, strict=pl_module.strict_loading)
-
-
-def _is_before_end(checkpoint: dict[str, Any], epoch: int) -> bool:
-    """Whether a run goes on within `epoch`, whose end is behind the average: a limit was there that is no more."""
-    progress = checkpoint["loops"]["fit_loop"]
-    return bool(progress["epoch"] == epoch and progress["pending"] not in ("epoch_end", "epoch"))
-
-
-def _problems(device: Any, use_buffers: Any, averaging: dict[str, Any]) -> list[str]:
-    problems = []
-    if device is not None:
-        try:
-            torch.device(device)
-        except (RuntimeError, TypeError):
-            problems.append(f"device={device!r}: expected a device of torch, such as 'cpu' or 'cuda:1', or None")
-    if not isinstance(use_buffers, bool):
-        problems.append(f"use_buffers={use_buffers!r}: expected True or False")
-    known = [name for name in inspect.signature(AveragedModel).parameters if name.endswith("avg_fn")]
-    for name, value in averaging.items():
-        if name not in known:
-            problems.append(f"{name}={value!r}: there is no such argument; AveragedModel has {', '.join(known)}")
-        elif value is not None and not callable(value):
-            problems.append(f"{name}={value!r}: expected a function or None")
-    if all(averaging.get(name) is not None for name in ("avg_fn", "multi_avg_fn")):
-        problems.append("avg_fn and multi_avg_fn: give one of the two")
-    return problems

@@ -1,0 +1,37 @@
+"""What may be given to callbacks that average weights."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["averaging_problems", "is_device"]
+
+
+def is_device(device: Any) -> bool:
+    """Whether `device` names a device of torch, there or not, or is None."""
+    try:
+        return device is None or bool(torch.device(device))
+    except (RuntimeError, TypeError):
+        return False
+
+
+def averaging_problems(device: Any, use_buffers: Any, averaging: dict[str, Any]) -> list[str]:
+    """Say what cannot work among the arguments of `WeightAveraging`; `averaging` is for torch's `AveragedModel`."""
+    problems = []
+    if not is_device(device):
+        problems.append(f"device={device!r}: expected a device of torch, such as 'cpu' or 'cuda:1', or None")
+    if not isinstance(use_buffers, bool):
+        problems.append(f"use_buffers={use_buffers!r}: expected True or False")
+    known = [name for name in inspect.signature(AveragedModel).parameters if name.endswith("avg_fn")]
+    for name, value in averaging.items():
+        if name not in known:
+            problems.append(f"{name}={value!r}: there is no such argument; AveragedModel has {', '.join(known)}")
+        elif value is not None and not callable(value):
+            problems.append(f"{name}={value!r}: expected a function or None")
+    if all(averaging.get(name) is not None for name in ("avg_fn", "multi_avg_fn")):
+        problems.append("avg_fn and multi_avg_fn: give one of the two")
+    return problems

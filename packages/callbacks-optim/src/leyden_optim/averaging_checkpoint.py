@@ -1,0 +1,35 @@
+"""Trained and averaged weights side by side in a checkpoint, under the keys that Lightning has for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from leyden_optim.averaged_weights import AveragedWeights
+
+if TYPE_CHECKING:
+    from leyden import Trainer
+
+__all__ = ["is_before_end", "put_both"]
+
+
+def put_both(weights: AveragedWeights, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let `checkpoint` have the averaged weights as the module's, and beside them, where it holds a run, the trained.
+
+    A run that begins again before something that an exception cut has, of the copy that was in the module, what it was
+    then: statistics of BatchNorm without the batch.
+    """
+    trained, averaged = weights.copies()
+    cut_at = trainer.fit_loop.cut_at
+    if cut_at is not None:
+        then = averaged if str(cut_at.begun).startswith("validation_") else trained
+        then.update({name: weight for name, weight in cut_at.weights.items() if name in then})
+    checkpoint["state_dict"] = averaged
+    if "loops" in checkpoint:
+        checkpoint["current_model_state"] = trained
+        checkpoint["averaging_state"] = {"n_averaged": weights.model.n_averaged.clone()}
+
+
+def is_before_end(checkpoint: dict[str, Any], epoch: int) -> bool:
+    """Whether a run goes on within `epoch`, which a limit cut that is no more; the average is behind its end."""
+    progress = checkpoint["loops"]["fit_loop"]
+    return bool(progress["epoch"] == epoch and progress["pending"] not in ("epoch_end", "epoch"))
