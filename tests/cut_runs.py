@@ -21,10 +21,11 @@ from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
 
-__all__ = ["BATCHES", "EPOCHS", "Cut", "Manual", "Net", "Setting", "ends", "train"]
+__all__ = ["DATA", "EPOCHS", "Cut", "Manual", "Net", "Setting", "ends", "train"]
 
-BATCHES, EPOCHS = 5, 4
-CUT_AT = 14  # the training step: in the third epoch the fourth batch, the second of a window of two
+DATA = torch.linspace(-1, 1, 40).sin().view(10, 4)
+EPOCHS = 4
+CUT_AT = (2, 3)  # epoch and batch: the second of a window of two
 
 
 class Cut(Exception):
@@ -32,23 +33,25 @@ class Cut(Exception):
 
 
 class Net(LightningModule):
-    """A backbone with BatchNorm and a head with dropout, called through `forward`; the step number `cut_at` raises."""
+    """A backbone with BatchNorm, a head with dropout, both in `forward`; one step raises where it `is_to_be_cut`."""
 
-    cut_at: int | None = None
+    is_to_be_cut = False
+    batch_size = 2
+    lr = 0.05
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
-        self.steps = 0
 
     def forward(self, batch: Tensor) -> Tensor:
         output: Tensor = self.head(self.backbone(batch))
         return output
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        self.steps += 1
-        if self.steps == self.cut_at:
+        trainer = self.trainer
+        is_trial = trainer.max_epochs == -1  # of a finder, which has epochs of its own
+        if self.is_to_be_cut and not is_trial and (trainer.current_epoch, batch_idx) == CUT_AT:
             raise Cut
         loss: Tensor = (self(batch) - 1).pow(2).mean()
         self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
@@ -58,9 +61,15 @@ class Net(LightningModule):
         self.log("val", (self(batch) - 1).pow(2).mean() + torch.rand(()), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam([one for one in self.parameters() if one.requires_grad], lr=0.05)
+        optimizer = torch.optim.Adam([one for one in self.parameters() if one.requires_grad], lr=self.lr)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(DATA, batch_size=self.batch_size, shuffle=True)  # type: ignore[arg-type]  # a tensor is one
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(DATA[:8], batch_size=4, shuffle=True)  # type: ignore[arg-type]
 
 
 class Manual(Net):
@@ -112,14 +121,14 @@ class Setting:
 
 
 def train(
-    folder: Path, setting: Setting, *savers: Callback, seed: int = 1, cut_at: int | None = None, **fit: Any
+    folder: Path, setting: Setting, *savers: Callback, seed: int = 1, cut: bool = False, **fit: Any
 ) -> tuple[Trainer, Net, dict[str, Any]]:
     """Fit in `folder`; return, with trainer and module, all that another run that is the same would have, too."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
     module = setting.net()
-    module.cut_at = cut_at
+    module.is_to_be_cut = cut
     arguments = {"max_epochs": EPOCHS, "log_every_n_steps": 2, "val_check_interval": 2, **setting.arguments}
     trainer = Trainer(
         accelerator="cpu",
@@ -130,10 +139,7 @@ def train(
         **arguments,
     )
     setting.prepare(trainer)
-    data = torch.linspace(-1, 1, 8 * BATCHES).sin().view(-1, 4)
-    train: Any = DataLoader(data, batch_size=2, shuffle=True)  # type: ignore[arg-type]  # a tensor is a dataset
-    val: Any = DataLoader(data[:8], batch_size=4, shuffle=True)  # type: ignore[arg-type]
-    trainer.fit(module, train, val, **fit)
+    trainer.fit(module, **fit)
     end = dump(trainer)
     del end["loggers"], end["loops"]["fit_loop"]["draws"]  # of loaders that will not be read again
     for saver in savers:
@@ -142,7 +148,7 @@ def train(
         "end": _without(end, setting.varies),
         "metrics": _without(dict(trainer.callback_metrics), setting.varies),
         "rows": [_without(row, setting.varies) for row in _rows(Path(trainer.log_dir or "", "metrics.csv"))],
-        "output": module.eval()(data),
+        "output": module.eval()(DATA),
     }  # fmt: skip
 
 
@@ -173,7 +179,7 @@ def ends(folder: Path, setting: Setting) -> Iterator[tuple[str, Trainer, Net, di
     yield "whole", *train(run, setting, *savers())
     shutil.rmtree(run)
     with pytest.raises(Cut):
-        train(run, setting, *savers(), cut_at=CUT_AT)
+        train(run, setting, *savers(), cut=True)
     shutil.copytree(run, left)
     periodic = max((run / "periodic").iterdir(), key=lambda path: int(path.stem.removeprefix("step=")))
     for seed, path in enumerate((periodic, run / "on_exception.ckpt"), start=50):
