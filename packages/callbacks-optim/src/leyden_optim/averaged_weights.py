@@ -63,7 +63,7 @@ class AveragedWeights:
         now = {name: place[0][place[1]].shape for name, place in own.items()}
         then = {name: place[0][place[1]].shape for name, place in averaged.items()}
         if now != then:
-            changed = sorted(name for name, _ in now.items() ^ then.items())
+            changed = sorted({name for name, _ in now.items() ^ then.items()})
             raise MisconfigurationException(
                 f"the weights of {type(self.module).__name__} cannot be averaged any more: {', '.join(changed[:5])}"
                 f"{', …' if len(changed) > 5 else ''} came, went or changed shape since the average began. Make such "
