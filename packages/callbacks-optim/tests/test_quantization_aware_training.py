@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden_optim import ModelPruning, QuantizationAwareTraining
+from leyden_optim import LearningRateFinder, ModelPruning, QuantizationAwareTraining, SpikeDetection
 
 ao: Any = torch.ao.quantization  # much of which has no types
 FUSE = [["conv", "bn", "relu"]]
@@ -363,11 +363,21 @@ def test_nothing_of_it_touches_an_evaluation_of_floats() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}, {"fast_dev_run": True}, {"max_steps": 3}],
+    [
+        {"accumulate_grad_batches": 2},
+        {"precision": "bf16-mixed"},
+        {"precision": "16-mixed"},
+        {"fast_dev_run": True},
+        {"max_steps": 3},
+        {"inference_mode": False},
+    ],
 )
 def test_it_ends_as_int8_whatever_the_trainer_does(settings: dict[str, Any]) -> None:
     module = net()
-    make(QuantizationAwareTraining(modules_to_fuse=FUSE), **settings).fit(module)
+    quantize = QuantizationAwareTraining(
+        "x86", "histogram", modules_to_fuse=FUSE, observer_enabled_stages=("train", "validate")
+    )
+    make(quantize, **settings).fit(module)
     assert weights_of(module.fc) is torch.qint8
     assert torch.isfinite(module(IMAGES)).all()
 
@@ -528,6 +538,43 @@ def test_several_loaders_and_predictions() -> None:
     assert quantize.state_dict() == {"batches": 11}
     predictions: Any = trainer.predict(module)
     assert torch.equal(torch.cat(predictions), module(IMAGES[16:]))
+
+
+class FailsAtTheEnd(Callback):
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        raise ZeroDivisionError
+
+
+def test_an_error_of_another_at_the_end_leaves_the_module_trainable() -> None:
+    module, quantize = net(), QuantizationAwareTraining(modules_to_fuse=FUSE)
+    with pytest.raises(ZeroDivisionError):
+        make(quantize, FailsAtTheEnd()).fit(module)
+    assert len(list(module.parameters())) == 6
+    assert torch.equal(quantize.convert(module)(IMAGES), quantize.convert(module)(IMAGES))
+
+
+@pytest.mark.parametrize("beside", [LearningRateFinder(min_lr=1e-4, update_attr=False), SpikeDetection()])
+def test_a_search_beside_the_run_leaves_its_ranges_alone(beside: Callback) -> None:
+    class Rated(Net):
+        lr = 0.05
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+
+    alone, module = net(Rated), net(Rated)
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE)).fit(alone)
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE), beside).fit(module)
+    assert torch.equal(module(IMAGES), alone(IMAGES))
+
+
+def test_an_int8_module_of_quantised_inputs_can_be_scripted() -> None:
+    module = net()
+    make(QuantizationAwareTraining(modules_to_fuse=FUSE, input_compatible=False)).fit(module)
+    parts: Any = module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about TorchScript
+        scripted = module.to_torchscript()
+    assert torch.equal(scripted(parts.quant(IMAGES)).dequantize(), module(parts.quant(IMAGES)).dequantize())
 
 
 # -- what cannot work -------------------------------------------------------------------------------------------------
