@@ -280,6 +280,24 @@ def test_what_it_calls_of_the_module_by_itself_is_its_own_doing(offer: Callable[
     assert made.global_step == 4
 
 
+def test_one_that_cannot_prepare_the_module_is_switched_off(offer: Callable[..., None]) -> None:
+    class Prepares(Callback):
+        def prepare_module(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
+            raise RuntimeError("no layer to replace")
+
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            raise AssertionError("it is off")
+
+    offer(Prepares())
+    made = trainer()
+    with pytest.warns(
+        UserWarning, match="Prepares of acme 1.2 raised RuntimeError: no layer to replace in prepare_mod"
+    ):
+        made.fit(BoringModule())
+    assert made.global_step == 4
+    assert made.callbacks == []
+
+
 @pytest.mark.parametrize("broken", ["state", "checkpoint", "half"])
 def test_it_cannot_spoil_a_checkpoint(offer: Callable[..., None], tmp_path: Path, broken: str) -> None:
     class Spoils(Callback):
