@@ -153,6 +153,60 @@ def test_a_run_that_is_cut_goes_on_exactly(tmp_path: Path, how: str) -> None:
             assert resumed[part] == whole[part], (hook, at, part)
 
 
+class Manual(Net):
+    """Two optimizers, one of which steps twice as often and gathers gradients over two batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        often, seldom = self.optimizers()
+        often.zero_grad()
+        loss = self.net(batch).pow(2).mean()
+        self.manual_backward(loss)
+        self.log("loss", loss)
+        often.step()
+        if batch_idx % 2:
+            seldom.step()
+            seldom.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        first, last = self.net[0].parameters(), self.net[3].parameters()
+        return [torch.optim.Adam(first, lr=0.01), torch.optim.SGD(last, lr=0.01, momentum=0.9)]
+
+
+@pytest.mark.parametrize("how", SAVES)
+def test_a_run_with_two_optimizers_stepped_by_hand_goes_on_exactly(tmp_path: Path, how: str) -> None:
+    def run(*callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Any]:
+        torch.manual_seed(1)
+        stopping = EarlyStopping("loss", patience=5, check_every_n_steps=4)
+        steering = [stopping, Timer("01:00:00:00", "epoch"), SpikeDetection(window=4, rtol=1e9)]
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=4, logger=False, discover_callbacks=False, default_root_dir=tmp_path,
+            callbacks=[*steering, *callbacks], num_sanity_val_steps=0,
+        )  # fmt: skip
+        module, data = Manual(), torch.linspace(-1, 1, 72).view(18, 4)
+        train: Any = DataLoader(data, batch_size=2, shuffle=True)  # type: ignore[arg-type]
+        trainer.fit(module, train, DataLoader(data, batch_size=9), ckpt_path=ckpt_path)  # type: ignore[arg-type]
+        return {
+            "states": repr([stopping.state_dict(), steering[-1].state_dict()]),
+            "weights": {name: value.tolist() for name, value in module.state_dict().items()},
+            "optimizers": repr([optimizer.state_dict() for optimizer in trainer.optimizers]),
+            "stopped": (trainer.global_step, trainer.fit_loop.batches_seen, trainer.should_stop),
+        }
+
+    whole = run()
+    assert whole["stopped"][0] > 20
+    for hook, at in [("batch_start", 4), ("batch_start", 9), ("backward", 3), ("backward", 8), ("batch_end", 5),
+                     ("batch_end", 12), ("validation_end", 1), ("epoch_end", 1)]:  # fmt: skip
+        folder = tmp_path / f"{hook}{at}"
+        with pytest.raises(Cut):
+            run(CutAt(hook, at), SAVES[how](folder))
+        newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        assert run(SAVES[how](folder), ckpt_path=newest) == whole, (hook, at)
+
+
 @pytest.mark.parametrize("max_steps", range(1, 12))
 def test_a_run_that_a_limit_ended_goes_on_as_if_the_limit_had_not_been(tmp_path: Path, max_steps: int) -> None:
     class Plain(Net):

@@ -369,6 +369,10 @@ def test_the_window_goes_on_exactly_from_anywhere(tmp_path: Path, hook: str, sav
         ({"rtol": None}, "atol=None and rtol=None make a spike of every loss above the mean; give one of them"),
         ({"exclude_batches_path": ""}, "exclude_batches_path='': expected the path of a file or None"),
         ({"exclude_batches_path": 3}, "exclude_batches_path=3: expected the path of a file or None"),
+        (
+            {"exclude_batches_path": "s3://bucket/skip.json"},
+            "exclude_batches_path='s3://bucket/skip.json': a URL cannot be; name a file of this machine",
+        ),
         ({"finite_only": 1}, "finite_only=1: expected True or False"),
     ],
 )
@@ -385,3 +389,8 @@ def test_a_file_of_another_kind_is_an_error_as_fit_begins(tmp_path: Path) -> Non
     with pytest.raises(MisconfigurationException, match=r"is no list of batches \(it holds {}\); expected"):
         trainer_with(SpikeDetection(exclude_batches_path=path)).fit(module, batches_of(2))
     assert module.trained == []
+
+
+def test_the_folder_of_the_run_has_to_be_on_this_machine() -> None:
+    with pytest.raises(MisconfigurationException, match="the folder of the run is 'memory://run', but the file"):
+        trainer_with(SpikeDetection(), default_root_dir="memory://run").fit(Net(), batches_of(2))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from leyden.arguments import is_count, is_number, refuse
 from leyden.callback import Callback
-from leyden.errors import did_you_mean
+from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.rank_zero import rank_zero_info
+from leyden.state.remote import is_url
 from leyden_optim.excluded_batches import Entry, add_batches, batches_of_epoch, is_same_each_epoch, read_batches
 from leyden_optim.spikes import Spikes
 
@@ -115,6 +116,11 @@ class SpikeDetection(Callback):
         self._spikes.restore((), 0)
         self._looked_at, self._several = -1, trainer.world_size > 1
         folder = trainer.log_dir or trainer.default_root_dir
+        if self.exclude_batches_path is None and is_url(folder):
+            raise MisconfigurationException(
+                f"{type(self).__name__}(exclude_batches_path=None): the folder of the run is {folder!r}, but the file "
+                "that names batches cannot be at a URL; name a file of this machine."
+            )
         path = self.exclude_batches_path or Path(os.path.abspath(folder), _FILE)
         entries = read_batches(path) if trainer.is_global_zero else []
         self._path, self._left_out = trainer.strategy.broadcast((path, entries))
@@ -227,6 +233,8 @@ def _check(
         isinstance(exclude_batches_path, str | os.PathLike) and os.fspath(exclude_batches_path)
     ):
         problems.append(f"exclude_batches_path={exclude_batches_path!r}: expected the path of a file or None")
+    elif exclude_batches_path is not None and is_url(os.fspath(exclude_batches_path)):
+        problems.append(f"exclude_batches_path={exclude_batches_path!r}: a URL cannot be; name a file of this machine")
     if not isinstance(finite_only, bool):
         problems.append(f"finite_only={finite_only!r}: expected True or False")
     refuse(owner, problems)

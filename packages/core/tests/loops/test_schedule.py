@@ -107,3 +107,18 @@ def test_expected_steps_of_an_unknown_length_are_those_of_the_limit() -> None:
     assert expected_steps(Settings(max_epochs=3, max_steps=7), math.inf, 1) == 7
     assert expected_steps(Settings(max_epochs=-1, max_steps=7), 3, 1) == 7
     assert expected_steps(Settings(max_epochs=-1), 3, 1) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("given", "num_batches", "steps"),
+    [
+        ({"max_epochs": 3}, 10, 33),
+        ({"max_epochs": 3, "max_steps": 7}, 10, 7),
+        ({"max_epochs": -1, "max_steps": 7}, 10, 7),
+        ({"max_epochs": 3}, math.inf, math.inf),
+    ],
+)
+def test_steps_where_accumulation_changes_are_those_that_its_schedule_says(
+    given: dict[str, Any], num_batches: float, steps: float
+) -> None:
+    assert expected_steps(Settings(**given), num_batches, 1, lambda epochs, batches: epochs * (batches + 1)) == steps
