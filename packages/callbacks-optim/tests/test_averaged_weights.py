@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden import MisconfigurationException
 from leyden_optim.averaged_weights import AveragedWeights
@@ -96,6 +99,34 @@ def test_an_exchange_and_back() -> None:
     now = dict((*module.named_parameters(), *module.named_buffers()))
     assert all(torch.equal(now[name], before[name]) for name in before)
     assert all(not tensor.is_inference() for tensor in now.values())
+
+
+class Interrupted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Presses Ctrl-C at the third copy of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.copies = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.copies += func is torch.ops.aten.copy_.default
+        if self.copies == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_exchange_is_whole_or_not_at_all() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    weights = AveragedWeights(module)
+    weights.update()
+    change(module, 1.0)
+    trained, averaged = ({name: value.clone() for name, value in one.items()} for one in weights.copies())
+    with pytest.raises(KeyboardInterrupt), Interrupted():
+        weights.exchange()
+    assert weights.exchanged
+    for one, other in zip(weights.copies(), (trained, averaged), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_tensors_that_are_replaced_are_followed_and_others_refused() -> None:

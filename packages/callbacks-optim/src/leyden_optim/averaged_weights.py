@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -118,12 +123,13 @@ class AveragedWeights:
         """Put the averaged tensors into the module and the module's here, or back."""
         # Through .data: the two change places and neither is changed, which is nothing for autograd, or for whoever
         # looks whether weights were changed, to notice. One at a time: no third copy of a model.
-        for (tensors, name), other in self._pairs:
-            own = tensors[name].data
-            held = own.clone()
-            own.copy_(other)
-            other.data.copy_(held)
-        self.exchanged = not self.exchanged
+        with _ctrl_c_put_off():
+            for (tensors, name), other in self._pairs:
+                own = tensors[name].data
+                held = own.clone()
+                own.copy_(other)
+                other.data.copy_(held)
+            self.exchanged = not self.exchanged
 
     def copies(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the trained and the averaged weights, both with the keys of the module's `state_dict`."""
@@ -132,6 +138,23 @@ class AveragedWeights:
         here = {key: other.get(id(value), value) for key, value in of_module.items()}
         here, there = ({key: _bare(value) for key, value in state.items()} for state in (here, of_module))
         return (here, there) if self.exchanged else (there, here)
+
+
+@contextmanager
+def _ctrl_c_put_off() -> Iterator[None]:
+    """Let KeyboardInterrupt wait for the end of this context: a module with half of each copy is no use to anyone."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(*came[0])
 
 
 def _bare(value: Any) -> Any:

@@ -170,14 +170,14 @@ class StochasticWeightAveraging(Callback):
         if weights is None or weights.exchanged:
             return
         if self._is_finished or source is None or not layers_to_update(pl_module):
-            weights.exchange()  # a run that had finished, and has its statistics
             self._is_finished = True
+            weights.exchange()  # there are no statistics to compute, or those of a run that had finished are there
             return
         if self._pass is None:
             self._pass = {"rng": collect_rng(), "draws": source.draws()}
         buffers = [(buffer, buffer.clone()) for buffer in weights.model.module.buffers()]
-        weights.exchange()
         try:
+            weights.exchange()
             restore_rng(self._pass["rng"])
             source.set_draws(self._pass["draws"])
             self.update_batch_norm(trainer, pl_module)
@@ -187,7 +187,8 @@ class StochasticWeightAveraging(Callback):
             restore_rng(self._pass["rng"])
             source.set_draws(self._pass["draws"])
             if not self._is_finished:
-                weights.exchange()
+                if weights.exchanged:
+                    weights.exchange()
                 for buffer, before in buffers:
                     buffer.data.copy_(before)
 
