@@ -160,7 +160,7 @@ class Manual(Net):
         super().__init__()
         self.automatic_optimization = False
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
         often, seldom = self.optimizers()
         often.zero_grad()
         loss = self.net(batch).pow(2).mean()

@@ -201,6 +201,7 @@ class FitLoop(FitProgress):
         plan, journal, engine = trainer.plan, trainer.journal, trainer.engine
         assert optimization is not None
         self._decide_for_the_epoch()
+        optimization.leave_out(self.left_out)
         resumed = self._resumed.get("place")
         opened = self._end_batch_again(source) if self.pending == "batch_end" else None
         if self.pending == "batch" and self.batches_done > self.call_behind:
@@ -316,8 +317,6 @@ class FitLoop(FitProgress):
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
         trainer = self._trainer
         settings = trainer.settings
-        assert self._optimization is not None
-        self._optimization.leave_out(self.left_out)
         self._validates = self.val_loop.wanted
         self._log_every = settings.log_every_n_steps or 0
         self._max_steps = math.inf if settings.max_steps == -1 else settings.max_steps

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from leyden.loops.boundaries import Boundary
+from leyden.loops.calls import EpochCalls
 from leyden.loops.ended_batch import EndedBatch
 from leyden.loops.marks import Marks
 from leyden.loops.progress import Counts, Progress
@@ -30,7 +29,7 @@ _KEPT = (
 )  # fmt: skip
 
 
-class FitProgress:
+class FitProgress(EpochCalls):
     """The counters of a fit.
 
     Attributes:
@@ -54,7 +53,6 @@ class FitProgress:
             is not), "validation", "epoch_end" (the epoch's last hooks), "epoch" (they are done, its metrics are not),
             or "".
         underway: whether training has begun, or gone on: `on_train_start` is behind it.
-        call_behind: the batch after which a call of `call_after` is due; infinity without one.
         loaded_at_epoch: the epoch for which the training dataloader was asked for.
     """
 
@@ -63,6 +61,7 @@ class FitProgress:
     _optimization: AutomaticOptimization | ManualOptimization | None
 
     def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
         self._trainer = trainer
         self.epoch = self.batches_done = self.batches_seen = self.batches_that_stepped = 0
         self.batch_idx = self.validated_at = self.loaded_at_epoch = -1
@@ -75,8 +74,6 @@ class FitProgress:
         self.marks = Marks(trainer)
         self._short: Boundary | None = None
         self._saves_exceptions = self.underway = False
-        self._calls: list[tuple[int, Callable[[int], object]]] = []
-        self.call_behind: float = math.inf
 
     @property
     def epoch_progress(self) -> Progress:
@@ -101,51 +98,6 @@ class FitProgress:
         self.marks.forget()
         self.forget_calls()
 
-    def call_after(self, batches: int, call: Callable[[int], object]) -> None:
-        """Have `call` made, with the number of batches done, when `batches` or more of the running epoch are done.
-
-        Once, before the validation that is due then; not any more when the epoch is over. For what looks at a run now
-        and then: a hook of every batch takes 3 % of a step of 50 µs.
-        """
-        self._calls.append((batches, call))
-        self.call_behind = min(self.call_behind, batches - 1)
-
-    def call_at_step(self, step: int, call: Callable[[int], object]) -> None:
-        """Have `call` made behind the batch with the optimizer step that is the run's `step`-th, as with `call_after`.
-
-        Steps that are left out are waited for. Under manual optimisation, where a batch takes any number of steps, that
-        is asked after each batch.
-        """
-        steps, num_batches = self._trainer.engine.steps, self.num_batches
-        done = self.batches_done + (self.pending == "batch_end")
-        if steps >= step:
-            batches = done
-        elif self._trainer.lightning_module.automatic_optimization:
-            batches = done - self.batches_in_window + (step - steps) * self._trainer.accumulate_grad_batches
-            batches = batches if batches < num_batches else int(num_batches)  # whose window may be a short one
-        else:
-            batches = done + 1
-        self.call_after(batches, partial(self._call_if_at_step, step, call))
-
-    def _call_if_at_step(self, step: int, call: Callable[[int], object], done: int) -> None:
-        if self._trainer.engine.steps >= step:
-            call(done)
-        else:
-            self.call_at_step(step, call)
-
-    def make_calls(self) -> None:
-        """Make the calls that are due."""
-        calls, self._calls, self.call_behind = self._calls, [], math.inf
-        for batches, call in calls:
-            if batches <= self.batches_done:
-                call(self.batches_done)
-            else:
-                self.call_after(batches, call)
-
-    def forget_calls(self) -> None:
-        """Drop the calls that are not made yet."""
-        self._calls, self.call_behind = [], math.inf
-
     @property
     def num_batches(self) -> int | float:
         """Training batches in an epoch; ``math.inf`` when unknown, 0 before the dataloader is there."""
@@ -156,6 +108,25 @@ class FitProgress:
         """Batches that the running accumulation window has by now; 0 where the next one begins."""
         done = self.batches_done + (self.pending == "batch_end")
         return 0 if self.is_last_batch else (done - self.window_from) % self._trainer.accumulate_grad_batches
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps of the run: ``trainer.global_step``."""
+        return self._trainer.engine.steps
+
+    def batches_until(self, step: int) -> int:
+        """Return how many batches of the epoch are done, at the earliest, when so many optimizer steps are taken.
+
+        Under manual optimisation, where a batch takes any number of steps, one more than by now.
+        """
+        done = self.batches_done + (self.pending == "batch_end")
+        missing, num_batches = step - self._trainer.engine.steps, self.num_batches
+        if missing <= 0:
+            return done
+        if not self._trainer.lightning_module.automatic_optimization:
+            return done + 1
+        batches = done - self.batches_in_window + missing * self._trainer.accumulate_grad_batches
+        return batches if batches < num_batches else int(num_batches)  # whose window may be a short one
 
     def accumulate(self, batches: int) -> None:
         """Let accumulation windows have so many batches from the next batch on, with which one has to begin."""
