@@ -310,3 +310,29 @@ def test_wrong_arguments_are_all_named() -> None:
         "LearningRateMonitor(log_momentum=1): expected True or False.",
         "LearningRateMonitor(log_weight_decay=None): expected True or False.",
     ]
+
+
+@pytest.mark.parametrize(("at", "rows"), [(1, [1, 2, 3]), (2, [1, 2, 3]), (3, [2, 3])])
+def test_resumed_in_the_last_hooks_of_a_batch_it_logs_each_window_once(
+    tmp_path: Path, at: int, rows: list[int]
+) -> None:
+    class Cut(Callback):
+        saves_on_exception = True
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.fit_loop.batches_seen == at and not trainer.ckpt_path:
+                raise KeyboardInterrupt
+
+        def on_exception(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "run.ckpt")
+
+    settings: dict[str, Any] = {"accumulate_grad_batches": 2, "log_every_n_steps": 1}
+    with pytest.raises(KeyboardInterrupt):
+        run(adam, LearningRateMonitor("step"), Cut(), **settings)
+    notes = Notes()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, logger=notes, callbacks=[LearningRateMonitor("step"), Cut()],
+        discover_callbacks=False, **settings,
+    )  # fmt: skip
+    trainer.fit(Configured(adam), ckpt_path=tmp_path / "run.ckpt")
+    assert [step for step, _ in notes.rows] == rows
