@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from leyden_optim.pruning_target import make_permanent
 from leyden_optim.quantized_parts import fake_quants, has_range, named_fake_quants, values_of_graphs
@@ -131,15 +132,13 @@ def problem_with_qconfig(qconfig: object) -> str | None:
 def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]]) -> None:
     """Fuse layers, replace them by such that quantise in training, and observe what comes out; in place.
 
-    Parameters stay the same objects, parts keep their modes, and the layers that torch makes on the way, with weights
-    that are thrown away, draw no random numbers from the run's.
+    Parameters and BatchNorm layers stay the same objects, parts keep their modes, and the layers that torch makes on
+    the way, with weights that are thrown away, draw no random numbers from the run's.
     """
     for names in to_fuse:  # all of them before any is fused: an error leaves the module as it was
         _ao().fuser_method_mappings.get_fuser_method(tuple(type(module.get_submodule(name)) for name in names))
-    modes = {name: part.training for name, part in module.named_modules()}
     given = hasattr(module, "qconfig")
-    with _quiet(), torch.random.fork_rng(devices=[]), _under_all_names(module):
-        module.train()
+    with _quiet(), torch.random.fork_rng(devices=[]), _all_in_training(module), _under_all_names(module):
         if to_fuse:
             _ao().fuse_modules_qat(module, [list(names) for names in to_fuse], inplace=True)
         if not given:
@@ -147,13 +146,42 @@ def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]
         _ao().prepare_qat(module, inplace=True)
     if not given:
         del module.qconfig
-    for name, part in module.named_modules():
-        while name not in modes:
-            name = name.rpartition(".")[0]
-        part.training = modes[name]
     for quantiser in fake_quants(module):
         quantiser.disable_observer()
         quantiser.disable_fake_quant()
+
+
+@contextmanager
+def _all_in_training(root: nn.Module) -> Iterator[None]:
+    """Let every part be in training mode, without which torch fuses nothing; then each as it was, new ones as around.
+
+    torch makes other BatchNorm layers of the same tensors where it fuses them. The module's own are put back, so that
+    what was done to one holds on, such as a mode of its own, or that finetuning keeps it frozen.
+    """
+    names = {name: part.training for name, part in root.named_modules()}
+    parts = [(part, part.training) for part in root.modules()]
+    norms = [part for part, _ in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
+    tracking = [norm.track_running_stats for norm in norms]
+    for part, _ in parts:
+        part.training = True  # not by train(), of which a frozen BatchNorm only takes note
+    for norm in norms:
+        norm.track_running_stats = True
+    try:
+        yield
+    finally:
+        own = {id(norm.running_mean): norm for norm in norms}
+        for part in list(root.modules()):
+            for name, child in list(part.named_children()):
+                if isinstance(child, _BatchNorm) and id(child.running_mean) in own:
+                    setattr(part, name, own[id(child.running_mean)])
+        for norm, tracks in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracks
+        for name, part in root.named_modules():
+            while name not in names:
+                name = name.rpartition(".")[0]
+            part.training = names[name]
+        for part, mode in parts:
+            part.training = mode
 
 
 # -- int8 modules -----------------------------------------------------------------------------------------------------
