@@ -132,7 +132,7 @@ def _new_figure(show: bool) -> tuple[Any, Any]:
             return figure, axes
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise ImportError(
             "LearningRateSearch.plot needs matplotlib, which is not installed here. To install it: pip install "
