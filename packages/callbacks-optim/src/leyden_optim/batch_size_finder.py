@@ -219,7 +219,8 @@ class BatchSizeFinder(Callback):
             fits = False
         else:
             fits = True
-        free_memory()  # here, where the error holds no frame with tensors any more
+        if not fits or trainer.strategy.root_device.type != "cpu":
+            free_memory()  # here, where the error holds no frame with tensors any more
         return fits
 
     def _try(self, trainer: Trainer, size: int) -> None:
