@@ -117,6 +117,8 @@ class Setting:
         return Setting(
             lambda folder: [*self.callbacks(folder), *other.callbacks(folder)],
             {**self.arguments, **other.arguments},
+            self.net if self.net is not Net else other.net,
+            (*self.varies, *other.varies),
         )
 
 

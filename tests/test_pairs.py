@@ -59,6 +59,12 @@ REFUSED: dict[frozenset[str], str] = {
 }
 """The pairs that cannot work, each with a part of the error; all others do."""
 
+SHORT = {
+    "EarlyStopping": "stop", "StochasticWeightAveraging": "SWA", "EMAWeightAveraging": "EMA",
+    "GradientAccumulationScheduler": "schedule", "accumulate_grad_batches": "accumulate", "ModelPruning": "prune",
+    "QuantizationAwareTraining": "QAT", "BackboneFinetuning": "finetune", "ModelCheckpoint": "save",
+}  # fmt: skip
+
 HAS_DONE: dict[str, Callable[[Trainer, Any], bool]] = {
     "EarlyStopping": lambda trainer, module: the(EarlyStopping, trainer).stopped_epoch == 3 < trainer.max_epochs,
     "StochasticWeightAveraging": lambda trainer, module: the(StochasticWeightAveraging, trainer).updates == 3,
@@ -74,6 +80,24 @@ HAS_DONE: dict[str, Callable[[Trainer, Any], bool]] = {
 
 def the(kind: type[Any], trainer: Trainer) -> Any:
     return next(one for one in trainer.callbacks if isinstance(one, kind) and one.name != "periodic")
+
+
+def table_of_pairs() -> str:
+    """Return the table of the page about callbacks: a number is that of the reason below it."""
+    reasons = list(dict.fromkeys(REFUSED.values()))
+
+    def cell(row: str, column: str) -> str:
+        reason = REFUSED.get(frozenset({row, column}))
+        return "" if row == column else "✓" if reason is None else f"no ({reasons.index(reason) + 1})"
+
+    lines = [["", *(SHORT[column] for column in SETTINGS)], ["---"] * (len(SETTINGS) + 1)]
+    lines += [[f"`{row}`", *(cell(row, column) for column in SETTINGS)] for row in SETTINGS]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def test_the_page_about_callbacks_has_the_table() -> None:
+    page = Path(__file__).parents[1] / "docs" / "callbacks.md"
+    assert table_of_pairs() in page.read_text(encoding="utf-8"), table_of_pairs()
 
 
 @pytest.mark.parametrize("pair", list(itertools.combinations(SETTINGS, 2)), ids=" ".join)
