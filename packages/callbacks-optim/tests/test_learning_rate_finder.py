@@ -19,7 +19,7 @@ from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import LearningRateMonitor, ModelCheckpoint
 from leyden.errors import MisconfigurationException, SIGTERMException
 from leyden.runtime.strategy import Strategy
-from leyden_optim import EarlyStopping, LearningRateFinder
+from leyden_optim import EarlyStopping, GradientAccumulationScheduler, LearningRateFinder
 
 BATCHES = list(torch.linspace(-1, 1, 120).view(10, 3, 4))
 
@@ -97,6 +97,13 @@ def test_it_is_a_loop_by_hand_with_rising_rates(accumulate: int, arguments: dict
     stops = finder.early_stop_threshold is not None and finder.max_lr > 0.01
     assert module.lr == finder.optimal_lr.suggestion() == trainer.optimizers[0].param_groups[0]["lr"]
     assert (len(finder.optimal_lr.results["lr"]) < finder.num_training_steps) == stops
+
+
+def test_steps_have_the_batches_that_a_scheduler_of_accumulation_says() -> None:
+    finder = LearningRateFinder()
+    make(finder, GradientAccumulationScheduler({0: 4, 1: 2})).fit(Net(), BATCHES)
+    assert finder.optimal_lr is not None
+    assert finder.optimal_lr.results == by_hand(finder, 4)
 
 
 def test_a_loss_that_is_not_finite_ends_the_search_unless_there_is_no_threshold() -> None:

@@ -15,7 +15,7 @@ from leyden.errors import MisconfigurationException
 from leyden.loops.trial import EndOfTrial, trial
 from leyden.rank_zero import rank_zero_info
 from leyden_optim.batch_size_search import Mode, free_memory, is_out_of_memory, largest
-from leyden_optim.begun_anew import make_optimizers_anew, with_random_numbers_of
+from leyden_optim.begun_anew import accumulation_of, make_optimizers_anew, with_random_numbers_of
 from leyden_optim.hyperparameter import Hyperparameter
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ class BatchSizeFinder(Callback):
                 loop.setup_data()
                 loop.run()
                 return
+            aside.accumulate_grad_batches = accumulation_of(trainer)
             with suppress(EndOfTrial):
                 aside.fit_loop.run()
             if trainer.settings.limit_val_batches != 0:

@@ -12,7 +12,7 @@ from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
 from leyden.loops.trial import EndOfTrial, trial
 from leyden.rank_zero import rank_zero_info
-from leyden_optim.begun_anew import make_optimizers_anew, with_random_numbers_of
+from leyden_optim.begun_anew import accumulation_of, make_optimizers_anew, with_random_numbers_of
 from leyden_optim.hyperparameter import Hyperparameter
 from leyden_optim.learning_rate_search import LearningRateSearch, Mode
 
@@ -163,6 +163,7 @@ class LearningRateFinder(Callback):
         search = LearningRateSearch(self.mode, self.min_lr, self.max_lr, self.num_training_steps)
         sweep = _Sweep(search, self.early_stop_threshold, trainer)
         with trial(trainer, sweep, ["train_dataloader"]) as aside:
+            aside.accumulate_grad_batches = accumulation_of(trainer)
             aside.fit_loop.run()
         self._is_due, self.optimal_lr = False, search
         self._lr = search.suggestion()
