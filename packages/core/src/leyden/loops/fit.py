@@ -11,18 +11,17 @@ from leyden.data.sources import TrainSource
 from leyden.data.transfer import move_to_device
 from leyden.loops.boundaries import boundary_of
 from leyden.loops.evaluation import EvaluationLoop
-from leyden.loops.fit_progress import FitProgress
+from leyden.loops.fit_limits import FitLimits, tell_of_no_work
 from leyden.loops.lengths import check_length
 from leyden.loops.lookahead import open_batches
 from leyden.loops.manual import ManualOptimization
 from leyden.loops.modes import warn_of_eval_mode
 from leyden.loops.optimization import AutomaticOptimization
-from leyden.loops.schedule import ValidationSchedule, may_stop_early, reached
+from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import after_a_step_of_before, step_schedulers
 from leyden.loops.sources import request_train_source
-from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage
-from leyden.settings import Setting, Settings
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -30,28 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["FitLoop"]
 
 
-class FitLoop(FitProgress):
+class FitLoop(FitLimits):
     """Trains a module. Its counters are the progress of the run; its limits are those of the trainer."""
-
-    max_epochs = Setting[int]()
-    min_epochs = Setting[int]()
-    max_steps = Setting[int]()
-    min_steps = Setting[int]()
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self.source: TrainSource | None = None
-        self.schedule = ValidationSchedule(math.inf, 1)
         self.val_loop = EvaluationLoop(trainer, "validate")
         self._optimization: AutomaticOptimization | ManualOptimization | None = None
-        self._announced_minimum = False
-        self._validates = False
-        self._log_every, self._max_steps = 0, math.inf
-
-    @property
-    def settings(self) -> Settings:
-        """The trainer's."""
-        return self._trainer.settings
+        self._log_every = 0
 
     # -- a fit ------------------------------------------------------------------------------------------------------
 
@@ -59,7 +45,7 @@ class FitLoop(FitProgress):
         """Train until an epoch, step or time limit, or until ``trainer.should_stop``."""
         trainer, plan = self._trainer, self._trainer.plan
         if trainer.settings.limit_train_batches == 0:
-            _tell_of_no_work()
+            tell_of_no_work()
             return
         self.sanity_check()
         trainer.state.stage = RunningStage.TRAINING
@@ -82,43 +68,6 @@ class FitLoop(FitProgress):
             self.marks.unwatch_steps()
         if plan.on_train_end is not None:
             plan.on_train_end()
-
-    @property
-    def done(self) -> bool:
-        """Whether training is over."""
-        settings, trainer = self._trainer.settings, self._trainer
-        trainer.raise_on_sigterm()
-        if reached(trainer.engine.steps, settings.max_steps):
-            rank_zero_info(f"`Trainer.fit` stopped: `max_steps={settings.max_steps}` reached.")
-            return True
-        if reached(self.epoch, settings.max_epochs):
-            rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={settings.max_epochs}` reached.")
-            return True
-        return trainer.should_stop and self._may_stop()
-
-    def _may_stop(self) -> bool:
-        settings = self._trainer.settings
-        if may_stop_early(settings, self.epoch, self._trainer.engine.steps):
-            return True
-        if not self._announced_minimum:
-            self._announced_minimum = True
-            rank_zero_info(
-                f"Trainer was asked to stop, but min_epochs={settings.min_epochs} or min_steps={settings.min_steps} is "
-                "not reached; training goes on."
-            )
-        return False
-
-    def _has_work(self) -> bool:
-        settings = self._trainer.settings
-        if self.num_batches == 0 or settings.max_steps == 0 or settings.max_epochs == 0:
-            _tell_of_no_work()
-            return False
-        return self._epoch_is_open or not self.done
-
-    @property
-    def _epoch_is_open(self) -> bool:
-        """Whether a checkpoint was made in the epoch: its end is due, whatever limit is reached by now."""
-        return self.epoch_started and not reached(self.epoch, self._trainer.settings.max_epochs)
 
     def setup_data(self) -> None:
         """Ask for the training dataloader, the first time and every `reload_dataloaders_every_n_epochs`."""
@@ -202,30 +151,11 @@ class FitLoop(FitProgress):
         assert optimization is not None
         self._decide_for_the_epoch()
         optimization.leave_out(self.left_out)
-        resumed = self._resumed.get("place")
-        opened = self._end_batch_again(source) if self.pending == "batch_end" else None
-        if self.pending == "batch" and self.batches_done > self.call_behind:
-            self.make_calls()
-        if self.batches_done:  # what a run that was cut left to do
-            if self._finish_batch() if self.pending else self._reaches_a_limit():
-                return
-            if self.is_last_batch and opened is None:
-                if resumed is not None:
-                    source.come_to_its_end(resumed["train"])
-                return
-            if 0 < source.num_batches <= self.batches_done and opened is None:
-                self._end_shorter_epoch(source)
-                return
-        if self._saves_exceptions:
-            self.marks.mark("batch")
+        batches = self._batches_left(source)
+        if batches is None:
+            return
         run_batch = partial(self.marks.run_batch, optimization) if self._saves_exceptions else optimization.run
         transfer, num_batches = trainer.batch_transfer, source.num_batches
-        batches, self._ahead = (
-            (opened, self._ahead)
-            if opened is not None
-            else open_batches(source, resumed and resumed["train"], trainer.profiler)
-        )
-        self._resumed = {}
         ahead, batch_idx = self._ahead, self.batches_done - 1
         for batch in batches:
             batch_idx += 1
@@ -264,6 +194,30 @@ class FitLoop(FitProgress):
                 break
         else:
             check_length(trainer, source, validates=self._validates)
+
+    def _batches_left(self, source: TrainSource) -> Iterator[Any] | None:
+        """Do what a run that was cut left to do; return the batches after that, None where the epoch has no more."""
+        resumed = self._resumed.get("place")
+        opened = self._end_batch_again(source) if self.pending == "batch_end" else None
+        if self.pending == "batch" and self.batches_done > self.call_behind:
+            self.make_calls()
+        if self.batches_done:
+            if self._finish_batch() if self.pending else self._reaches_a_limit():
+                return None
+            if self.is_last_batch and opened is None:
+                if resumed is not None:
+                    source.come_to_its_end(resumed["train"])
+                return None
+            if 0 < source.num_batches <= self.batches_done and opened is None:
+                self._end_shorter_epoch(source)
+                return None
+        if self._saves_exceptions:
+            self.marks.mark("batch")
+        if opened is None:
+            place = None if resumed is None else resumed["train"]
+            opened, self._ahead = open_batches(source, place, self._trainer.profiler)
+        self._resumed = {}
+        return opened
 
     def _end_batch_again(self, source: TrainSource) -> Iterator[Any] | None:
         """Do what a batch's step brings and call its last hooks, which were cut; return the batches if one was read."""
@@ -351,24 +305,6 @@ class FitLoop(FitProgress):
             self.marks.mark("batch")
         return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
 
-    def _reaches_a_limit(self) -> bool:
-        """Whether a run that was cut behind a batch had nothing more to do in the epoch than to end it."""
-        trainer = self._trainer
-        return (trainer.attention_wanted and self._stops_here()) or trainer.engine.steps >= self._max_steps
-
-    @property
-    def validation_is_due(self) -> bool:
-        """Whether a validation follows the batch that is done."""
-        return self._validates and self._validation_due()
-
-    def _validation_due(self) -> bool:
-        trainer = self._trainer
-        if self.validated_at == self.batches_seen:
-            return False
-        if trainer.attention_wanted and trainer.should_stop and self._may_stop():
-            return self.schedule.due_in_epoch(self.epoch)  # the last chance to see the weights that will be kept
-        return self.schedule.due(self.batches_done, self.batches_seen, self.epoch, last=self.is_last_batch)
-
     def validate(self) -> None:
         """Run validation within training."""
         trainer, optimization = self._trainer, self._optimization
@@ -377,9 +313,8 @@ class FitLoop(FitProgress):
         self.val_loop.setup_data()
         if self._saves_exceptions and not self.val_loop.goes_on:
             self.marks.mark("validation")
-        if (
-            not optimization.window_open and not self.val_loop.goes_on
-        ):  # gradients of an unfinished window must outlive the validation
+        # Gradients of an unfinished window must outlive the validation.
+        if not optimization.window_open and not self.val_loop.goes_on:
             trainer.journal.hook = "on_validation_model_zero_grad"
             trainer.lightning_module.on_validation_model_zero_grad()
         self.val_loop.run()
@@ -390,12 +325,3 @@ class FitLoop(FitProgress):
         """Step the schedulers that are due; under manual optimisation that is the module's to do."""
         if self._trainer.lr_scheduler_configs and isinstance(self._optimization, AutomaticOptimization):
             step_schedulers(self._trainer, interval, count, plateau=plateau)
-
-    def _stops_here(self) -> bool:
-        trainer = self._trainer
-        trainer.raise_on_sigterm()
-        return trainer.should_stop and self._may_stop()
-
-
-def _tell_of_no_work() -> None:
-    rank_zero_info("`Trainer.fit` stopped: no training batches were asked for.")
