@@ -93,7 +93,6 @@ class SaveAndCut(Callback):
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is a hook of 1\\.",  # which the events of these runs come from, too
-    "ignore:Detected call of `lr_scheduler",  # after the step of a run that was cut
     "ignore:resuming reads the first",
     "ignore:'set_vital' is deprecated",
     "ignore:StochasticWeightAveraging averaged nothing",  # where a limit comes before its epoch

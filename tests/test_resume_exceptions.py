@@ -383,7 +383,6 @@ def test_an_exception_and_another_soon_after(
     check(tmp_path, named_differences, at, net, *again, loader=loader)
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")  # where the scaler leaves out the first steps
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     at=PLACES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,9 +155,7 @@ def test_a_step_that_the_gradient_scaler_leaves_out_brings_no_change() -> None:
 
     module = Overflowing()
     trainer = trainer_with(GradientAccumulationScheduler({3: 2}, "step"), precision="16-mixed", max_epochs=1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")
-        trainer.fit(module, batches_of(9))
+    trainer.fit(module, batches_of(9))
     assert module.windows == [1] * 5 + [2] * 4
     assert trainer.global_step == 5
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,10 +107,8 @@ class SWASchedule:
 
     def step(self, trainer: Trainer) -> None:
         """Step the schedulers, which nobody else does under manual optimisation."""
-        with warnings.catch_warnings():  # the steps that torch misses were taken by the run that was gone on with
-            warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step", UserWarning)
-            for config in trainer.lr_scheduler_configs:
-                config.scheduler.step()
+        for config in trainer.lr_scheduler_configs:
+            config.scheduler.step()
 
     def _lrs(self, owner: str, trainer: Trainer) -> list[float]:
         groups = len(_groups(trainer))

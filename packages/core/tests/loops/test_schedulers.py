@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, ReduceLROnPlateau
 
 from leyden import LightningModule, MisconfigurationException, Trainer
+from leyden.callbacks import OnExceptionCheckpoint
 
 
 class Note:
@@ -58,10 +61,12 @@ class Scheduled(LightningModule):
         return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.make(self), **self.settings}}
 
 
-def fit(module: LightningModule, batches: int = 3, *, val: bool = False, **arguments: Any) -> Trainer:
+def fit(
+    module: LightningModule, batches: int = 3, *, val: bool = False, ckpt_path: Any = None, **arguments: Any
+) -> Trainer:
     arguments = {"max_epochs": 2, "num_sanity_val_steps": 0, **arguments}
     trainer = Trainer(accelerator="cpu", logger=False, discover_callbacks=False, **arguments)
-    trainer.fit(module, [torch.ones(1, 1)] * batches, [torch.ones(1, 1)] if val else None)
+    trainer.fit(module, [torch.ones(1, 1)] * batches, [torch.ones(1, 1)] if val else None, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -160,6 +165,59 @@ def test_the_rates_are_those_of_a_loop_by_hand(interval: str) -> None:
     fit(module, 2)
     expected = {"step": ["1.0", "0.5", "0.25", "0.125"], "epoch": ["1.0", "1.0", "0.5", "0.5"]}
     assert module.events == expected[interval]
+
+
+class Halving(Scheduled):
+    """Steps the scheduler itself at the epoch's end where optimisation is manual; is cut there if `cut` says so."""
+
+    def __init__(self, *, manual: bool, cut: str = "", interval: str = "epoch") -> None:
+        super().__init__(lambda module: ExponentialLR(module.optimizer, 0.5), interval=interval)
+        self.automatic_optimization, self.cut = not manual, cut
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        loss: Tensor = self.layer(batch).sum()
+        if self.automatic_optimization:
+            return loss
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        return None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.cut == "batch":
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self) -> None:
+        if self.cut == "epoch":
+            raise KeyboardInterrupt
+        if not self.automatic_optimization:
+            self.lr_schedulers().step()
+
+
+@pytest.mark.parametrize("manual", [False, True])
+@pytest.mark.parametrize("cut", ["batch", "epoch"])
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_step_that_the_cut_run_took_is_no_step_that_torch_misses(
+    tmp_path: Path, manual: bool, cut: str, interval: str
+) -> None:
+    """Its warning, an error here, would be that the scheduler is stepped before the optimizer."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(Halving(manual=manual, cut=cut, interval=interval), 1, callbacks=[OnExceptionCheckpoint(tmp_path)])
+    resumed = Halving(manual=manual, interval=interval)
+    fit(resumed, 1, ckpt_path=tmp_path / "on_exception.ckpt")
+    assert resumed.optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_nor_is_one_that_the_gradient_scaler_leaves_out(manual: bool) -> None:
+    class Overflowing(Halving):
+        def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            super().backward(loss * math.inf if self.current_epoch == 0 else loss, *args, **kwargs)
+
+    module = Overflowing(manual=manual)
+    trainer = fit(module, 2, precision="16-mixed")
+    assert trainer.global_step == 2
+    assert module.optimizer.param_groups[0]["lr"] == 0.25
 
 
 def test_reduce_on_plateau_sees_the_monitored_values() -> None:

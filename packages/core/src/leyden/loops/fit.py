@@ -18,7 +18,7 @@ from leyden.loops.manual import ManualOptimization
 from leyden.loops.modes import warn_of_eval_mode
 from leyden.loops.optimization import AutomaticOptimization
 from leyden.loops.schedule import ValidationSchedule
-from leyden.loops.schedulers import after_a_step_of_before, step_schedulers
+from leyden.loops.schedulers import step_schedulers
 from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage
@@ -235,11 +235,10 @@ class FitLoop(FitLimits):
         if self._saves_exceptions:
             self.marks.mark_batch_end(optimization, batch)
         if self.window_ends:
-            with after_a_step_of_before():
-                if self.stepped:
-                    self._step_schedulers("step", trainer.engine.steps)
-                if self.is_last_batch:
-                    self._step_schedulers("epoch", self.epoch + 1)
+            if self.stepped:
+                self._step_schedulers("step", trainer.engine.steps)
+            if self.is_last_batch:
+                self._step_schedulers("epoch", self.epoch + 1)
         self.pending = "batch"
         self.batches_done += 1
         self.batches_seen += 1
@@ -258,8 +257,7 @@ class FitLoop(FitLimits):
             "another than when the checkpoint was made."
         )
         self.is_last_batch = True
-        with after_a_step_of_before():
-            self._step_schedulers("epoch", self.epoch + 1)
+        self._step_schedulers("epoch", self.epoch + 1)
         if self._validates and self._validation_due():
             self.pending = "validation"
             self.validate()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from leyden.errors import MisconfigurationException, did_you_mean
@@ -14,15 +11,7 @@ from leyden.rank_zero import rank_zero_warn
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["after_a_step_of_before", "step_schedulers"]
-
-
-@contextmanager
-def after_a_step_of_before() -> Iterator[None]:
-    """Step schedulers after an optimizer's step that the run took which is gone on with: torch would miss that one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step", UserWarning)
-        yield
+__all__ = ["step_schedulers"]
 
 
 def step_schedulers(trainer: Trainer, interval: str, count: int, *, plateau: bool) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
-from leyden.runtime.wrapped_optimizer import LightningOptimizer, unwrapped
+from leyden.runtime.wrapped_optimizer import LightningOptimizer, note_step, unwrapped
 
 if TYPE_CHECKING:
     from leyden.hooks.plan import Plan
@@ -133,6 +133,8 @@ class Engine:
         scaler.step(optimizer, **kwargs)
         scaler.update()
         self.skipped = scaler.get_scale() < scale
+        if self.skipped:
+            note_step(optimizer)
         return not self.skipped
 
     def _before_step(self, optimizer: Optimizer) -> None:

@@ -13,7 +13,7 @@ from leyden.errors import MisconfigurationException
 if TYPE_CHECKING:
     from leyden.runtime.engine import Engine
 
-__all__ = ["LightningOptimizer", "unwrapped"]
+__all__ = ["LightningOptimizer", "note_step", "unwrapped"]
 
 _OWN = ("_optimizer", "_engine", "step")
 
@@ -91,6 +91,14 @@ def unwrapped(optimizer: Any) -> Any:
 
 def _itself(optimizer: Optimizer) -> Optimizer:
     return optimizer
+
+
+def note_step(optimizer: Any) -> None:
+    """Let torch's schedulers, which warn of being stepped first, know that it is the turn of those of `optimizer`.
+
+    Its own step tells them. This is for one that was taken in the run that is gone on with, or that a scaler left out.
+    """
+    optimizer._opt_called = True
 
 
 def _note_steps(optimizer: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException, with_article
+from leyden.runtime.wrapped_optimizer import note_step
 from leyden.state.callback_states import change_weights, save_callbacks
 from leyden.state.lightning_format import LIGHTNING_VERSION, LIGHTNING_VERSION_KEY, is_of_lightning
 
@@ -150,6 +151,7 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any], path: str) ->
     _load_all("lr_scheduler", schedulers, checkpoint.get("lr_schedulers", []), path)
     for optimizer in trainer.optimizers:
         _check_options(optimizer, path)
+        note_step(optimizer)
     try:
         trainer.precision_plugin.load_state_dict(checkpoint.get("precision") or {})
         trainer.fit_loop.load_run_state(checkpoint)
