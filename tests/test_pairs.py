@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterable
@@ -108,13 +109,38 @@ def test_each_two(pair: tuple[str, str], tmp_path: Path, named_differences: Diff
             with pytest.raises(MisconfigurationException, match=reason):
                 Trainer(callbacks=both.callbacks(tmp_path), **both.arguments)
         return
-    runs = ends(tmp_path, one.beside(other))
+    check(pair, tmp_path, named_differences)
+
+
+def groups() -> list[tuple[str, ...]]:
+    """Return the sets to which no other can be added that works beside each of them."""
+    working = [
+        group
+        for size in range(len(SETTINGS), 0, -1)
+        for group in itertools.combinations(SETTINGS, size)
+        if not any(pair <= {*group} for pair in REFUSED)
+    ]
+    return [group for group in working if not any({*group} < {*other} for other in working)]
+
+
+@pytest.mark.parametrize("group", groups(), ids=" ".join)
+def test_as_many_as_work_beside_each_other(
+    group: tuple[str, ...], tmp_path: Path, named_differences: Differences
+) -> None:
+    check(group, tmp_path, named_differences)
+
+
+def check(names: tuple[str, ...], folder: Path, named_differences: Differences) -> None:
+    """Compare a run with all of `names` with those that go on after a cut, and with one in the other order."""
+    settings = [SETTINGS[name] for name in names]
+    runs = ends(folder, functools.reduce(Setting.beside, settings))
     _, trainer, module, whole = next(runs)
-    assert all(HAS_DONE[name](trainer, module) for name in pair)
+    for name in names:
+        assert HAS_DONE[name](trainer, module), name
     for how, _, _, resumed in runs:
         assert not list(named_differences(resumed, whole)), how
-    shutil.rmtree(tmp_path / "run")
-    swapped = train(tmp_path / "run", other.beside(one))[2]
+    shutil.rmtree(folder / "run")
+    swapped = train(folder / "run", functools.reduce(Setting.beside, reversed(settings)))[2]
     assert not list(named_differences(whatever_the_order(swapped), whatever_the_order(whole))), "in the other order"
 
 
