@@ -597,7 +597,6 @@ class Parts(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(4, 1)
-        self.words = nn.Embedding(3, 4)
 
 
 def test_a_module_that_cannot_be_prepared_is_an_error() -> None:
@@ -616,14 +615,6 @@ def test_a_module_that_cannot_be_prepared_is_an_error() -> None:
     assert type(twice.conv) is torch.ao.nn.qat.Conv2d
     with pytest.raises(MisconfigurationException, match="'relu' stands there twice"):
         QuantizationAwareTraining(modules_to_fuse=[["conv", "relu"], ["fc", "relu"]]).prepare(net())
-
-    class Words(Parts):
-        def forward(self, words: Tensor) -> Tensor:
-            scores: Tensor = self.fc(self.words(words))
-            return scores
-
-    with pytest.raises(MisconfigurationException, match=r"Words.words is an embedding.*`self.words.qconfig = None`"):
-        quantize.prepare(Words())
 
 
 def test_int8_is_refused_where_it_cannot_be_made() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leyden_optim import QuantizationAwareTraining
 from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
 from leyden_optim.quantized_module import QuantizedForward, Trainable, fake_quantise, with_children
@@ -121,22 +120,3 @@ def test_an_operation_without_a_kernel_is_told_of_with_what_to_do() -> None:
     with pytest.raises(NotImplementedError) as caught:
         int8_of(module)(INPUTS, rows=ROWS)
     assert "FloatFunctional" in caught.value.__notes__[0]
-
-
-def test_embeddings_are_kept_in_floats_with_a_stub_behind_them() -> None:
-    class Words(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.words, self.fc = nn.Embedding(3, 4), nn.Linear(4, 1)
-            self.words.qconfig = None  # type: ignore[assignment]  # how torch leaves a layer out
-            self.quant, self.dequant = parts.make_stubs()
-
-        def forward(self, words: Tensor) -> Tensor:
-            scores: Tensor = self.dequant(self.fc(self.quant(self.words(words))))
-            return scores
-
-    module = prepared(Words())
-    expected = module(ROWS)
-    int8 = QuantizationAwareTraining().convert(module)
-    assert type(int8.words) is nn.Embedding
-    assert torch.allclose(int8(ROWS), expected, atol=0.02)

@@ -12,6 +12,7 @@ from leyden.data.transfer import map_tensors
 from leyden.errors import MisconfigurationException, did_you_mean
 from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
+from leyden_optim.float_layers import check_layers
 
 if TYPE_CHECKING:
     from torch.ao.quantization import QConfig
@@ -28,6 +29,7 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
     """
     kind = type(module).__name__
     _check_names(module, to_fuse)
+    check_layers(module, qconfig, {name for names in to_fuse for name in names})
     brings_stubs = parts.has_stubs(module)
     if not brings_stubs:
         if type(module).forward is nn.Module.forward:
@@ -52,12 +54,6 @@ def fake_quantise(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequenc
             f"{kind} cannot be prepared for quantisation: {str(error).strip(' .')}. torch fuses Conv or Linear with a "
             f"BatchNorm, a ReLU or both behind it; modules_to_fuse={[list(names) for names in to_fuse]!r}."
         ) from error
-    unfit = parts.embeddings(module)
-    if unfit:
-        raise MisconfigurationException(
-            f"{kind}.{unfit[0]} is an embedding, for which this qconfig is none: keep it in floats, with "
-            f"`self.{unfit[0]}.qconfig = None` before fit and a torch.ao.quantization.QuantStub behind it."
-        )
 
 
 def _check_names(module: nn.Module, to_fuse: Sequence[Sequence[str]]) -> None:
@@ -129,7 +125,7 @@ class QuantizedForward:
         try:
             returned = type(module).forward(module, *args, **kwargs)
         except NotImplementedError as error:
-            if "Quantized" in str(error):
+            if "Quantized" in str(error) or "QUInt8" in str(error):
                 error.add_note(_NO_KERNEL)
             raise
         return map_tensors(returned, self._dequantized)

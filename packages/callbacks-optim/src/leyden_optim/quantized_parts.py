@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch.ao.quantization.fake_quantize import FakeQuantizeBase
 
 __all__ = [
-    "embeddings",
     "fake_quantise_in_float32",
     "fake_quants",
     "has_begun",
@@ -92,16 +91,6 @@ def has_range(part: FakeQuantizeBase) -> bool:
     """Whether the observer of `part` has seen anything, or there is none."""
     least = getattr(getattr(part, "activation_post_process", None), "min_val", None)
     return least is None or (least.numel() > 0 and not bool(torch.isinf(least).any()))  # None: it needs none
-
-
-def embeddings(module: nn.Module) -> list[str]:
-    """Return the names of embeddings that would be made int8 in a way torch has no layer for."""
-    kinds = (nn.Embedding, nn.EmbeddingBag)
-    return [
-        name
-        for name, part in module.named_modules()
-        if type(part) in kinds and getattr(part, "qconfig", None) is not None
-    ]
 
 
 def is_int8(module: nn.Module) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENGINES",
+    "has_ranges_by_channel",
     "int8_children",
     "made_qconfig",
     "packing_for",
@@ -124,6 +125,12 @@ def problem_with_qconfig(qconfig: object) -> str | None:
                 f"such as FakeQuantize.with_args(observer={type(made).__name__}, ...)"
             )
     return None
+
+
+def has_ranges_by_channel(qconfig: QConfig) -> bool:
+    """Whether weights get a range for each output channel, not one for all."""
+    with _quiet():
+        return bool(getattr(qconfig.weight(), "is_per_channel", False))
 
 
 # -- fake-quantised modules -------------------------------------------------------------------------------------------
