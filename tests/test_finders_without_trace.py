@@ -18,12 +18,19 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import (
+    BackboneFinetuning,
     EarlyStopping,
     EMAWeightAveraging,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
+    ModelPruning,
     OnExceptionCheckpoint,
+    QuantizationAwareTraining,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    Timer,
 )
 from leyden.data.combined import CombinedLoader
 from leyden.errors import MisconfigurationException
@@ -147,7 +154,8 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def everything(trainer: Trainer, module: Any, data: Any = None) -> dict[str, bytes]:
     """Return all that a run is made of, each part as bytes."""
-    names = {k: v for k, v in vars(module).items() if k not in ("_trainer", "_hparams", "_hparams_initial", "meter")}
+    skipped = ("_trainer", "_hparams", "_hparams_initial", "meter", "forward")  # objects that are told by their place
+    names = {k: v for k, v in vars(module).items() if k not in skipped}
     parts = {
         "module": {k: v for k, v in names.items() if k not in ("generator", "_parameters", "_buffers", "_modules")},
         "weights": {k: (v, v.grad, v.requires_grad) for k, v in module.named_parameters()},
@@ -480,3 +488,65 @@ def test_what_can_be_read_once_only_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[LearningRateFinder()], discover_callbacks=False)
     with pytest.raises(MisconfigurationException, match=r"^a trial cannot read a generator: it can be read once"):
         trainer.fit(Net(), (batch for batch in torch.rand(6, 4, 4)))
+
+
+BESIDE: dict[str, Callable[[], Callback]] = {
+    "EarlyStopping": lambda: EarlyStopping("val_loss", patience=2),
+    "StochasticWeightAveraging": lambda: StochasticWeightAveraging(0.01, 1),
+    "EMAWeightAveraging": lambda: EMAWeightAveraging(decay=0.9),
+    "GradientAccumulationScheduler": lambda: GradientAccumulationScheduler({0: 3, 1: 2}),
+    "ModelPruning": lambda: ModelPruning("l1_unstructured", amount=0.3),
+    "QuantizationAwareTraining": lambda: QuantizationAwareTraining(observer_type="histogram"),
+    "BackboneFinetuning": lambda: BackboneFinetuning(1),
+    "ModelCheckpoint": lambda: ModelCheckpoint(monitor="val_loss", save_on_exception=True),
+    "SpikeDetection": lambda: SpikeDetection(window=2, warmup=1),
+    "Timer": lambda: Timer("01:00:00:00"),
+}
+
+
+class Simple(Net):
+    """Without what cannot be quantised, and with a backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+        self.body = nn.Sequential(nn.Linear(6, 1))
+        del self.frozen
+
+    def forward(self, batch: Tensor) -> Tensor:
+        values: Tensor = self.body(self.backbone(batch))
+        return values
+
+    def loss(self, batch: Tensor) -> Tensor:
+        return self(batch).sub(batch.sum(1, keepdim=True)).square().mean()  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([one for one in self.parameters() if one.requires_grad], lr=self.lr)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization", "ignore:.*lr_scheduler")
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_search_leaves_no_trace_beside_another_callback(tmp_path: Path, beside: str) -> None:
+    def run(*finders: Callback) -> Any:
+        seeded()
+        module, other = Simple(), BESIDE[beside]()
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=3, logger=CSVLogger(tmp_path, version=0), discover_callbacks=False,
+            callbacks=[other, *finders, Batches()], log_every_n_steps=1, enable_progress_bar=False,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        data: Any = Rows()
+        trainer.fit(module, DataLoader(data, batch_size=4, shuffle=True), DataLoader(Rows(8), batch_size=4))
+        parts = everything(trainer, module, data)
+        if beside == "Timer":
+            del parts["callbacks"]  # which times
+        files = contents(tmp_path)
+        shutil.rmtree(tmp_path)
+        return parts, files, module.batches
+
+    finder = LearningRateFinder(1e-5, 0.1, 20, early_stop_threshold=None, update_attr=False)
+    without, with_it = run(), run(finder)
+    assert finder.optimal_lr is not None
+    for part, expected in without[0].items():
+        assert with_it[0][part] == expected, part
+    assert with_it[1:] == without[1:]

@@ -154,6 +154,19 @@ def test_a_fit_that_resumes_takes_over_what_was_found(tmp_path: Path, which: str
         assert resumed[part] == value, part
 
 
+def test_a_checkpoint_of_a_fit_without_a_finder_is_gone_on_from_without_a_search(tmp_path: Path) -> None:
+    _, straight = fit(tmp_path / "straight", [])
+    fit(tmp_path / "cut", [], [ModelCheckpoint(tmp_path, every_n_train_steps=7, save_top_k=-1)])
+    path = next(tmp_path.glob("*step=7.ckpt"))
+    finders: list[Callback] = [rate_finder(), BatchSizeFinder()]
+    Net.steps_made = 0
+    _, resumed = fit(
+        tmp_path / "cut", finders, [ModelCheckpoint(tmp_path, every_n_train_steps=7, save_top_k=-1)], path, seed=99
+    )
+    assert Net.steps_made == 46
+    assert resumed == straight
+
+
 class Saves(Callback):
     """Saves the run whenever it is cut."""
 

@@ -82,7 +82,6 @@ class BatchSizeFinder(Callback):
 
     position = "first"
     runs_before = ("LearningRateFinder",)  # whose rate is for the batches that are trained on
-    changes_weights = True  # and puts them back; that a search in a hook of an epoch did can be seen on them
 
     def __init__(
         self,

@@ -72,7 +72,6 @@ class LearningRateFinder(Callback):
     """
 
     position = "first"
-    changes_weights = True  # and puts them back; that a search in a hook of an epoch did can be seen on them
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset
 
 from leyden import LightningDataModule
+from leyden.errors import MisconfigurationException
 from leyden.state.remembered import Remembered
 
 
@@ -198,3 +199,25 @@ def test_what_a_pruned_or_parametrized_module_computes_is_left_to_it() -> None:
     remembered.put_back()
     assert torch.equal(module(given), expected)
     module(given).sum().backward()
+
+
+def test_metrics_forget_what_they_were_given_since() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    metrics: Any = nn.ModuleDict({"mean": torchmetrics.MeanMetric(), "all": torchmetrics.CatMetric()})
+    for metric in metrics.values():
+        metric.update(torch.tensor([1.0, 3.0]))
+    remembered = Remembered(metrics)
+    for metric in metrics.values():
+        metric.update(torch.tensor([8.0]))
+        metric.compute()
+    metrics["all"].reset()
+    remembered.put_back()
+    assert metrics["mean"].compute() == 2
+    assert metrics["all"].compute().tolist() == [1.0, 3.0]
+    metrics["all"].update(torch.tensor([4.0]))
+    assert metrics["all"].compute().tolist() == [1.0, 3.0, 4.0]
+
+
+def test_parameters_without_a_shape_are_refused() -> None:
+    with pytest.raises(MisconfigurationException, match=r"takes its shape from the first batch"):
+        Remembered(nn.Sequential(nn.LazyLinear(2)))

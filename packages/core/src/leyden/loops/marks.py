@@ -130,12 +130,14 @@ class Marks:
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
-        """Notice no step within: those of a trial are none of the run."""
-        watched = bool(self._handles)
+        """Notice nothing of a trial, which steps optimizers and puts back what it changed."""
+        watched, is_changed = bool(self._handles), self._is_changed
         self.unwatch_steps()
         try:
             yield
         finally:
+            if not is_changed:
+                self._watched = [(one, one._version) for one, _ in self._watched]
             if watched:
                 self.watch_steps()
 

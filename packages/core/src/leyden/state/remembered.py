@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
+from leyden.errors import MisconfigurationException
 from leyden.state.rng import collect_rng, restore_rng
 
 __all__ = ["Remembered"]
@@ -128,6 +130,11 @@ class Remembered:
             look(member)
 
     def _keep_tensor(self, tensor: Tensor) -> None:
+        if is_lazy(tensor):
+            raise MisconfigurationException(
+                "a module has a parameter that takes its shape from the first batch (a Lazy… layer), so that what a "
+                "trial does to it cannot be put back. Run a batch through the module before, such as in configure_model."
+            )
         if tensor.is_meta or tensor.layout is not torch.strided:
             return
         saved = tensor.detach().to("cpu", copy=True)
