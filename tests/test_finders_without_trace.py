@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    WeightedRandomSampler,
+)
 
 from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import (
@@ -424,6 +434,14 @@ def stateful(**arguments: Any) -> Any:
     return pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader(Rows(), batch_size=4, **arguments)
 
 
+class Locked(OwnSampler):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 LOADERS: dict[str, Callable[[], Any]] = {
     "a list": lambda: list(torch.linspace(-1, 1, 96).view(6, 4, 4)),
     "several": lambda: CombinedLoader([loader(shuffle=True), loader()], "max_size_cycle"),
@@ -434,6 +452,8 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "a stream with a worker": lambda: DataLoader(Endless(), batch_size=4, num_workers=1),
     "one's own": OwnLoader,
     "own sampler": lambda: loader(sampler=OwnSampler()),
+    "a sampler that cannot be copied": lambda: loader(sampler=Locked()),
+    "a part of a part": lambda: DataLoader(Subset(ConcatDataset([Rows(), Rows()]), range(6, 30)), 4, shuffle=True),
     "weighted": lambda: loader(sampler=WeightedRandomSampler([1.0] * 24, 24, generator=torch.Generator())),
     "own batches": lambda: DataLoader(Rows(), batch_sampler=BatchSampler(OwnSampler(), 4, drop_last=True)),
 }

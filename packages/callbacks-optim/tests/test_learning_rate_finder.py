@@ -175,6 +175,34 @@ def test_every_group_gets_the_rate_where_the_attribute_is_not_used() -> None:
     assert [rate for row in rates for rate in row] == pytest.approx([rate for row in expected for rate in row])
 
 
+class Warm(Net):
+    """Warms up from a rate of 0, by steps."""
+
+    uses = True
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr if self.uses else 0.05)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 20)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Fixed(Warm):
+    uses = False
+
+
+@pytest.mark.parametrize("module", [Warm(), Fixed()], ids=["uses the attribute", "does not"])
+def test_a_warm_up_from_zero_leads_to_the_rate_that_was_found(module: Warm) -> None:
+    seen: list[float] = []
+
+    class Watches(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            seen.append(optimizer.param_groups[0]["lr"])
+
+    make(LearningRateFinder(1e-4, num_training_steps=30), Watches(), max_epochs=2).fit(module, BATCHES)
+    assert module.lr not in (0.02, 0.05)
+    assert seen == pytest.approx([module.lr * step / 20 for step in range(20)])
+
+
 def test_nothing_is_set_without_update_attr_and_no_attribute_is_needed() -> None:
     class Bare(Net):
         def __init__(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from leyden.arguments import is_count, is_positive, refuse
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
@@ -15,10 +13,9 @@ from leyden.rank_zero import rank_zero_info
 from leyden_optim.begun_anew import accumulation_of, make_optimizers_anew, with_random_numbers_of
 from leyden_optim.hyperparameter import Hyperparameter
 from leyden_optim.learning_rate_search import LearningRateSearch, Mode
+from leyden_optim.rates import give_rate, rates_of, set_rate
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from leyden import LightningModule, Trainer
 
 __all__ = ["LearningRateFinder"]
@@ -136,17 +133,13 @@ class LearningRateFinder(Callback):
         self.search(trainer, pl_module)
         if self._lr is None or not self.update_attr:
             return
-        before, attribute = _rates(trainer), self._attribute(pl_module)
+        before, attribute, is_underway = rates_of(trainer), self._attribute(pl_module), trainer.fit_loop.underway
         is_new = attribute.read() != self._lr
         attribute.write(self._lr)
-        if not trainer.fit_loop.underway:
+        if not is_underway:
             make_optimizers_anew(trainer, self._checkpoint)
-        if is_new and before == _rates(trainer):  # under way, or configure_optimizers does not use the attribute
-            for optimizer in trainer.optimizers:
-                _set_rate(optimizer, self._lr, ("lr", "initial_lr"))
-            for config in trainer.lr_scheduler_configs:
-                if hasattr(config.scheduler, "base_lrs"):
-                    config.scheduler.base_lrs = [self._lr for _ in config.scheduler.base_lrs]
+        if is_underway or (is_new and before == rates_of(trainer)):  # configure_optimizers does not use the attribute
+            give_rate(trainer, self._lr, is_underway=is_underway)
 
     # -- the search -------------------------------------------------------------------------------------------------
 
@@ -236,7 +229,7 @@ class _Sweep(Callback):
             raise EndOfTrial
         if self._begins:
             self._begins, self._loss, self._has_loss = False, 0.0, False
-            _set_rate(trainer.optimizers[0], self._search.rate_at(self._steps), ("lr",))
+            set_rate(trainer.optimizers[0], self._search.rate_at(self._steps))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -259,16 +252,3 @@ class _Sweep(Callback):
     def on_train_epoch_end(self, *_: Any) -> None:
         if self._steps == self._search.num_training:  # before the module's, which is not needed
             raise EndOfTrial
-
-
-def _rates(trainer: Trainer) -> list[float]:
-    return [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
-
-
-def _set_rate(optimizer: Optimizer, rate: float, names: tuple[str, ...]) -> None:
-    for group in optimizer.param_groups:
-        for name in names:
-            if isinstance(group.get(name), Tensor):
-                group[name].fill_(rate)
-            elif name in group:
-                group[name] = rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def _copied(before: Remembered, loader: Any) -> Any:
     if not isinstance(loader, DataLoader):
         return loader
     copied = copy.copy(loader)
-    shared: dict[int, Any] = {id(loader.dataset): loader.dataset}
+    shared: dict[int, Any] = {id(dataset): dataset for dataset in _datasets(loader.dataset)}
     for part in (loader, *_samplers(loader)):
         generator = getattr(part, "generator", None)
         if isinstance(generator, torch.Generator):
@@ -127,12 +127,23 @@ def _copied(before: Remembered, loader: Any) -> Any:
             own.set_state(generator.get_state())
             shared[id(generator)] = own
     own_parts = {"_iterator": None} if "_iterator" in vars(loader) else {}
-    for name in ("generator", "sampler", "batch_sampler"):
-        own_parts[name] = copy.deepcopy(getattr(loader, name), shared)
+    with suppress(Exception):  # a sampler that cannot be copied is shared; what it holds is remembered
+        own_parts |= {name: copy.deepcopy(getattr(loader, name), shared) for name in _DRAWING}
     copied.__dict__.update(own_parts)  # DataLoader refuses to have its samplers replaced by assignment
     return copied
+
+
+_DRAWING = ("generator", "sampler", "batch_sampler")
 
 
 def _samplers(loader: Any) -> list[Any]:
     samplers = [loader.sampler, loader.batch_sampler]
     return [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]
+
+
+def _datasets(dataset: Any) -> Iterator[Any]:
+    """Yield a dataset and those that it is made of."""
+    yield dataset
+    for inner in (getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())):
+        if inner is not None:
+            yield from _datasets(inner)

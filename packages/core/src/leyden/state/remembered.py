@@ -133,7 +133,7 @@ class Remembered:
         if is_lazy(tensor):
             raise MisconfigurationException(
                 "a module has a parameter that takes its shape from the first batch (a Lazy… layer), so that what a "
-                "trial does to it cannot be put back. Run a batch through the module before, such as in configure_model."
+                "trial does to it cannot be put back. Run a batch through it before, such as in configure_model."
             )
         if tensor.is_meta or tensor.layout is not torch.strided:
             return
