@@ -93,7 +93,36 @@ def test_the_arguments_can_be_read_back() -> None:
     stopping = EarlyStopping("acc", 0.1, 5, mode="max")
     assert (stopping.monitor, stopping.min_delta, stopping.patience, stopping.mode) == ("acc", 0.1, 5, "max")
     assert (float(stopping.best_score), stopping.wait_count, stopping.stopped_epoch) == (-math.inf, 0, 0)
+    assert (stopping.check_finite, stopping.stopping_threshold, stopping.divergence_threshold) == (True, None, None)
     assert stopping.state_key == "EarlyStopping{'monitor': 'acc', 'mode': 'max'}"
+
+
+def test_an_argument_that_is_set_later_is_checked_and_holds() -> None:
+    stopping = EarlyStopping("val_loss", patience=1)
+    fit(stopping, Scripted([3]))
+    assert stopping.stopped_epoch == 1
+    stopping.patience, stopping.stopping_threshold = 9, 0.5
+    fit(stopping, Scripted([3, 3, 3, 0]))
+    assert (stopping.stopped_epoch, str(stopping.stopping_reason)) == (3, "stopping_threshold")
+    with pytest.raises(MisconfigurationException, match=r"patience=-1: expected a number of checks \(int >= 0\)"):
+        stopping.patience = -1
+    assert stopping.patience == 9
+
+
+class AtTheEnd(EarlyStopping):
+    """As Lightning's documentation shows how to check elsewhere."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pass
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._run_early_stopping_check(trainer)
+
+
+def test_a_subclass_may_check_in_a_hook_of_its_own() -> None:
+    stopping = AtTheEnd("val_loss", patience=1, stopping_threshold=2.0)
+    fit(stopping, Scripted([3, 3, 3, 1]), max_epochs=4)
+    assert (float(stopping.best_score), str(stopping.stopping_reason)) == (1.0, "stopping_threshold")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +158,7 @@ def test_when_and_why_a_training_ends(scores: list[float], arguments: dict[str, 
     ("given", "checks"),
     [
         ({}, 3),
+        ({"val_check_interval": 1}, 12),
         ({"val_check_interval": 2}, 6),
         ({"val_check_interval": 0.5}, 6),
         ({"val_check_interval": 1.0}, 3),

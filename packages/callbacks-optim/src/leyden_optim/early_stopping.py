@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ import torch
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
-from leyden_optim.verdict import Criteria, EarlyStoppingReason
+from leyden_optim.verdict import Criteria, Criterion, EarlyStoppingReason
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -44,6 +45,7 @@ class EarlyStopping(Callback):
         wait_count: checks since it improved.
         stopped_epoch: the epoch in which it asked to stop, 0 where it did not.
         stopping_reason, stopping_reason_message: why it asked to stop.
+        monitor, patience, ...: the arguments; what is set later is checked as well.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at the first check when `monitor` is
@@ -58,6 +60,14 @@ class EarlyStopping(Callback):
         >>> stopping.stopped_epoch, str(stopping.stopping_reason)
         (1, 'patience_exhausted')
     """
+
+    monitor = Criterion[str]()
+    min_delta = Criterion[float]()
+    patience = Criterion[int]()
+    mode = Criterion[Literal["min", "max"]]()
+    check_finite = Criterion[bool]()
+    stopping_threshold = Criterion["float | None"]()
+    divergence_threshold = Criterion["float | None"]()
 
     position = "monitor"
     role: ClassVar[str | None] = "early_stopping"
@@ -108,26 +118,6 @@ class EarlyStopping(Callback):
         """Tells several of these apart by what they watch."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
-    @property
-    def monitor(self) -> str:
-        """The metric that is watched."""
-        return self._criteria.monitor
-
-    @property
-    def mode(self) -> Literal["min", "max"]:
-        """Which direction is better."""
-        return self._criteria.mode
-
-    @property
-    def patience(self) -> int:
-        """Checks without improvement after which to stop."""
-        return self._criteria.patience
-
-    @property
-    def min_delta(self) -> float:
-        """By how much a score must be better to count as an improvement; not negative."""
-        return self._criteria.min_delta
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new fit starts afresh; one that resumes gets its state after this."""
         if stage == "fit":
@@ -160,14 +150,14 @@ class EarlyStopping(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check here where this is the place for it."""
         if self._is_due(trainer, at_epoch_end=True):
-            self._check(trainer)
+            self._run_early_stopping_check(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check here where this is the place for it, in validations that belong to a fit."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._has_validated = True
             if self._is_due(trainer, at_epoch_end=False):
-                self._check(trainer)
+                self._run_early_stopping_check(trainer)
 
     def _await_step(self, trainer: Trainer) -> None:
         """No hook of every batch: the loop calls when the step may have been taken."""
@@ -177,7 +167,7 @@ class EarlyStopping(Callback):
 
     def _look_in(self, trainer: Trainer) -> None:
         if not trainer.fit_loop.validation_is_due and self._is_due(trainer, at_epoch_end=False):
-            self._check(trainer)
+            self._run_early_stopping_check(trainer)
         self._await_step(trainer)
 
     def _next_step(self, every_n_steps: int) -> int:
@@ -197,9 +187,11 @@ class EarlyStopping(Callback):
             return self.check_on_train_epoch_end
         if not sum(trainer.num_val_batches):
             return True
-        return trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval in (None, 1.0)
+        schedule = trainer.fit_loop.schedule
+        return schedule.every_n_batches == math.inf and schedule.every_n_epochs == 1
 
-    def _check(self, trainer: Trainer) -> None:
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
+        """Look at the score. The name is that which subclasses call in hooks of their own."""
         if trainer.fast_dev_run:
             return
         score, logged_at = trainer.strategy.broadcast(self._look(trainer))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from leyden.arguments import is_count, is_int, is_name, is_number, refuse
 from leyden.errors import did_you_mean
 
-__all__ = ["Criteria", "EarlyStoppingReason"]
+__all__ = ["Criteria", "Criterion", "EarlyStoppingReason"]
+
+T = TypeVar("T")
 
 
 class EarlyStoppingReason(StrEnum):
@@ -124,3 +126,24 @@ class Criteria:
             f"stopping_threshold={stopping!r} and divergence_threshold={divergence!r} with mode={self.mode!r} stop at "
             f"every score; give a stopping_threshold {side} the divergence_threshold"
         ]
+
+
+class _HasCriteria(Protocol):
+    _criteria: Criteria
+
+
+class Criterion(Generic[T]):
+    """A property that is the criterion of the same name; what is set is checked."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: _HasCriteria, owner: type) -> T:
+        value: T = getattr(instance._criteria, self._name)
+        return value
+
+    def __set__(self, instance: _HasCriteria, value: T) -> None:
+        changes: dict[str, Any] = {self._name: value}
+        criteria = replace(instance._criteria, **changes)
+        criteria.check(type(instance).__name__, {}, None, None)
+        instance._criteria = criteria

@@ -409,3 +409,16 @@ def test_without_a_logger_nothing_is_written(tmp_path: Path) -> None:
     trainer.fit(Numbers())
     assert not list(tmp_path.rglob("metrics.csv"))
     assert numbers(trainer.callback_metrics)["both"] == 2
+
+
+class StopsAtOnce(Numbers):
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        self.trainer.should_stop = True
+
+
+@pytest.mark.parametrize(("min_steps", "steps"), [(None, [1]), (3, [2, 3]), (8, [2, 4, 6, 8])])
+def test_the_last_batch_has_a_row_and_none_is_added_before_a_minimum(
+    tmp_path: Path, min_steps: int | None, steps: list[int]
+) -> None:
+    make(tmp_path, min_steps=min_steps, limit_val_batches=0, max_epochs=9).fit(StopsAtOnce())
+    assert [row["step"] + 1 for row in rows_of(tmp_path) if "at_step" in row] == steps

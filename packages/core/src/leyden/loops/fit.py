@@ -282,7 +282,7 @@ class FitLoop(FitLimits):
         if self.pending == "batch":
             if self.window_ends and log_every:
                 due = (self.batches_that_stepped + 1) % log_every == 0
-                if due or (trainer.attention_wanted and trainer.should_stop):
+                if due or (trainer.attention_wanted and trainer.should_stop and self._may_stop()):
                     if self._saves_exceptions:
                         self.marks.mark("batch_done")
                     trainer.journal.train_batch_end()
