@@ -416,7 +416,7 @@ class StopsAtOnce(Numbers):
         self.trainer.should_stop = True
 
 
-@pytest.mark.parametrize(("min_steps", "steps"), [(None, [1]), (3, [2, 3]), (8, [2, 4, 6, 8])])
+@pytest.mark.parametrize(("min_steps", "steps"), [(None, [1]), (7, [2, 4, 6, 7]), (8, [2, 4, 6, 8])])
 def test_the_last_batch_has_a_row_and_none_is_added_before_a_minimum(
     tmp_path: Path, min_steps: int | None, steps: list[int]
 ) -> None:
