@@ -159,6 +159,31 @@ def test_an_exception_in_a_validation_is_one_too() -> None:
     assert storage.load("kept/on_exception.ckpt")["global_step"] == 2
 
 
+class Lazy(BoringModule):
+    """Its layers, buffers among them, have no shape before the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__(batches={"train": 4})
+        self.net = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.LazyBatchNorm1d())
+
+    def loss(self, batch: Tensor) -> Tensor:
+        outputs: Tensor = self.net(batch)
+        return outputs.square().mean()
+
+
+def test_lazy_layers_train_and_go_on() -> None:
+    checkpoint, resumed = OnExceptionCheckpoint("kept"), Lazy()
+    torch.manual_seed(5)
+    whole = Lazy()
+    trainer_with().fit(whole)
+    torch.manual_seed(5)
+    with pytest.raises(RuntimeError, match="in the step"):
+        trainer_with(checkpoint, At(3, exception)).fit(Lazy())
+    trainer_with().fit(resumed, ckpt_path=checkpoint.ckpt_path)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name])
+
+
 def test_a_save_that_fails_is_noted_on_the_exception() -> None:
     Path("kept").write_text("no folder")
     with pytest.raises(RuntimeError, match="in the step") as ended:

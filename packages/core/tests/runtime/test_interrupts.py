@@ -92,6 +92,23 @@ def test_a_handler_of_somebody_s_own_stays() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_handler_set_meanwhile_stays() -> None:
+    """A hook of the user's may set one in the middle of a run, which begins to listen in each epoch."""
+
+    def own(number: int, frame: Any) -> None: ...
+
+    held = HeldInterrupts([], [])
+    held.start()
+    before = signal.signal(signal.SIGINT, own)
+    try:
+        for act in (held.stop, held.start, held.stop):
+            act()
+            assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert before == held._handle
+
+
 def test_in_another_thread_nothing_is_held_back() -> None:
     held = HeldInterrupts([], [])
     thread = threading.Thread(target=held.start)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from leyden.callback import Callback
 from leyden.loops.schedule import reached
@@ -143,7 +144,7 @@ def boundary_of(trainer: Trainer, begun: Begun) -> Boundary:
         begun,
         loop.live_state_dict(),
         run,
-        {name: buffer.clone() for name, buffer in module.named_buffers(remove_duplicate=False)},
+        _copies(module.named_buffers(remove_duplicate=False)),
         [logger.mark() for logger in trainer.loggers],
         _states(trainer, begun),
     )
@@ -183,8 +184,12 @@ def _copied(value: Any) -> Any:
 
 
 def _copied_weights(trainer: Trainer) -> dict[str, Any]:
-    named = trainer.lightning_module.named_parameters(remove_duplicate=False)
-    return {name: parameter.detach().clone() for name, parameter in named}
+    return _copies(trainer.lightning_module.named_parameters(remove_duplicate=False))
+
+
+def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """Return copies by name; what a lazy layer has yet to shape, in the run's first batch, has no values to copy."""
+    return {name: tensor.detach().clone() for name, tensor in named if not is_lazy(tensor)}
 
 
 def _copied_group(group: dict[str, Any]) -> dict[str, Any]:

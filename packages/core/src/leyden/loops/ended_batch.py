@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EndedBatch"]
 
+_LARGEST_BATCH_BYTES = 2**26
+"""A larger batch would be most of a checkpoint that is written when there may be little time or room for it."""
+
 
 @dataclass(slots=True)
 class EndedBatch:
@@ -30,7 +33,8 @@ class EndedBatch:
     Attributes:
         outputs: what the step returned, None where a checkpoint could not hold that.
         batch: as it is on its device; None where a checkpoint could not hold it and it is to be read again.
-        before: what it takes to read it again: the place of the loader, its draws and the random numbers.
+        before: what it takes to read it again, where a checkpoint does not hold it or it is large: the place of the
+            loader, its draws and the random numbers.
         steps: optimizer steps taken before the batch.
         window_open: whether the gradients are those of an unfinished accumulation window.
     """
@@ -82,9 +86,11 @@ class EndedBatch:
                 "a run that goes on from this checkpoint is not exact: it leaves the hooks of on_train_batch_end out "
                 f"in which this one was cut, since {problem}"
             )
-        is_plain = self.batch is not None and not _problem(self.batch, "the batch")  # None is one to be read again
-        state["batch"] = map_tensors(self.batch, _alone) if is_plain else None
-        state["before"] = None if is_plain else self.before
+        held = self.batch is not None and not _problem(self.batch, "the batch")  # None is one to be read again
+        if held and self.before is not None:
+            held = sum(tensor.nbytes for tensor in _tensors(self.batch)) <= _LARGEST_BATCH_BYTES
+        state["batch"] = map_tensors(self.batch, _alone) if held else None
+        state["before"] = None if held else self.before
         return state
 
 

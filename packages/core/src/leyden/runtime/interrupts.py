@@ -36,10 +36,10 @@ class HeldInterrupts:
         self._is_held = False
 
     def stop(self) -> None:
-        """Give the signal back."""
-        if self._listens:
+        """Give the signal back, unless somebody has set a handler of his own meanwhile."""
+        if self._listens and signal.getsignal(signal.SIGINT) == self._handle:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._listens = False
+        self._listens = False
 
     def let_go(self) -> None:
         """Raise the interrupt that was held back, if there was one."""
