@@ -570,3 +570,22 @@ def test_a_search_leaves_no_trace_beside_another_callback(tmp_path: Path, beside
     for part, expected in without[0].items():
         assert with_it[0][part] == expected, part
     assert with_it[1:] == without[1:]
+
+
+def test_a_second_fit_and_evaluations_are_those_without_a_search(tmp_path: Path) -> None:
+    def run(*finders: Callback) -> Any:
+        seeded()
+        module = Net()
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, callbacks=[*finders, Batches()], discover_callbacks=False
+        )
+        data: Any = Rows()
+        loader = DataLoader(data, batch_size=4, shuffle=True)
+        found: list[Any] = [trainer.validate(module, loader, verbose=False)]
+        for epochs in (1, 3):
+            trainer.max_epochs = epochs
+            trainer.fit(module, loader, loader)
+            found += [everything(trainer, module, data), trainer.validate(module, loader, verbose=False)]
+        return found
+
+    assert run(LearningRateFinder(1e-5, 0.1, 20, early_stop_threshold=None, update_attr=False)) == run()

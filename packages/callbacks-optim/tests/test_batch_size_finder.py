@@ -308,3 +308,58 @@ def test_every_bad_argument_is_named_at_once() -> None:
         "  - batch_arg_name='': expected a name\n"
         "  - margin=1.0: expected a number from 0 to below 1"
     )
+
+
+class ByHand(Net):
+    """Steps two optimizers itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(self.loss(batch, self.room))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9) for one in (self.layer[0], self.layer[2])]
+
+
+def test_manual_optimisation_is_searched_and_is_as_with_the_size_given() -> None:
+    found = []
+    for size, finders in ((2, [BatchSizeFinder()]), (32, [])):
+        torch.manual_seed(3)
+        module = ByHand()
+        module.batch_size = size
+        trainer = make(*finders, max_epochs=2)
+        trainer.fit(module)
+        weights = {name: weight.tolist() for name, weight in module.state_dict().items()}
+        states = [repr(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        found.append((weights, states, trainer.global_step, module.batch_size))
+    assert found[0] == found[1]
+
+
+def test_a_model_that_is_made_late_and_a_second_fit() -> None:
+    class Late(Net):
+        def configure_model(self) -> None:
+            if not hasattr(self, "late"):
+                self.late = nn.Linear(1, 1)
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            return self.late(self.layer(batch)).square().mean() + 0 * self.loss(batch, self.room)
+
+    found = []
+    for size, finders in ((2, [BatchSizeFinder()]), (32, [])):
+        torch.manual_seed(3)
+        module = Late()
+        module.batch_size = size
+        trainer = make(*finders, max_epochs=1)
+        trainer.fit(module)
+        trainer.max_epochs = 2
+        trainer.fit(module)
+        weights = {name: weight.tolist() for name, weight in module.state_dict().items()}
+        found.append((weights, trainer.global_step, torch.get_rng_state().tolist()))
+    assert found[0] == found[1]

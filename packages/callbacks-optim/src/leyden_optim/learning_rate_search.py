@@ -83,7 +83,7 @@ class LearningRateSearch:
         slopes = torch.gradient(torch.tensor([losses[place] for place in places], dtype=torch.float64))[0]
         return places[int(slopes.argmin())]
 
-    def plot(self, suggest: bool = False, show: bool = False, ax: Axes | None = None) -> Figure | None:
+    def plot(self, suggest: bool = False, show: bool = False, ax: Axes | None = None) -> Figure:
         """Return a figure of losses over rates, with the suggestion as a point where `suggest` asks for it.
 
         Args:
@@ -110,7 +110,8 @@ class LearningRateSearch:
             import matplotlib.pyplot as plt
 
             plt.show()
-        return figure
+        drawn: Figure = figure
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
         """Return this as plain data."""
