@@ -55,8 +55,8 @@ def change(module: nn.Module, by: float) -> None:
             tensor.add_(torch.tensor(by).to(tensor.dtype))
 
 
-def ema() -> Any:
-    return swa_utils.get_ema_multi_avg_fn(0.7)  # type: ignore[no-untyped-call]
+def ema(decay: float = 0.7) -> Any:
+    return swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("use_buffers", [True, False])
@@ -76,6 +76,44 @@ def test_it_is_the_average_of_torch(use_buffers: bool, averaging: str) -> None:
     for name, value in expected.module.state_dict().items():
         assert torch.equal(averaged[name], value) if isinstance(value, Tensor) else averaged[name] == value
     assert weights.updates == int(expected.n_averaged) == 4
+
+
+def blend(averaged: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
+    return averaged * 0.9 + current * 0.1
+
+
+@pytest.mark.parametrize("averaging", [{}, {"avg_fn": blend}, {"multi_avg_fn": ema(0.9)}])
+def test_indices_and_masks_are_those_of_the_module(averaging: dict[str, Any]) -> None:
+    """Torch's mean of masks is an error, and its average cuts the fraction off: by 0.9 the index 5 would become 4."""
+    module: Any = nn.Linear(1, 1)
+    indices, mask = torch.arange(1000), torch.tensor([True, False])
+    module.register_buffer("indices", indices.clone())
+    module.register_buffer("mask", mask.clone())
+    module.register_parameter("bits", nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False))
+    weights = AveragedWeights(module, use_buffers=True, **averaging)
+    for step in range(4):
+        with torch.no_grad():
+            module.bits += step
+        weights.update()
+    averaged = weights.copies()[1]
+    assert torch.equal(averaged["indices"], indices)
+    assert torch.equal(averaged["mask"], mask)
+    assert averaged["bits"].tolist() == [6, 6]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch finds none here")
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_the_mean_on_a_cuda_device(use_buffers: bool) -> None:
+    """Torch's own fails there on the counts of BatchNorm."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).cuda()
+    weights, expected = AveragedWeights(module, use_buffers=use_buffers), AveragedModel(module)
+    for step in range(4):
+        change(module, step + 0.5)
+        weights.update()
+        expected.update_parameters(module)
+    averaged = weights.copies()[1]
+    for name, value in expected.module.named_parameters():
+        assert torch.equal(averaged[name], value), name
 
 
 def test_an_exchange_and_back() -> None:

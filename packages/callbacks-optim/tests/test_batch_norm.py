@@ -35,13 +35,17 @@ class Net(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def gradients_of(module: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
 class Pass(Callback):
-    def __init__(self) -> None:
-        self.gradients: list[Any] = []
+    """Makes the pass, which leaves gradients as they are, where training ends."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        before = [gradient.clone() for gradient in gradients_of(pl_module)]
         update_statistics(trainer, pl_module, 0)
-        self.gradients = [parameter.grad for parameter in pl_module.parameters()]
+        assert all(map(torch.equal, before, gradients_of(pl_module)))
 
 
 def fit(module: LightningModule, batches: Any, *callbacks: Callback) -> None:
@@ -76,6 +80,20 @@ def test_a_batch_that_forward_is_not_made_for() -> None:
         fit(module, [{"inputs": batch} for batch in BATCHES], Pass())
     assert module.net[1].momentum == 0.2
     fit(Net(), [{"inputs": batch} for batch in BATCHES], Pass())
+
+
+def test_a_step_that_differentiates_within_itself() -> None:
+    class Penalised(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            inputs = batch.clone().requires_grad_()
+            outputs = self(inputs).sum()
+            (slope,) = torch.autograd.grad(outputs, inputs, create_graph=True)
+            loss: Tensor = outputs + slope.pow(2).mean()
+            return loss
+
+    module = Penalised()
+    fit(module, BATCHES, Pass())
+    assert int(module.net[1].num_batches_tracked) == 3  # type: ignore[arg-type]
 
 
 def test_a_pass_that_fails_leaves_the_momentum() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, get_swa_multi_avg_fn
 
 from leyden.errors import MisconfigurationException
 
@@ -26,6 +26,8 @@ class AveragedWeights:
 
     The `AveragedModel` is one of a bare tree of the module's tensors: what else the module holds, such as datasets,
     metrics or a loss with its graph, is neither copied nor in the way of a copy. Names and order are the module's.
+    Tensors of integers, such as indices and masks, are copied at each update: torch cuts the average of two fives to a
+    four where rounding makes it less. The counts of BatchNorm alone are averaged as torch does.
 
     Attributes:
         model: the `AveragedModel`; its ``module`` has the averaged tensors, or the module's own while `exchanged`.
@@ -49,7 +51,7 @@ class AveragedWeights:
         self._follows_device = device is None
         self.model = AveragedModel(_bare_tree(module), device=device, **averaging)  # type: ignore[arg-type]
         self.model.n_averaged = self._count = self.model.n_averaged.cpu()  # which the host asks for at each update
-        self._average = self.model.multi_avg_fn
+        self._average = _average_of(self.model)
         self.exchanged = False
         self.settle()
 
@@ -84,7 +86,8 @@ class AveragedWeights:
         self._copied: list[tuple[Place, Tensor]] = []
         self._groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Place]]] = {}
         for (place, tensor), (tensors, key) in zip(self._pairs, averaged.values(), strict=True):
-            if self.model.use_buffers or isinstance(tensors[key], nn.Parameter):
+            counts = self.model.use_buffers or isinstance(tensors[key], nn.Parameter)
+            if counts and (_has_fractions(tensor) or key == "num_batches_tracked"):
                 group, places = self._groups.setdefault((tensor.device, tensor.dtype), ([], []))
                 group.append(tensor)
                 places.append(place)
@@ -95,21 +98,19 @@ class AveragedWeights:
 
     def update(self) -> None:
         """Take the module's weights into the average; the first time they are the average."""
-        average, count = self._average, self._count
-        if average is None or not count:
-            self.model.update_parameters(self.module)
-            self._send_count()
-            return
         # As AveragedModel.update_parameters, which finds and groups all tensors each time: half as much again as the
         # update itself for a transformer, twice as much for a small network.
         with torch.no_grad():
-            for (device, _), (averaged, places) in self._groups.items():
-                current = [tensors[name] for tensors, name in places]
-                if self._moves:
-                    current = [tensor.to(device) for tensor in current]
-                average(averaged, current, self._counts[device])
-            for (tensors, name), copied in self._copied:
-                copied.copy_(tensors[name])
+            copied = self._pairs
+            if self._count:
+                copied = self._copied
+                for (device, _), (averaged, places) in self._groups.items():
+                    current = [tensors[name] for tensors, name in places]
+                    if self._moves:
+                        current = [tensor.to(device) for tensor in current]
+                    self._average(averaged, current, self._counts[device])
+            for (tensors, name), copy in copied:
+                copy.copy_(tensors[name])
             for each in self._counts.values():
                 each += 1
 
@@ -155,6 +156,28 @@ def _ctrl_c_put_off() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if came:
         before(*came[0])
+
+
+def _has_fractions(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _average_of(model: AveragedModel) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Return how `model` averages lists of tensors in place: as it was told, else by torch's mean for their device."""
+    if model.multi_avg_fn is not None:
+        return model.multi_avg_fn
+    is_told = model.avg_fn is not None
+    of_one = model.avg_fn or get_swa_avg_fn()  # type: ignore[no-untyped-call]
+    of_all = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        if not is_told and averaged[0].device.type != "cpu" and _has_fractions(averaged[0]):
+            of_all(averaged, current, count)
+            return
+        for one, tensor in zip(averaged, current, strict=True):
+            one.copy_(of_one(one, tensor, count))
+
+    return average
 
 
 def _bare(value: Any) -> Any:

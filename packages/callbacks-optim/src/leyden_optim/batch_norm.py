@@ -39,7 +39,7 @@ def update_statistics(trainer: Trainer, module: LightningModule, batches: int) -
         return
     step, transfer = _step_of(trainer, module), trainer.batch_transfer
     source.set_epoch(trainer.current_epoch)
-    with _cumulative(layers), torch.no_grad(), journal.muted():
+    with _cumulative(layers), journal.muted():
         limit = batches if source.num_batches == math.inf else None
         for batch_idx, given in enumerate(islice(source, limit)):
             batch = given if transfer is None else transfer(given, 0)
@@ -65,8 +65,9 @@ def _cumulative(layers: list[_BatchNorm]) -> Iterator[None]:
 
 def _step_of(trainer: Trainer, module: LightningModule) -> Callable[..., Any]:
     if module.automatic_optimization:
-        return training_step_of(trainer)
+        return training_step_of(trainer)  # gradients are on, as it is made for: it may differentiate within itself
 
+    @torch.no_grad()
     def forward(batch: Any, batch_idx: int) -> None:
         inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
         if not isinstance(inputs, torch.Tensor):

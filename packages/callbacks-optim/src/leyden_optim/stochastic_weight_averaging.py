@@ -98,8 +98,8 @@ class StochasticWeightAveraging(Callback):
     def update_batch_norm(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the BatchNorm statistics of the averaged weights, which are in the module now.
 
-        The training batches go through ``training_step`` without gradients and logging, or under manual optimisation
-        through ``forward``; override it for batches that neither fits. Not called where no BatchNorm layer is trained.
+        The training batches go through ``training_step``, which logs nothing, or under manual optimisation through
+        ``forward``; override it for batches that neither fits. Not called where no BatchNorm layer is trained.
         """
         update_statistics(trainer, pl_module, self._batches)
 

@@ -36,7 +36,7 @@ class WeightAveraging(Callback):
         device: where the averaged copy is kept; None is beside each weight. Another device saves memory on that of the
             module, and each update waits for the transfer.
         use_buffers: average the buffers, such as the statistics of BatchNorm, too; else the copy has those of the
-            module at the last update.
+            module at the last update, as it has those of integers, such as indices and masks, in either case.
         kwargs: for `AveragedModel`: ``avg_fn`` or ``multi_avg_fn``. The latter is far cheaper.
 
     Raises:
