@@ -354,6 +354,14 @@ def test_an_int8_module_is_saved_and_loaded(engine: str, tmp_path: Path) -> None
         assert torch.equal(loaded(IMAGES), module(IMAGES))
 
 
+def test_weights_that_are_not_int8_are_no_int8_module() -> None:
+    module, quantize = net(), QuantizationAwareTraining(modules_to_fuse=FUSE, quantize_on_fit_end=False)
+    make(quantize).fit(module)
+    for weights in (Net().state_dict(), module.state_dict(), {"state_dict": quantize.convert(module).state_dict()}):
+        with pytest.raises(MisconfigurationException, match=r"load_int8\(\.\.\.\): none of the weights are int8\."):
+            quantize.load_int8(Net(), weights)
+
+
 def test_nothing_of_it_touches_an_evaluation_of_floats() -> None:
     module, alone = net(), net()
     quantize = QuantizationAwareTraining(modules_to_fuse=FUSE)

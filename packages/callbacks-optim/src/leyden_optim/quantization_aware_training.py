@@ -143,8 +143,17 @@ class QuantizationAwareTraining(Callback):
 
         `weights` are these, or the path of the file that ``torch.save`` wrote of them; it is read safely. The engine
         should be the one that they were trained for.
+
+        Raises:
+            MisconfigurationException: `weights` are not those of an int8 module.
         """
         stored = weights if isinstance(weights, Mapping) else quantization.read_int8(weights)
+        if not parts.holds_int8(stored):
+            raise MisconfigurationException(
+                f"{type(self).__name__}.load_int8(...): none of the weights are int8. It loads what the state_dict() of "
+                "an int8 module gave. The weights of a checkpoint are for a module that was given to prepare(), of which "
+                "convert() makes the int8 one."
+            )
         twin = copy.deepcopy(pl_module)
         self.prepare(twin)
         children = quantization.int8_children(twin, self._engine)
@@ -334,7 +343,7 @@ class QuantizationAwareTraining(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of batches that counted; ranges and switches are buffers of the module."""
-        return {"batches": self._batches} if self._batches else {}
+        return {"batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""

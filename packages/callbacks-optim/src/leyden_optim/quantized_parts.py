@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ __all__ = [
     "has_begun",
     "has_range",
     "has_stubs",
+    "holds_int8",
     "is_int8",
     "make_stubs",
     "named_fake_quants",
@@ -100,6 +101,12 @@ def is_int8(module: nn.Module) -> bool:
 
     kinds = (Quantize, DeQuantize, QFunctional, WeightedQuantizedModule)
     return any(isinstance(part, kinds) for part in module.modules())
+
+
+def holds_int8(weights: Mapping[str, Any]) -> bool:
+    """Whether there is a quantised tensor among `weights`, alone or, as torch packs that of a layer, in a tuple."""
+    values = (one for value in weights.values() for one in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(one, Tensor) and one.is_quantized for one in values)
 
 
 def values_of_graphs(module: nn.Module) -> dict[int, Tensor]:
