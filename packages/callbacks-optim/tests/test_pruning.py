@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -361,14 +362,16 @@ def test_a_hundred_prunings_leave_one_hook_and_no_more_tensors() -> None:
         tensors = sum(isinstance(value, Tensor) for hook in hooks for value in vars(hook).values())
         held = sum(len(values) for values in pruning.state_dict().values())
         counts.append((len(hooks), containers + tensors, held + len(pl_module.state_dict())))
-        gc.collect()
-        alive.append(sum(issubclass(type(one), Tensor) for one in gc.get_objects()))
+        if trainer.current_epoch % 20 == 19:  # it takes a look at every object there is
+            gc.collect()
+            alive.append(sum(issubclass(type(one), Tensor) for one in gc.get_objects()))
 
     pruning = ModelPruning("l1_unstructured", amount=0.02)
     fit(Net(), pruning, LambdaCallback(on_train_epoch_end=look), max_epochs=100)
     assert len(counts) == 100
     assert set(counts) == {(6, 0, 3 * 6 + 2 * 6 + 3)}
-    assert len(set(alive[1:])) == 1
+    assert len(alive) == 5
+    assert len(set(alive)) == 1
     assert pruning.total_sparsity() > 0.5
     assert not [name for name in vars(type(pruning)) if "batch" in name]  # and a step has no hook of it
 
@@ -453,6 +456,13 @@ def test_pruning_after_validation() -> None:
     ]  # fmt: skip
     trainer.validate(dataloaders=loader(), verbose=False)
     assert sum(one.pruned for one in pruning.sparsity()) == 6
+
+
+@pytest.mark.parametrize("without", [{"val": False}, {"val": True, "limit_val_batches": 0}])
+def test_pruning_after_validation_needs_one(without: dict[str, Any]) -> None:
+    pruning = ModelPruning("l1_unstructured", prune_on_train_epoch_end=False)
+    with pytest.raises(MisconfigurationException, match="prunes after each validation, and this fit has none: give"):
+        fit(Net(), pruning, **without)
 
 
 def test_parameters_given_by_layer_and_by_name() -> None:
@@ -598,7 +608,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pruning_fn": "l1_unstructured", "apply_pruning": "yes"}, "apply_pruning='yes': expected True, False or a func"),
     ({"pruning_fn": "l1_unstructured", "parameter_names": "weight"}, r"expected a list of names, such as \['weight'\]"),
     ({"pruning_fn": "l1_unstructured", "parameters_to_prune": ["net.0"]}, "expected a list of pairs"),
+    ({"pruning_fn": "l1_unstructured", "parameter_names": 5}, "parameter_names=5: expected a list of names"),
+    ({"pruning_fn": "l1_unstructured", "parameter_names": iter(["bias"])}, "expected a list of names"),
     ({"pruning_fn": "l1_unstructured", "pruning_dim": 0.5}, "pruning_dim=0.5: expected an int or None"),
+    ({"pruning_fn": "l1_unstructured", "pruning_norm": "max"}, "pruning_norm='max': expected a number, 'fro', 'nuc'"),
+    ({"pruning_fn": "l1_unstructured", "pruning_norm": math.nan}, "pruning_norm=nan: expected a number"),
 ]
 
 
@@ -646,6 +660,10 @@ UNFIT: list[tuple[Callable[[], ModelPruning], str]] = [
     (lambda: structured(amount=5), "net.0.weight has 4 slices along pruning_dim=1, fewer than amount=5"),
     (lambda: structured(parameter_names=["bias"]), r"net.0.bias has the shape \(6,\), without slices"),
     (lambda: structured(pruning_dim=2), "without slices along pruning_dim=2"),
+    (
+        lambda: ModelPruning("ln_structured", None, None, False, pruning_dim=0, pruning_norm="nuc"),
+        r"net.0.weight has the shape \(6, 4\), of whose slices torch has no norm 'nuc': give a number, such as 2",
+    ),
 ]
 
 

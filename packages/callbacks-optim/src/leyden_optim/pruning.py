@@ -244,18 +244,24 @@ class ModelPruning(Callback):
         self._let_go()  # plain weights that somebody loads from now on would be without the masks
         pairs = select(pl_module, self._pairs, self._names, whole=self._method.whole)
         self._targets = targets_of(pl_module, list(self.filter_parameters_to_prune(pairs)))
-        amount = self.amount if self._method.takes_amount and not callable(self.amount) else None
-        check_sizes(self._targets, amount, self._method.dim, self._together)
+        check_sizes(self._targets, self._method, self.amount, self._together)
         given, self._given = self._given, None
         if given is not None:
             self._initial = restore(self._targets, given, type(self).__name__)
         if not self._at_epoch_end:
-            self._warn_of_scores(trainer)
+            self._check_validation(trainer)
         if self._use_lottery is not False:
             for target in self._targets:
                 self._initial.setdefault(target.label, target.parameter.detach().clone())
 
-    def _warn_of_scores(self, trainer: Trainer) -> None:
+    def _check_validation(self, trainer: Trainer) -> None:
+        """Refuse a fit without one, in which nothing would be pruned; warn of scores that are of other weights."""
+        if not trainer.fit_loop.val_loop.wanted:
+            raise MisconfigurationException(
+                f"{type(self).__name__}(prune_on_train_epoch_end=False) prunes after each validation, and this fit has "
+                "none: give it validation data, a validation_step and limit_val_batches > 0, or leave "
+                "prune_on_train_epoch_end at True."
+            )
         for saver in trainer.checkpoint_callbacks:
             monitor = getattr(saver, "monitor", None)
             if monitor not in (None, "step", "epoch"):

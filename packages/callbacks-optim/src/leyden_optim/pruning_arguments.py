@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from torch import nn
 
-from leyden.arguments import is_name
+from leyden.arguments import is_int, is_name, is_number
 from leyden_optim.pruning_method import is_amount
 
 __all__ = ["Switch", "answer", "mistakes"]
@@ -40,11 +41,11 @@ def mistakes(
     wrong += [(name, value, "True or False") for name, value in flags.items() if not isinstance(value, bool)]
     if not callable(amount) and not is_amount(amount):
         wrong.append(("amount", amount, "a fraction from 0.0 to 1.0, a count of weights, or a function of the epoch"))
-    if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
+    if names is not None and not (_is_list(names) and all(map(is_name, names))):
         wrong.append(("parameter_names", names, "a list of names, such as ['weight'], or None"))
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
+    if dim is not None and not is_int(dim):
         wrong.append(("pruning_dim", dim, "an int or None"))
-    if norm is not None and (isinstance(norm, bool) or not isinstance(norm, int | float | str)):
+    if norm not in (None, "fro", "nuc") and not (is_number(norm) and not math.isnan(norm)):
         wrong.append(("pruning_norm", norm, "a number, 'fro', 'nuc' or None"))
     if verbose not in (0, 1, 2):
         wrong.append(("verbose", verbose, "0, 1 or 2"))
@@ -53,7 +54,7 @@ def mistakes(
 
 def _mistakes_in_pairs(pairs: object) -> list[str]:
     """Say what is wrong with `parameters_to_prune`, before there is a module to look it up in."""
-    if pairs is None or (isinstance(pairs, Sequence) and not isinstance(pairs, str) and all(map(_is_pair, pairs))):
+    if pairs is None or (_is_list(pairs) and all(map(_is_pair, pairs))):
         return []
     return [
         f"parameters_to_prune={pairs!r:.100}: expected a list of pairs, of a layer (the nn.Module, or its name in the "
@@ -62,6 +63,8 @@ def _mistakes_in_pairs(pairs: object) -> list[str]:
 
 
 def _is_pair(pair: object) -> bool:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        return False
-    return isinstance(pair[0], nn.Module | str) and is_name(pair[1])
+    return _is_list(pair) and len(pair) == 2 and isinstance(pair[0], nn.Module | str) and is_name(pair[1])
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -64,6 +64,11 @@ class Method:
         dim = self.arguments.get("dim", default)
         return dim if is_int(dim) else None
 
+    @property
+    def norm(self) -> Any:
+        """The p of the norm by which torch's method compares slices; None of others."""
+        return self.arguments.get("n") if issubclass(self.cls, prune.LnStructured) else None
+
     @classmethod
     def of(cls, pruning_fn: Any, use_global: bool, dim: Any, norm: Any) -> tuple[Method | None, list[str]]:
         """Return what the arguments of `ModelPruning` mean, and what is wrong with them."""
@@ -160,5 +165,5 @@ class Method:
 _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _MEANT = {
     "pruning_dim": "the dimension whose slices are pruned whole, 0 for the outputs of a layer",
-    "pruning_norm": "the p of the norm by which slices are compared, such as 2, float('inf') or 'fro'",
+    "pruning_norm": "the p of the norm by which slices are compared, such as 2 or float('inf')",
 }

@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from leyden.arguments import is_int
 from leyden.errors import MisconfigurationException, did_you_mean
+from leyden_optim.pruning_method import Method
 from leyden_optim.pruning_target import Target, trained_parameter
 
 __all__ = ["PARAMETER_NAMES", "Pair", "check_sizes", "select", "targets_of"]
@@ -113,36 +115,45 @@ def _used_without_a_call(module: nn.Module) -> nn.Module | None:
     return None
 
 
-def check_sizes(targets: Sequence[Target], amount: object, dim: int | None, together: bool) -> None:
+def check_sizes(targets: Sequence[Target], method: Method, amount: object, together: bool) -> None:
     """Refuse what cannot be pruned so: without values yet, without the dimension, or smaller than the amount.
 
     Args:
-        amount: a count is compared with the sizes.
-        dim: the dimension whose slices are pruned whole; None where single weights are.
+        amount: a count, where the method takes one, is compared with the sizes.
         together: whether all are one to the method.
     """
-    problems = []
-    for target in targets:
-        parameter = target.parameter
-        if isinstance(parameter, UninitializedParameter):
-            problems.append(f"{target.label} has no values yet: run a batch through the model before fit")
-        elif not parameter.is_floating_point():
-            problems.append(f"{target.label} holds {parameter.dtype}; only floating point numbers are pruned")
-        elif dim is not None and (parameter.dim() < 2 or not -parameter.dim() <= dim < parameter.dim()):
-            problems.append(
-                f"{target.label} has the shape {tuple(parameter.shape)}, without slices along pruning_dim={dim}: leave "
-                "it out (parameter_names=['weight']), or use an unstructured method"
-            )
-        elif isinstance(amount, int) and not together and amount > _size(parameter, dim):
-            what = "weights" if dim is None else f"slices along pruning_dim={dim}"
-            problems.append(f"{target.label} has {_size(parameter, dim)} {what}, fewer than amount={amount}")
-    if isinstance(amount, int) and together and not problems:
-        total = sum(target.parameter.numel() for target in targets)
-        if amount > total:
-            problems.append(f"there are {total} weights in all, fewer than amount={amount}")
+    count = amount if is_int(amount) and method.takes_amount else 0
+    problems = [
+        f"{target.label} {wrong}"
+        for target in targets
+        if (wrong := _wrong_with(target.parameter, method, 0 if together else count)) is not None
+    ]
+    total = sum(target.parameter.numel() for target in targets) if together and not problems else count
+    if count > total:
+        problems.append(f"there are {total} weights in all, fewer than amount={count}")
     if problems:
         raise MisconfigurationException("ModelPruning cannot prune what it should:\n  - " + "\n  - ".join(problems))
 
 
-def _size(parameter: nn.Parameter, dim: int | None) -> int:
-    return parameter.numel() if dim is None else parameter.shape[dim]
+def _wrong_with(parameter: nn.Parameter, method: Method, count: int) -> str | None:
+    shape, dim = tuple(parameter.shape), method.dim
+    if isinstance(parameter, UninitializedParameter):
+        return "has no values yet: run a batch through the model before fit"
+    if not parameter.is_floating_point():
+        return f"holds {parameter.dtype}; only floating point numbers are pruned"
+    if dim is not None and (len(shape) < 2 or not -len(shape) <= dim < len(shape)):
+        return (
+            f"has the shape {shape}, without slices along pruning_dim={dim}: leave it out "
+            "(parameter_names=['weight']), or use an unstructured method"
+        )
+    if len(shape) not in _DIMENSIONS.get(method.norm, [len(shape)]):
+        return f"has the shape {shape}, of whose slices torch has no norm {method.norm!r}: give a number, such as 2"
+    size = parameter.numel() if dim is None else shape[dim]
+    if count > size:
+        what = "weights" if dim is None else f"slices along pruning_dim={dim}"
+        return f"has {size} {what}, fewer than amount={count}"
+    return None
+
+
+_DIMENSIONS: dict[object, list[int]] = {"fro": [2, 3], "nuc": [3]}
+"""Of weights whose slices have a norm by that name: such as are matrices; of "fro" also vectors."""

@@ -150,8 +150,8 @@ class QuantizationAwareTraining(Callback):
         stored = weights if isinstance(weights, Mapping) else quantization.read_int8(weights)
         if not parts.holds_int8(stored):
             raise MisconfigurationException(
-                f"{type(self).__name__}.load_int8(...): none of the weights are int8. It loads what the state_dict() of "
-                "an int8 module gave. The weights of a checkpoint are for a module that was given to prepare(), of which "
+                f"{type(self).__name__}.load_int8(...): none of the weights are int8. It loads what state_dict() of an "
+                "int8 module gave. The weights of a checkpoint are for a module that was given to prepare(), of which "
                 "convert() makes the int8 one."
             )
         twin = copy.deepcopy(pl_module)
