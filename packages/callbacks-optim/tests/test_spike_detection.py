@@ -135,11 +135,13 @@ def test_a_loss_that_is_not_finite_is_a_spike_from_the_first_batch_on(tmp_path: 
 
 def test_the_file_is_in_the_folder_of_the_run_or_where_it_was_said(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path / "logs")
-    for spikes in (SpikeDetection(), SpikeDetection(exclude_batches_path=str(tmp_path / "deep" / "bad.json"))):
+    for path in (None, str(tmp_path / "deep" / "bad.json"), tmp_path / "folder.of" / "run"):
+        spikes = SpikeDetection(exclude_batches_path=path)
         with pytest.raises(TrainingSpikeException):
             trainer_with(spikes, logger=logger).fit(Net(), batches_of(3, 2))
     assert (Path(logger.log_dir) / "skip_batches.json").is_file()
     assert (tmp_path / "deep" / "bad.json").is_file()
+    assert (tmp_path / "folder.of" / "run" / "skip_batches.json").is_file()
 
 
 def test_a_file_that_cannot_be_written_does_not_hide_the_spike(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class SpikeDetection(Callback):
         warmup: batches at the beginning of which only the mean is made.
         atol: how much worse than the mean a loss has to be, at least.
         rtol: the same in multiples of the mean: with 2.0 more than three times the mean. With both, both have to be.
-        exclude_batches_path: the file; ``skip_batches.json`` in the folder of the run (``trainer.log_dir``) by default.
+        exclude_batches_path: the file, or, where its name does not end in ``.json``, the folder of a
+            ``skip_batches.json``; by default the folder of the run (``trainer.log_dir``).
         finite_only: a loss that is NaN or infinite is a spike, from the first batch on; else it is passed over.
 
     Raises:
@@ -99,9 +100,7 @@ class SpikeDetection(Callback):
         _check(type(self).__name__, mode, window, warmup, atol, rtol, exclude_batches_path, finite_only)
         self._spikes = Spikes(mode, window, warmup, atol, rtol, finite_only)
         # A training may change its working folder.
-        self.exclude_batches_path = (
-            None if exclude_batches_path is None else Path(os.path.abspath(exclude_batches_path))
-        )
+        self.exclude_batches_path = None if exclude_batches_path is None else _file_at(exclude_batches_path)
         self._path = Path(_FILE)
         self._left_out: list[Entry] = []
         self._looked_at = -1
@@ -192,6 +191,11 @@ class SpikeDetection(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the mean of then."""
         self._spikes.restore(state_dict["window"], state_dict["seen"])
+
+
+def _file_at(path: str | os.PathLike[str]) -> Path:
+    absolute = Path(os.path.abspath(path))
+    return absolute if absolute.suffix == ".json" else absolute / _FILE
 
 
 def _as_returned(trainer: Trainer, loss: Tensor) -> float:
