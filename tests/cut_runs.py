@@ -162,6 +162,8 @@ def _without(values: Any, varies: tuple[str, ...]) -> Any:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():  # nothing was left to train
+        return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.cut_runs import Setting, ends, train
+from tests.cut_runs import Cut, Setting, ends, train
 
 from leyden import Trainer
 from leyden.callbacks import (
@@ -19,8 +19,10 @@ from leyden.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
+    LambdaCallback,
     ModelCheckpoint,
     ModelPruning,
+    OnExceptionCheckpoint,
     QuantizationAwareTraining,
     StochasticWeightAveraging,
 )
@@ -128,6 +130,31 @@ def test_as_many_as_work_beside_each_other(
     group: tuple[str, ...], tmp_path: Path, named_differences: Differences
 ) -> None:
     check(group, tmp_path, named_differences)
+
+
+@pytest.mark.parametrize("group", groups(), ids=" ".join)
+def test_as_many_after_the_end(group: tuple[str, ...], tmp_path: Path, named_differences: Differences) -> None:
+    """An exception when training is over, and a limit that is raised then: what was made final is not yet for these."""
+    both = functools.reduce(Setting.beside, [SETTINGS[name] for name in group])
+    whole = train(tmp_path / "run", both, OnExceptionCheckpoint(tmp_path))[2]
+    for hook in ("on_train_end", "on_fit_end"):
+        shutil.rmtree(tmp_path / "run")
+        saver = OnExceptionCheckpoint(tmp_path)
+        with pytest.raises(Cut):
+            train(tmp_path / "run", both, saver, LambdaCallback(**{hook: cut}))
+        resumed = train(tmp_path / "run", both, saver, seed=50, ckpt_path=saver.ckpt_path)[2]
+        assert not list(named_differences(resumed, whole)), hook
+    shutil.rmtree(tmp_path / "run")
+    shorter = Setting(both.callbacks, {**both.arguments, "max_epochs": 3})
+    train(tmp_path / "run", shorter)[0].save_checkpoint(tmp_path / "shorter.ckpt")
+    longer = train(tmp_path / "run", both, seed=50, ckpt_path=tmp_path / "shorter.ckpt")[2]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
+        assert not list(named_differences(longer["end"][part], whole["end"][part])), part
+    assert torch.equal(longer["output"], whole["output"])
+
+
+def cut(*_: Any) -> None:
+    raise Cut
 
 
 def check(names: tuple[str, ...], folder: Path, named_differences: Differences) -> None:

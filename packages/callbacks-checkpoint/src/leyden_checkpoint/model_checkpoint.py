@@ -421,6 +421,8 @@ class ModelCheckpoint(Checkpoint):
             )
         names = KEPT if same_ranking else ("last_model_path",)
         self._watched = state_dict.get("watched") if same_ranking else None
+        if self._watch is not None and self._watched is not None:  # which it keeps where nothing is left to train
+            self._watch.load_state_dict(self._watched)
         adopt(self, {name: state_dict[name] for name in names if name in state_dict})
 
     def __getstate__(self) -> dict[str, Any]:

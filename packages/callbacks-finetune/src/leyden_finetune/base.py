@@ -23,7 +23,7 @@ from leyden_finetune.freezing import (
     release_norm,
     set_trainable,
 )
-from leyden_finetune.groups import check_newly_trainable, describe_groups, rebuild_groups
+from leyden_finetune.groups import check_newly_trainable, describe_groups, named_parameters, rebuild_groups
 from leyden_finetune.schedulers import adopt_new_groups
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class BaseFinetuning(Callback):
 
     # Defaults of the class, so that a subclass which forgets `super().__init__()` works.
     _restored: dict[str, Any] | None = None
+    _at_end: dict[str, Any] | None = None
     _epoch_done: int | None = None
     _epoch_to_skip: int | None = None
     _is_frozen = False
@@ -92,10 +93,12 @@ class BaseFinetuning(Callback):
         trainer: Trainer | None = None if self._trainer_ref is None else self._trainer_ref()
         if trainer is None or not trainer.optimizers or self._restored is not None:
             return dict(self._restored or {})
+        if self._at_end is not None:
+            return dict(self._at_end)
         module = trainer.lightning_module
         return {
             "groups": [describe_groups(optimizer, module) for optimizer in trainer.optimizers],
-            "trainable": [name for name, parameter in module.named_parameters() if parameter.requires_grad],
+            "trainable": [name for name, one in named_parameters(module).items() if one.requires_grad],
             "frozen_norms": [name for name, one in module.named_modules() if is_frozen_norm(one)],
             "epoch_done": self._epoch_done,
         }
@@ -106,7 +109,7 @@ class BaseFinetuning(Callback):
 
     def _restore(self, trainer: Trainer, module: LightningModule, state: dict[str, Any]) -> None:
         trainable, frozen_norms = set(state["trainable"]), set(state["frozen_norms"])
-        for name, parameter in module.named_parameters():
+        for name, parameter in named_parameters(module).items():
             set_trainable([parameter], name in trainable)
         for name, one in module.named_modules():
             if is_norm(one):
@@ -128,7 +131,7 @@ class BaseFinetuning(Callback):
         if stage != "fit":
             return
         self._finetune_function()  # a signature that fits no generation is an error before anything is trained
-        self._restored = self._epoch_done = self._epoch_to_skip = None
+        self._restored = self._at_end = self._epoch_done = self._epoch_to_skip = None
         self._is_frozen = self.is_ready_to_freeze(pl_module)
         if self._is_frozen:
             self.freeze_before_training(pl_module)
@@ -158,6 +161,10 @@ class BaseFinetuning(Callback):
         self._epoch_done = epoch
         new = [name for name, one in pl_module.named_parameters() if one.requires_grad and name not in before]
         check_newly_trainable(new, trainer.optimizers, pl_module, type(self).__name__)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state: another callback may make the module one without these parameters now, such as int8."""
+        self._at_end = self.state_dict()
 
     def _freeze_late(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze after the optimizers were made, and take what is frozen out of them, as if they were made later."""

@@ -13,14 +13,24 @@ from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
 
-__all__ = ["check_newly_trainable", "describe_groups", "rebuild_groups"]
+__all__ = ["check_newly_trainable", "describe_groups", "named_parameters", "rebuild_groups"]
 
 Group = dict[str, Any]
 
 
+def named_parameters(module: nn.Module) -> dict[str, Parameter]:
+    """Return the parameters by the names that they have without pruning: ``weight`` for ``weight_orig`` with a mask.
+
+    Pruning masks a weight in training and may be made permanent at its end, before or after a checkpoint is made.
+    """
+    masks = {name.removesuffix("_mask") for name, _ in module.named_buffers() if name.endswith("_mask")}
+    bare = {name: name.removesuffix("_orig") for name, _ in module.named_parameters()}
+    return {bare[name] if bare[name] in masks else name: parameter for name, parameter in module.named_parameters()}
+
+
 def describe_groups(optimizer: Optimizer, module: nn.Module) -> list[Group]:
     """Return the groups with the names of their parameters; None stands for one that the module does not hold."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = {id(parameter): name for name, parameter in named_parameters(module).items()}
     described: list[Group] = []
     for group in optimizer.param_groups:
         options = {key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "param_names")}
@@ -30,7 +40,7 @@ def describe_groups(optimizer: Optimizer, module: nn.Module) -> list[Group]:
 
 def rebuild_groups(optimizer: Optimizer, described: Sequence[Mapping[str, Any]], module: nn.Module) -> None:
     """Give a fresh optimizer the groups that `describe_groups` returned."""
-    named = dict(module.named_parameters())
+    named = named_parameters(module)
     known = {id(parameter) for parameter in named.values()}
     strangers = iter([p for group in optimizer.param_groups for p in group["params"] if id(p) not in known])
     groups: list[Group] = []

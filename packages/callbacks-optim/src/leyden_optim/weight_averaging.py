@@ -244,6 +244,8 @@ class WeightAveraging(Callback):
             return
         updates = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0))
         progress = checkpoint.get("averaging_progress")
+        if progress is not None:  # which it keeps where nothing is left to train
+            self._steps, self._epoch = progress["step"], progress["epoch"]
         if progress is not None and is_before_end(checkpoint, progress["cut_epoch"]):
             before = progress["before_epoch_end"]
             if before is not None:
