@@ -33,7 +33,11 @@ class Holds(nn.Module):
         self.layer.weight.grad = torch.ones(2, 2)
         self.tied = self.layer.weight
         self.register_buffer("special", torch.tensor([0.0, -0.0, float("nan"), float("inf")]))
-        self.expanded = torch.zeros(1).expand(3)
+        self.expanded = torch.tensor([float("nan")]).expand(3)
+        self.others = [
+            torch.zeros(2, dtype=torch.float8_e4m3fn), torch.tensor(1 + 2j).conj(), torch.tensor(True), torch.empty(0),
+            torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8), torch.ones(2, 3).t(),
+        ]  # fmt: skip
         self.short, self.whole = torch.ones(2, dtype=torch.bfloat16), torch.arange(3)
         self.list: list[Any] = [1, [2, {"a": 3}]]
         self.dict: dict[str, Any] = {"a": torch.zeros(2), "b": (torch.zeros(1), [1])}
@@ -46,6 +50,7 @@ class Holds(nn.Module):
         self.list.append(self.list)  # a circle
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_everything_that_a_module_holds_is_put_back_in_place() -> None:
     module = Holds()
     objects = {name: id(value) for name, value in vars(module).items()}
@@ -62,6 +67,8 @@ def test_everything_that_a_module_holds_is_put_back_in_place() -> None:
         special.fill_(-0.0)
         module.short.zero_()
         module.whole += 1
+        for one in module.others:
+            one.copy_(torch.full_like(one.dequantize() if one.is_quantized else one, 0))
         module.dict["a"] += 1
         module.dict["b"][0].add_(1)
         module.dict["b"][1].append(2)
@@ -87,6 +94,9 @@ def test_everything_that_a_module_holds_is_put_back_in_place() -> None:
     assert (weight.grad is before[1], weight.requires_grad) == (True, True)
     assert special.tolist().__repr__() == "[0.0, -0.0, nan, inf]"
     assert (module.short.tolist(), module.whole.tolist(), module.array.tolist()) == ([1, 1], [0, 1, 2], [0, 1, 2])
+    assert [one.dequantize().tolist() if one.is_quantized else one.tolist() for one in module.others] == [
+        [0, 0], 1 - 2j, True, [], [1, 1], [[1, 1], [1, 1], [1, 1]],
+    ]  # fmt: skip
     assert module.list[:2] == [1, [2, {"a": 3}]]
     assert repr(module.dict) == "{'a': tensor([0., 0.]), 'b': (tensor([0.]), [1])}"
     assert (list(module.deque), module.set) == ([1, 2], {1, 2})

@@ -210,4 +210,10 @@ def _put_back_tensor(tensor: Tensor, saved: Tensor, requires_grad: bool, grad: T
 def _same_bytes(tensor: Tensor, saved: Tensor) -> bool:
     """Whether nothing is to be put back; an expanded tensor, such as an input, could not even be written to."""
     now = tensor.detach().to("cpu")
-    return torch.equal(now, saved) and (not now.is_floating_point() or torch.equal(now.signbit(), saved.signbit()))
+    if now.is_quantized:
+        return torch.equal(now, saved)
+    return torch.equal(_bytes(now), _bytes(saved))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
