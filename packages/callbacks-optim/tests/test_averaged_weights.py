@@ -101,6 +101,17 @@ def test_indices_and_masks_are_those_of_the_module(averaging: dict[str, Any]) ->
     assert averaged["bits"].tolist() == [6, 6]
 
 
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_an_expanded_buffer_is_a_constant(use_buffers: bool) -> None:
+    module: Any = nn.Linear(1, 1)
+    module.register_buffer("positions", torch.arange(3.0).expand(2, 3), persistent=False)
+    weights = AveragedWeights(module, use_buffers=use_buffers, multi_avg_fn=ema())
+    for _ in range(2):
+        weights.update()
+        weights.exchange()
+    assert module.positions.tolist() == [[0.0, 1.0, 2.0]] * 2
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch finds none here")
 @pytest.mark.parametrize("use_buffers", [True, False])
 def test_the_mean_on_a_cuda_device(use_buffers: bool) -> None:

@@ -455,6 +455,14 @@ def test_what_a_trainer_leaves_no_room_for(swa: Any, arguments: dict[str, Any], 
         fit(net(), swa, **arguments)
 
 
+def test_a_device_that_is_not_there_shows_before_training() -> None:
+    module = net()
+    before = state_of(module)
+    with pytest.raises(MisconfigurationException, match=r"\(device='cuda:99'\): torch cannot keep the average there"):
+        fit(module, StochasticWeightAveraging(0.1, device="cuda:99"))
+    assert_same(state_of(module), before)
+
+
 def test_no_other_average_beside_it() -> None:
     for other in (StochasticWeightAveraging(0.1), EMAWeightAveraging()):
         other.name = "other"

@@ -543,6 +543,14 @@ def test_arguments_that_cannot_work() -> None:
     ]
 
 
+def test_a_device_that_is_not_there_shows_before_training() -> None:
+    module = net()
+    before = state_of(module)
+    with pytest.raises(MisconfigurationException, match=r"\(device='cuda:99'\): torch cannot keep the average there"):
+        fit(module, EMAWeightAveraging(device="cuda:99", update_starting_at_epoch=2))
+    assert_same(state_of(module), before)
+
+
 def test_two_averages_are_refused() -> None:
     with pytest.raises(MisconfigurationException, match="a checkpoint has one place for it"):
         Trainer(callbacks=[WeightAveraging(), EMAWeightAveraging()], logger=False, discover_callbacks=False)

@@ -185,17 +185,26 @@ def _bare(value: Any) -> Any:
 
 
 def _places(module: nn.Module) -> dict[str, Place]:
-    """Return the places of parameters, then of buffers, each tensor once, by name."""
+    """Return the places of parameters, then of buffers, each tensor once, by name.
+
+    Expanded ones, of which no element can be changed for itself, are constants, and left as they are.
+    """
     places: dict[str, Place] = {}
     seen: set[int] = set()
     for kind in ("_parameters", "_buffers"):
         for prefix, part in module.named_modules():
             tensors = getattr(part, kind)
             for name, tensor in tensors.items():
-                if tensor is not None and id(tensor) not in seen:
+                if tensor is not None and id(tensor) not in seen and not _is_expanded(tensor):
                     seen.add(id(tensor))
                     places[f"{prefix}.{name}" if prefix else name] = (tensors, name)
     return places
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 def _bare_tree(module: nn.Module) -> nn.Module:

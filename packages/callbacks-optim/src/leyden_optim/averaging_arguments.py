@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["averaging_problems", "is_device"]
+from leyden.errors import MisconfigurationException
+
+__all__ = ["averaging_problems", "check_device", "is_device"]
 
 
 def is_device(device: Any) -> bool:
@@ -17,6 +19,17 @@ def is_device(device: Any) -> bool:
         return device is None or bool(torch.device(device))
     except (RuntimeError, TypeError):
         return False
+
+
+def check_device(owner: str, device: Any) -> None:
+    """Raise where torch cannot use `device` on this machine: the first update may be hours away."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # the former where torch was built without
+        raise MisconfigurationException(
+            f"{owner}(device={device!r}): torch cannot keep the average there ({error}). Give a device of this "
+            "machine, or None, which is beside the weights."
+        ) from error
 
 
 def averaging_problems(device: Any, use_buffers: Any, averaging: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state.rng import collect_rng, restore_rng
 from leyden_optim.averaged_weights import AveragedWeights
+from leyden_optim.averaging_arguments import check_device
 from leyden_optim.averaging_checkpoint import put_both
 from leyden_optim.averaging_conflicts import conflict_of
 from leyden_optim.batch_norm import layers_to_update, update_statistics
@@ -108,6 +109,7 @@ class StochasticWeightAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new fit begins afresh; one that resumes gets its average after this."""
         if stage == "fit":
+            check_device(type(self).__name__, self.device)
             self._start_afresh()
             self._first_epoch = self.schedule.first_epoch(type(self).__name__, trainer)
 

@@ -11,7 +11,7 @@ from leyden.arguments import refuse
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info
 from leyden_optim.averaged_weights import AveragedWeights
-from leyden_optim.averaging_arguments import averaging_problems
+from leyden_optim.averaging_arguments import averaging_problems, check_device
 from leyden_optim.averaging_checkpoint import is_before_end, put_both
 from leyden_optim.averaging_conflicts import conflict_of
 
@@ -98,6 +98,7 @@ class WeightAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new fit averages afresh; one that resumes gets its average after this."""
         if stage == "fit":
+            check_device(type(self).__name__, self.device)
             self._start_afresh()
             self._is_fitting = True
 
