@@ -74,7 +74,10 @@ def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch: pytest.Mon
 
 
 def test_the_plot_shows_losses_over_rates_and_the_suggestion() -> None:
-    figure_module = pytest.importorskip("matplotlib.figure")
+    pytest.importorskip("matplotlib").use("agg")
+    from matplotlib import pyplot
+    from matplotlib.figure import Figure
+
     search = search_of([*[5.0] * 11, 4.0, 2.0, 9.0])
     figure: Any = search.plot(suggest=True)
     (axes,) = figure.axes
@@ -83,7 +86,9 @@ def test_the_plot_shows_losses_over_rates_and_the_suggestion() -> None:
     assert list(line.get_ydata()) == search.results["loss"]
     assert (list(point.get_xdata()), list(point.get_ydata())) == ([search.suggestion()], [2.0])
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "Learning rate", "Loss")
-    own = figure_module.Figure()
+    assert figure.canvas.manager is not None  # else figure.show() would raise
+    pyplot.close(figure)
+    own = Figure()
     into = own.subplots()
     assert search_of([3.0, 2.0], "linear").plot(ax=into) is own
     assert (into.get_xscale(), len(into.lines)) == ("linear", 1)

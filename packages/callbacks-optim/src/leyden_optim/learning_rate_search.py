@@ -86,8 +86,10 @@ class LearningRateSearch:
     def plot(self, suggest: bool = False, show: bool = False, ax: Axes | None = None) -> Figure:
         """Return a figure of losses over rates, with the suggestion as a point where `suggest` asks for it.
 
+        It is one of pyplot's: ``figure.show()`` opens a window, and ``matplotlib.pyplot.close(figure)`` lets go of it.
+
         Args:
-            show: open a window with it.
+            show: open a window with it, and wait until it is closed.
             ax: axes to draw into; then the figure they are in is returned.
 
         Raises:
@@ -95,7 +97,7 @@ class LearningRateSearch:
         """
         figure: Any
         if ax is None:
-            figure, ax = _new_figure(show)
+            figure, ax = _new_figure()
         else:
             figure = ax.figure
         ax.plot(self.results["lr"], self.results["loss"])
@@ -124,14 +126,10 @@ class LearningRateSearch:
         }
 
 
-def _new_figure(show: bool) -> tuple[Any, Any]:
+def _new_figure() -> tuple[Any, Any]:
+    """Return a figure of pyplot's: no other can be shown by ``figure.show()``, nor by a notebook as its cell ends."""
     try:
-        if show:  # only what opens windows needs pyplot, which keeps every figure
-            import matplotlib.pyplot as plt
-
-            figure, axes = plt.subplots()
-            return figure, axes
-        from matplotlib.figure import Figure
+        import matplotlib.pyplot as plt
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
@@ -140,5 +138,5 @@ def _new_figure(show: bool) -> tuple[Any, Any]:
             "matplotlib. The numbers are in `results`.",
             name="matplotlib",
         ) from None
-    figure = Figure(layout="constrained")
-    return figure, figure.subplots()
+    figure, axes = plt.subplots(layout="constrained")
+    return figure, axes
