@@ -81,7 +81,7 @@ def test_what_hooks_put_into_their_outputs_is_not_kept() -> None:
 
 def test_a_large_batch_is_read_again_where_it_can_be() -> None:
     """A checkpoint of a small model is not to have the size of its batches."""
-    before = {"train": {}, "draws": [], "rng": {}}
+    before: dict[str, Any] = {"train": {}, "draws": [], "rng": {}}
     large, small = torch.empty(2**24 + 1), torch.empty(2**24)  # nothing is written to that memory
     for batch, given, held in ((large, before, False), (small, before, True), (large, None, True)):
         state = EndedBatch(None, {"x": batch}, given, 3, False).as_dict()

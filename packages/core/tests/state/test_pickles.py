@@ -10,9 +10,10 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -96,7 +97,15 @@ BODIES = {
         "compare",
     ),
     "equal hashes of what is made": (
-        dict_of(*(call("builtins complex", number(i), number(-i)) for i in range(20_000))), "compare",
+        dict_of(*(call("builtins complex", number(-1_000_003 * i), number(i)) for i in range(20_000))), "compare",
+    ),
+    "hashes that are not known": (dict_of(*(call("torch Generator", number(i)) for i in range(20_000))), "compare"),
+    "equal hashes beside what is made": (
+        dict_of(*(many([call("pathlib PosixPath", text("a")), number(i * EQUAL_HASHES)]) for i in range(1, 2000))),
+        "compare",
+    ),
+    "equal hashes in a dict of another class": (
+        b"cmine\nDict\n)\x81(" + b"".join(number(i * EQUAL_HASHES) + b"N" for i in range(1, 2000)) + b"u", "compare",
     ),
     "a call of what is no function": (b"N)R", "no function"),
     "a tuple of more than there is": (b"\x87", "than there is"),
@@ -195,6 +204,12 @@ STATE = {
         OrderedDict(a=1), dict.fromkeys(range(100_000)), {(i, str(i)): i for i in range(10_000)},
         {datetime.date.fromordinal(i): i for i in range(1, 20_000)}, {Path(str(i)): i for i in range(20_000)},
     ],
+    "made keys": [
+        {np.int64(i): i for i in range(20_000)}, {np.float32(i): i for i in range(20_000)},
+        {(np.int32(i), np.uint8(1), i / 3): i for i in range(20_000)}, {torch.Size([i]): i for i in range(20_000)},
+        {datetime.timedelta(i): i for i in range(20_000)}, {complex(i, -i) for i in range(20_000)},
+        {np.datetime64(i, "D"): i for i in range(20_000)},
+    ],
     "copies": [bytes([i]) * 1000 for i in range(200)] + [b"a" * 5] * 2000,
     "deep": torch.Size([1, 2]),
 }  # fmt: skip
@@ -208,6 +223,38 @@ def test_large_and_odd_states_are_no_attack(part: str, as_zip: bool) -> None:
     else:
         torch.save(STATE[part], "a.ckpt", _use_new_zipfile_serialization=False)
     assert repr(load("a.ckpt")) == repr(STATE[part])
+
+
+class Attributes(dict[str, Any]):
+    pass
+
+
+class Numbers(list[int]):
+    pass
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize(
+    ("foreign", "name"),
+    [
+        (Attributes(lr=0.1), "test_pickles.Attributes"),
+        (Numbers([1, 2]), "test_pickles.Numbers"),
+        (defaultdict(list, a=[1]), "collections.defaultdict"),
+        (deque([1, 2]), "collections.deque"),
+        (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        (datetime.datetime(2020, 1, 1, tzinfo=ZoneInfo("UTC")), "getattr"),
+    ],
+)
+def test_what_is_of_a_class_that_a_safe_load_refuses_is_told_by_its_name(
+    foreign: object, name: str, as_zip: bool
+) -> None:
+    """It is whole, and who trusts its author can load it."""
+    torch.save({"hyper_parameters": foreign}, "a.ckpt", _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(
+        MisconfigurationException, match=rf"'a\.ckpt' holds \S*{name}, which .* pass weights_only=False"
+    ):
+        load("a.ckpt")
+    assert type(load("a.ckpt", weights_only=False)["hyper_parameters"]) is type(foreign)
 
 
 def test_a_pickle_of_a_later_protocol_is_what_a_safe_load_does_not_read() -> None:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
 from pickle import UnpicklingError
 from typing import IO, Any
+
+from leyden.state.pickled_keys import Made, Name, Table
 
 __all__ = ["check_old_file", "check_pickle"]
 
 _PICKLES_OF_OLD_FILES = 5  # torch before 1.6: a number, a version, the system's, the object, its storages' names
 _LONGEST_READ_BYTES = 2**28
-_NODES_OF_KEY = 1000
-_EQUAL_HASHES = 1000
-_KEYS_THAT_ARE_MADE = 10_000
-_RANDOM_HASHES = ("Path", "date", "datetime", "time", "encode", "dtype", "device")  # or of no more than a few values
 
 _ATOMS = {
     "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1",
@@ -65,59 +62,6 @@ class _Capped:
         return self._file.readline(_LONGEST_READ_BYTES)
 
 
-class _Name:
-    """Stands for a function or class."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class _Made:
-    """Stands for what a call returns; of storages and their like, without a name."""
-
-    __slots__ = ("args", "name", "weight")
-
-    def __init__(self, name: str, args: tuple[Any, ...], weight: int) -> None:
-        self.name, self.args, self.weight = name, args, weight
-
-
-class _Table:
-    """Stands for a dict; its values are of no account."""
-
-    __slots__ = ("count", "hashes")
-
-    def __init__(self) -> None:
-        self.count, self.hashes = 0, Counter[Any]()
-
-    def add(self, key: Any) -> None:
-        self.count += 1
-        if type(key) is str:
-            return
-        made = _follow_key(key)
-        which = "made" if made else hash(key) if isinstance(key, int | float | tuple) else None
-        if which is not None:
-            self.hashes[which] += 1
-            if self.hashes[which] > (_KEYS_THAT_ARE_MADE if made else _EQUAL_HASHES):
-                raise UnpicklingError("keys that a dict would have to compare with one another")
-
-
-def _follow_key(key: Any) -> bool:
-    """Return whether hashing it asks what a call makes; refuse one whose hash would take long, or the whole stack."""
-    waiting, nodes, made = [key], 1, False
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, _Made):
-            made = made or not one.name.endswith(_RANDOM_HASHES)
-        parts = one.args if isinstance(one, _Made) else one if isinstance(one, tuple) else ()
-        nodes += len(parts)
-        if nodes > _NODES_OF_KEY:
-            raise UnpicklingError(f"a key of more than {_NODES_OF_KEY} parts")
-        waiting.extend(parts)
-    return made
-
-
 class _Follower:
     """The stack of an unpickler that makes nothing."""
 
@@ -153,16 +97,17 @@ class _Follower:
             self.stack = self.outer.pop()
             self.stack.append(tuple(stack))
         elif name == "GLOBAL":
-            stack.append(_Name(arg.replace(" ", ".")))
+            stack.append(Name(arg.replace(" ", ".")))
         elif name in ("REDUCE", "NEWOBJ"):
             args = stack.pop()
             stack.append(self._call(stack.pop(), args))
         elif name == "BUILD":
             self._build(stack.pop())
         elif name == "BINPERSID":
-            stack[-1] = _Made("", (), 0)
+            of_module = isinstance(stack[-1], tuple) and stack[-1][:1] == ("module",)  # in old files, with its class
+            stack[-1] = stack[-1][1] if of_module else Made("", (), 0)
         elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
-            stack.append([] if name == "EMPTY_LIST" else _Table())
+            stack.append([] if name == "EMPTY_LIST" else Table())
         elif name in ("APPEND", "SETITEM"):
             items = [stack.pop() for _ in range(1 if name == "APPEND" else 2)][::-1]
             self._fill(items)
@@ -183,12 +128,17 @@ class _Follower:
         into = self.stack[-1]
         if isinstance(into, list):
             into.extend(items)
-        else:
-            for key in items[::2]:
-                into.add(key)
+            return
+        if isinstance(into, Made):  # of a class that torch refuses, or knows as a dict
+            into.table = into.table or Table()
+            into = into.table
+        for key in items[::2]:
+            into.add(key)
 
     def _call(self, called: Any, args: Any) -> Any:
-        if not isinstance(called, _Name) or not isinstance(args, tuple):
+        if isinstance(called, Made) and isinstance(args, tuple):  # as of a method: torch refuses how it was got at
+            return Made("", args, 0)
+        if not isinstance(called, Name) or not isinstance(args, tuple):
             raise UnpicklingError("a call of what is no function")
         name = called.name.rpartition(".")[2]
         if name == "_rebuild_from_type_v2":  # which calls its first argument
@@ -198,20 +148,22 @@ class _Follower:
         weight = sum(map(_weight, args))
         self._spend(weight)
         if name in ("set", "Counter", "OrderedDict"):
-            made = _Table()
+            made = Table()
             for key in args[0] if args and isinstance(args[0], list | tuple) else ():
                 made.add(key if name == "set" or not isinstance(key, list | tuple) else key[0])
             return made
-        return _Made(called.name, args, weight)
+        return Made(called.name, args, weight)
 
     def _build(self, state: Any) -> None:
         """NumPy takes memory for a list of objects before it looks how many there are."""
         made = self.stack[-1]
         parts = state if isinstance(state, tuple) else ()
         self._spend(sum(map(_weight, parts)))
-        if isinstance(made, _Made) and made.name.endswith("_reconstruct") and isinstance(parts[-1], list):
+        if isinstance(made, Made) and made.name.endswith("dtype") and len(parts) > 1:
+            made.order = parts[1]
+        if isinstance(made, Made) and made.name.endswith("_reconstruct") and isinstance(parts[-1], list):
             _, shape, dtype, *_ = parts
-            if math.prod(shape) != len(parts[-1]) or not (isinstance(dtype, _Made) and dtype.args[0] in ("O8", "O4")):
+            if math.prod(shape) != len(parts[-1]) or not (isinstance(dtype, Made) and dtype.args[0] in ("O8", "O4")):
                 raise UnpicklingError("a NumPy array of another size than its objects")
 
     def _spend(self, weight: int) -> None:
@@ -225,7 +177,7 @@ def _is_harmless(path: str, name: str, args: tuple[Any, ...]) -> bool:
     if name in ("bytes", "ndarray") or (path.startswith("torch") and name.endswith(("Tensor", "Storage"))):
         return args == ()
     if name == "bytearray":
-        return args == () or isinstance(args[0], str | bytes | _Made)
+        return args == () or isinstance(args[0], str | bytes | Made)
     if name == "encode":  # other codecs than this make text longer, each time
         return args[1:] in (("latin1",), ("latin-1",))
     if name == "_reconstruct":
@@ -241,9 +193,9 @@ def _weight(value: Any) -> int:
         return len(value)
     if isinstance(value, list | tuple):
         return 16 * len(value)
-    if isinstance(value, _Made):
+    if isinstance(value, Made):
         return value.weight
-    return 16 * value.count if isinstance(value, _Table) else 0
+    return 16 * value.count if isinstance(value, Table) else 0
 
 
 def _short(args: tuple[Any, ...]) -> str:
