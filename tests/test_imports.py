@@ -19,7 +19,7 @@ FAMILIES = sorted(path for path in PACKAGES.glob("callbacks-*/src/*") if path.is
 LAYERS = [
     {"arguments", "errors", "older_arguments", "rank_zero", "seed", "types"},
     {"hooks.contract", "state.integrity", "state.lightning_types", "state.pickles", "state.plain", "state.remote"}
-    | {"state.storage", "state.temporaries", "state.writing"},
+    | {"state.pickled_keys", "state.storage", "state.temporaries", "state.writing"},
     {"callback", "datamodule", "flops", "gradients", "hparams", "hparams_encoding", "module", "module_attachment"}
     | {"module_export", "module_hooks", "module_loading", "module_optimization", "overrides", "tables"},
     {

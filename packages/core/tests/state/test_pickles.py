@@ -205,10 +205,9 @@ STATE = {
         {datetime.date.fromordinal(i): i for i in range(1, 20_000)}, {Path(str(i)): i for i in range(20_000)},
     ],
     "made keys": [
-        {np.int64(i): i for i in range(20_000)}, {np.float32(i): i for i in range(20_000)},
-        {(np.int32(i), np.uint8(1), i / 3): i for i in range(20_000)}, {torch.Size([i]): i for i in range(20_000)},
-        {datetime.timedelta(i): i for i in range(20_000)}, {complex(i, -i) for i in range(20_000)},
-        {np.datetime64(i, "D"): i for i in range(20_000)},
+        {np.int64(i): i for i in range(10_100)}, {datetime.timedelta(i): i for i in range(10_100)},
+        {(np.int32(i % 200), np.float32(i), i / 3): i for i in range(1500)}, {complex(i, -i) for i in range(1500)},
+        {torch.Size([i]): i for i in range(1500)}, {np.datetime64(i, "D"): i for i in range(1500)},
     ],
     "copies": [bytes([i]) * 1000 for i in range(200)] + [b"a" * 5] * 2000,
     "deep": torch.Size([1, 2]),
