@@ -6,8 +6,9 @@ every `Trainer` calls costs next to nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from leyden.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from leyden_monitoring.device_stats_monitor import DeviceStatsMonitor
@@ -60,14 +61,4 @@ _MODULE = {
     "ThroughputMonitor": "throughput_monitor",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE[name]}"), name)
-    globals()[name] = value  # the next look-up finds it without coming here
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _MODULE)

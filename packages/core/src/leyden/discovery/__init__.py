@@ -9,8 +9,9 @@ Importing this package imports none of that: the first `Trainer` does, and `impo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from leyden.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from leyden.discovery.attaching import attach_discovered
@@ -52,10 +53,4 @@ _MODULE = {
     "discovery_is_on": "switches",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE[name]}"), name)
-    globals()[name] = value  # the next look-up finds it without coming here
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _MODULE)
