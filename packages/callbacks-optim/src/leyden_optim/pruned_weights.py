@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import prune
+
+from leyden_optim.pruning_target import pruning_hooks
 
 __all__ = ["as_before", "fit_weights", "plain_weights"]
 
@@ -21,32 +22,13 @@ def plain_weights(weights: Mapping[str, Tensor], names: Collection[str]) -> dict
         >>> dict(plain_weights(weights, ["a.weight"]))
         {'a.weight': tensor([1., 0.]), 'a.bias': tensor([1.])}
     """
-    masks = {name: weights[f"{name}_mask"] for name in _pruned_names(weights) & set(names)}
-    plain: dict[str, Tensor] = OrderedDict()
-    for name, value in weights.items():
-        bare = name.removesuffix("_orig")
-        if name.endswith("_orig") and bare in masks:
-            plain[bare] = masks[bare].to(value.dtype) * value.detach()
-        elif name.removesuffix("_mask") not in masks:
-            plain[name] = value
-    if hasattr(weights, "_metadata"):
-        plain._metadata = weights._metadata  # type: ignore[attr-defined]
-    return plain
+    pruned = _pruned_names(weights) & set(names)
+    return _replaced(weights, {name: _product(weights, name) for name in pruned})
 
 
 def as_before(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `weights` of a module that is pruned, with those of `before`, when some of it was not yet."""
-    unpruned = {name: before[name] for name in _pruned_names(weights) if name in before}
-    earlier: dict[str, Tensor] = OrderedDict()
-    for name, value in weights.items():
-        bare = name.removesuffix("_orig")
-        if name.endswith("_orig") and bare in unpruned:
-            earlier[bare] = unpruned[bare]
-        elif name.removesuffix("_mask") not in unpruned:
-            earlier[name] = value
-    if hasattr(weights, "_metadata"):
-        earlier._metadata = weights._metadata  # type: ignore[attr-defined]
-    return earlier
+    return _replaced(weights, {name: before[name] for name in _pruned_names(weights) if name in before})
 
 
 def fit_weights(module: nn.Module, weights: dict[str, Any], *_: Any) -> None:
@@ -54,16 +36,34 @@ def fit_weights(module: nn.Module, weights: dict[str, Any], *_: Any) -> None:
     here = {
         f"{prefix}.{hook._tensor_name}" if prefix else hook._tensor_name
         for prefix, layer in module.named_modules(remove_duplicate=False)
-        for hook in layer._forward_pre_hooks.values()
-        if isinstance(hook, prune.BasePruningMethod)
+        for _, hook in pruning_hooks(layer)
     }
     for name in _pruned_names(weights) - here:
-        original, mask = weights.pop(f"{name}_orig"), weights.pop(f"{name}_mask")
-        weights.setdefault(name, mask.to(original.dtype) * original)
+        weights.setdefault(name, _product(weights, name))
+        del weights[f"{name}_orig"], weights[f"{name}_mask"]
     for name in here:
         if name in weights:
             value = weights.pop(name)
             weights.update({f"{name}_orig": value, f"{name}_mask": value.new_ones(value.shape)})
+
+
+def _replaced(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` in their order, each of `values` for what is masked by that name."""
+    replaced: dict[str, Tensor] = OrderedDict()
+    for name, value in weights.items():
+        bare = name.removesuffix("_orig")
+        if name.endswith("_orig") and bare in values:
+            replaced[bare] = values[bare]
+        elif name.removesuffix("_mask") not in values:
+            replaced[name] = value
+    if hasattr(weights, "_metadata"):
+        replaced._metadata = weights._metadata  # type: ignore[attr-defined]
+    return replaced
+
+
+def _product(weights: Mapping[str, Tensor], name: str) -> Tensor:
+    original = weights[f"{name}_orig"].detach()
+    return weights[f"{name}_mask"].to(original.dtype) * original
 
 
 def _pruned_names(weights: Mapping[str, Any]) -> set[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-__all__ = ["Target", "make_permanent", "resampled", "trained_parameter"]
+__all__ = ["Target", "make_permanent", "pruning_hooks", "resampled", "trained_parameter"]
 
 
 def trained_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
@@ -24,6 +24,12 @@ def trained_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     """
     masked = module._parameters.get(f"{name}_orig") if f"{name}_mask" in module._buffers else None
     return module._parameters.get(name) if masked is None else masked
+
+
+def pruning_hooks(module: nn.Module) -> list[tuple[int, Any]]:
+    """Return the hooks by which torch masks weights of this layer before each call, each with its key."""
+    hooks = module._forward_pre_hooks.items()
+    return [(key, hook) for key, hook in hooks if isinstance(hook, prune.BasePruningMethod)]
 
 
 @dataclass
@@ -115,10 +121,10 @@ class Target:
 def make_permanent(module: nn.Module) -> None:
     """Remove every pruning of torch's from the module, whoever applied it; what is pruned stays 0."""
     for one in module.modules():
+        for _, hook in pruning_hooks(one):
+            _remove(one, hook._tensor_name)
         for key, hook in list(one._forward_pre_hooks.items()):
-            if isinstance(hook, prune.BasePruningMethod):
-                _remove(one, hook._tensor_name)
-            elif isinstance(hook, partial) and hook.func is _refresh:
+            if isinstance(hook, partial) and hook.func is _refresh:
                 del one._forward_pre_hooks[key]
 
 
@@ -170,8 +176,8 @@ def _remove(module: nn.Module, name: str) -> None:
     # Not torch's `remove`: it gives the parameter another storage, also in the layers that share it.
     with torch.no_grad():
         parameter.mul_(module._buffers[f"{name}_mask"].to(parameter.dtype))  # type: ignore[union-attr]
-    for key, hook in list(module._forward_pre_hooks.items()):
-        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+    for key, hook in pruning_hooks(module):
+        if hook._tensor_name == name:
             del module._forward_pre_hooks[key]
     delattr(module, name)
     del module._parameters[f"{name}_orig"], module._buffers[f"{name}_mask"]
@@ -187,6 +193,6 @@ def _reorder(module: nn.Module, order: list[str]) -> None:
 
 
 def _refresh(module: nn.Module, name: str, *_: Any) -> None:
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+    for _key, hook in pruning_hooks(module):
+        if hook._tensor_name == name:
             hook(module, None)

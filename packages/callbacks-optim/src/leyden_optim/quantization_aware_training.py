@@ -20,6 +20,7 @@ from leyden_optim.quantization_arguments import groups_of, problems_with
 from leyden_optim.quantized_module import (
     QuantizedForward,
     Trainable,
+    check_ranges,
     fake_quantise,
     forward_not_called,
     with_children,
@@ -167,30 +168,12 @@ class QuantizationAwareTraining(Callback):
         return self.qconfig if isinstance(self.qconfig, str) else None
 
     def _int8_children(self, pl_module: nn.Module) -> dict[str, nn.Module | None]:
-        self._check_ranges(pl_module)
+        collected = (
+            f"They collect in {' and '.join(self.observer_enabled_stages)}, as far as "
+            f"collect_quantization={self.collect_quantization!r} lets them."
+        )
+        check_ranges(pl_module, type(self).__name__, collected)
         return quantization.int8_children(pl_module, self._engine)
-
-    def _check_ranges(self, pl_module: nn.Module) -> None:
-        kind = type(pl_module).__name__
-        if not parts.fake_quants(pl_module):
-            raise MisconfigurationException(
-                f"{kind} is not fake-quantised, so it cannot become int8. Train it with {type(self).__name__} first, "
-                "or give it to prepare() and load the weights of a checkpoint."
-            )
-        if not parts.has_begun(pl_module):
-            raise MisconfigurationException(
-                f"{kind} cannot become int8: its observers have seen no batch, so that no range of values is known. "
-                f"They collect in {' and '.join(self.observer_enabled_stages)}, as far as "
-                f"collect_quantization={self.collect_quantization!r} lets them."
-            )
-        unseen = parts.uncalibrated(pl_module)
-        if "quant" in unseen:
-            raise forward_not_called(pl_module)
-        if unseen:
-            rank_zero_warn(
-                f"{kind}: no observer has seen the values of {', '.join(unseen)}, so these are made int8 with a range "
-                "that fits nothing. Are they used in training?"
-            )
 
     # -- the run ------------------------------------------------------------------------------------------------------
 

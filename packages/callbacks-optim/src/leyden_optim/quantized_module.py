@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leyden.data.transfer import map_tensors
 from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.rank_zero import rank_zero_warn
 from leyden_optim import quantized_parts as parts
 from leyden_optim import torch_quantization as quantization
 from leyden_optim.float_layers import check_layers
@@ -17,7 +18,7 @@ from leyden_optim.float_layers import check_layers
 if TYPE_CHECKING:
     from torch.ao.quantization import QConfig
 
-__all__ = ["QuantizedForward", "Trainable", "fake_quantise", "forward_not_called", "with_children"]
+__all__ = ["QuantizedForward", "Trainable", "check_ranges", "fake_quantise", "forward_not_called", "with_children"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -66,6 +67,32 @@ def _check_names(module: nn.Module, to_fuse: Sequence[Sequence[str]]) -> None:
             raise MisconfigurationException(
                 f"modules_to_fuse: {type(module).__name__} has no layer {name!r}.{did_you_mean(name, names)}"
             )
+
+
+def check_ranges(module: nn.Module, owner: str, when: str) -> None:
+    """Refuse to make a module int8 whose values nobody has seen; `when` says when they are looked at.
+
+    Raises:
+        MisconfigurationException: the module is not fake-quantised, or no batch, or none of its inputs, was seen.
+    """
+    kind = type(module).__name__
+    if not parts.fake_quants(module):
+        raise MisconfigurationException(
+            f"{kind} is not fake-quantised, so it cannot become int8. Train it with {owner} first, or give it to "
+            "prepare() and load the weights of a checkpoint."
+        )
+    if not parts.has_begun(module):
+        raise MisconfigurationException(
+            f"{kind} cannot become int8: its observers have seen no batch, so that no range of values is known. {when}"
+        )
+    unseen = parts.uncalibrated(module)
+    if "quant" in unseen:
+        raise forward_not_called(module)
+    if unseen:
+        rank_zero_warn(
+            f"{kind}: no observer has seen the values of {', '.join(unseen)}, so these are made int8 with a range "
+            "that fits nothing. Are they used in training?"
+        )
 
 
 def with_children(module: M, children: Mapping[str, nn.Module | None], *, wrapped: bool) -> M:
