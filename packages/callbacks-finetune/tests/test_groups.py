@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils import prune
@@ -22,7 +24,11 @@ def test_names_are_those_of_the_module_without_masks() -> None:
 def test_groups_of_a_masked_module_fit_the_plain_one_and_the_other_way_round() -> None:
     plain, masked = nn.Linear(2, 2), prune.identity(nn.Linear(2, 2), "weight")  # type: ignore[no-untyped-call]
     for one, other in ((plain, masked), (masked, plain)):
-        held = torch.optim.SGD([{"params": [named_parameters(one)["weight"]], "lr": 0.5}, {"params": [one.bias]}])
+        groups: list[dict[str, Any]] = [
+            {"params": [named_parameters(one)["weight"]], "lr": 0.5},
+            {"params": [one.bias]},
+        ]
+        held = torch.optim.SGD(groups)
         described = describe_groups(held, one)
         assert [group["params"] for group in described] == [["weight"], ["bias"]]
         fresh = torch.optim.SGD(other.parameters(), lr=0.1)
