@@ -101,6 +101,9 @@ def test_it_looks_at_the_step_of_a_short_window_in_data_without_a_length(accumul
 def test_it_looks_at_steps_whose_windows_change_in_size() -> None:
     growing = GradientAccumulationScheduler({3: 2, 7: 4}, "step")
     assert [step for step, _ in judged("loss", 2, Scripted([1.0]), growing)] == [2, 4, 6, 8, 10]
+    shrinking = GradientAccumulationScheduler({0: 8, 2: 4, 3: 1}, "step")
+    seen = judged("loss", 4, Scripted([1.0], batches=40), shrinking, max_epochs=1)
+    assert [step for step, _ in seen] == [4, 8, 12, 16, 20]
 
 
 def test_it_looks_at_steps_taken_by_hand_once_where_a_batch_takes_several() -> None:

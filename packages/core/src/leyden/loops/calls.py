@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 __all__ = ["EpochCalls"]
 
@@ -23,7 +22,7 @@ class EpochCalls:
     batches_done: int
 
     def __init__(self) -> None:
-        self._calls: list[tuple[int, Callable[[int], object]]] = []
+        self._calls: list[tuple[int, int | None, Callable[[int], object]]] = []  # behind so many batches, at that step
         self.call_behind: float = math.inf
 
     @property
@@ -37,30 +36,37 @@ class EpochCalls:
 
     def call_after(self, batches: int, call: Callable[[int], object]) -> None:
         """Have `call` made, with the number of batches done, when `batches` or more of the running epoch are done."""
-        self._calls.append((batches, call))
-        self.call_behind = min(self.call_behind, batches - 1)
+        self._await(batches, None, call)
 
     def call_at_step(self, step: int, call: Callable[[int], object]) -> None:
         """Have `call` made likewise, behind the batch with the optimizer step that is the run's `step`-th.
 
         Steps that are left out are waited for. Under manual optimisation the number of steps is asked after each batch.
         """
-        self.call_after(self.batches_until(step), partial(self._call_if_at_step, step, call))
+        self._await(self.batches_until(step), step, call)
 
-    def _call_if_at_step(self, step: int, call: Callable[[int], object], done: int) -> None:
-        if self.steps_taken >= step:
-            call(done)
-        else:
-            self.call_at_step(step, call)
+    def _await(self, batches: int, step: int | None, call: Callable[[int], object]) -> None:
+        self._calls.append((batches, step, call))
+        self.call_behind = min(self.call_behind, batches - 1)
 
     def make_calls(self) -> None:
         """Make the calls that are due."""
-        calls, self._calls, self.call_behind = self._calls, [], math.inf
-        for batches, call in calls:
-            if batches <= self.batches_done:
+        for batches, step, call in self._take_calls():
+            if (batches <= self.batches_done) if step is None else (step <= self.steps_taken):
                 call(self.batches_done)
-            else:
-                self.call_after(batches, call)
+            elif step is None:
+                self._await(batches, None, call)
+            else:  # timed anew, since a call before may have changed the size of windows
+                self.call_at_step(step, call)
+
+    def time_calls_anew(self) -> None:
+        """Accumulation windows have another size from here on, so that steps come sooner or later."""
+        for batches, step, call in self._take_calls():
+            self._await(batches if step is None else self.batches_until(step), step, call)
+
+    def _take_calls(self) -> list[tuple[int, int | None, Callable[[int], object]]]:
+        calls, self._calls, self.call_behind = self._calls, [], math.inf
+        return calls
 
     def forget_calls(self) -> None:
         """Drop the calls that are not made yet."""

@@ -109,6 +109,7 @@ class FitProgress(EpochCalls):
         if batches != self._trainer.accumulate_grad_batches:
             self._trainer.accumulate_grad_batches = batches
             self.window_from = self.batches_done
+            self.time_calls_anew()
 
     @contextmanager
     def as_of(self, epoch: int) -> Iterator[None]:
