@@ -179,7 +179,8 @@ def test_a_checkpoint_anywhere(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_steps", [2, 5, 7])
-def test_a_larger_limit(tmp_path: Path, named_differences: Differences, kind: str, max_steps: int) -> None:
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_larger_limit(tmp_path: Path, named_differences: Differences, kind: str, max_steps: int, twice: bool) -> None:
     """A run that ended within an epoch, whose end the average has taken in, goes on as if it had not."""
     random.seed(1)
     whole = fit(tmp_path / "whole", 1, Net, Events(), between(kind))
@@ -193,6 +194,8 @@ def test_a_larger_limit(tmp_path: Path, named_differences: Differences, kind: st
 
     random.seed(1)
     fit(tmp_path / "cut", 1, Net, Events(), between(kind), SaveAtEnd(), max_steps=max_steps)
+    if twice:  # with nothing left to train
+        fit(tmp_path / "cut", 3, Net, Events(), between(kind), SaveAtEnd(), ckpt_path=str(path), max_steps=max_steps)
     resumed = fit(tmp_path / "cut", 2, Net, Events(), between(kind), ckpt_path=str(path))
     assert whole is not None
     assert resumed is not None

@@ -29,6 +29,11 @@ class AveragedWeights:
     Tensors of integers, such as indices and masks, are copied at each update: torch cuts the average of two fives to a
     four where rounding makes it less. The counts of BatchNorm alone are averaged as torch does.
 
+    Arguments that types don't explain:
+        device: where the average is kept; None is beside each of the module's tensors, and follows it.
+        updates: of how many updates the module has the average at present.
+        averaging: for `AveragedModel`.
+
     Attributes:
         model: the `AveragedModel`; its ``module`` has the averaged tensors, or the module's own while `exchanged`.
         exchanged: whether the module has the averaged tensors at present.
@@ -46,11 +51,14 @@ class AveragedWeights:
         1.5
     """
 
-    def __init__(self, module: nn.Module, device: torch.device | str | int | None = None, **averaging: Any) -> None:
+    def __init__(
+        self, module: nn.Module, device: torch.device | str | int | None = None, *, updates: int = 0, **averaging: Any
+    ) -> None:
         self.module = module
         self._follows_device = device is None
         self.model = AveragedModel(_bare_tree(module), device=device, **averaging)  # type: ignore[arg-type]
         self.model.n_averaged = self._count = self.model.n_averaged.cpu()  # which the host asks for at each update
+        self._count.fill_(updates)
         self._average = _average_of(self.model)
         self.exchanged = False
         self.settle()

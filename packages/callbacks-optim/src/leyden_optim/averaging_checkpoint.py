@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from leyden_optim.averaged_weights import AveragedWeights
@@ -9,7 +10,28 @@ from leyden_optim.averaged_weights import AveragedWeights
 if TYPE_CHECKING:
     from leyden import Trainer
 
-__all__ = ["is_before_end", "put_both"]
+__all__ = ["Asked", "is_before_end", "put_both"]
+
+
+@dataclass(slots=True)
+class Asked:
+    """How far `should_update` was asked, and what that changed where a run may yet go on from before.
+
+    Attributes:
+        step: optimizer steps it was asked about.
+        epoch: the last epoch likewise, from 0.
+        cut_epoch: that epoch, where a limit cut it short: it goes on where the limit is another. Else -1.
+        before_epoch_end: the average before that of such an epoch: ``n_averaged`` and ``state_dict``.
+    """
+
+    step: int = 0
+    epoch: int = -1
+    cut_epoch: int = -1
+    before_epoch_end: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """This as plain data that a checkpoint may hold."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def put_both(weights: AveragedWeights, trainer: Trainer, checkpoint: dict[str, Any]) -> None:

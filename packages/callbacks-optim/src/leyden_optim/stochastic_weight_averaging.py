@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from leyden_optim.swa_schedule import SWASchedule
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
+    from leyden.data.sources import TrainSource
 
 __all__ = ["StochasticWeightAveraging"]
 
@@ -150,8 +152,8 @@ class StochasticWeightAveraging(Callback):
         if not pl_module.automatic_optimization:
             self.schedule.step(trainer)
 
-    def _copy_of(self, pl_module: LightningModule) -> AveragedWeights:
-        return AveragedWeights(pl_module, self.device, avg_fn=self.avg_fn)
+    def _copy_of(self, pl_module: LightningModule, updates: int = 0) -> AveragedWeights:
+        return AveragedWeights(pl_module, self.device, updates=updates, avg_fn=self.avg_fn)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the averaged weights into the module, and compute their BatchNorm statistics."""
@@ -172,27 +174,39 @@ class StochasticWeightAveraging(Callback):
         if weights is None or weights.exchanged:
             return
         if self._is_finished or source is None or not layers_to_update(pl_module):
-            self._is_finished = True
             weights.exchange()  # there are no statistics to compute, or those of a run that had finished are there
-            return
+        else:
+            with self._repeatable(weights, source):
+                weights.exchange()
+                self.update_batch_norm(trainer, pl_module)
+        self._is_finished = True
+
+    @contextmanager
+    def _repeatable(self, weights: AveragedWeights, source: TrainSource) -> Iterator[None]:
+        """Draw as the first attempt did, and leave no half of it where this is cut; nothing that is drawn counts.
+
+        The pass draws like an epoch, which a run that goes on with more epochs would not have had.
+        """
         if self._pass is None:
             self._pass = {"rng": collect_rng(), "draws": source.draws()}
+        draws = self._pass
         buffers = [(buffer, buffer.clone()) for buffer in weights.model.module.buffers()]
+
+        def begin_again() -> None:
+            restore_rng(draws["rng"])
+            source.set_draws(draws["draws"])
+
+        begin_again()
         try:
-            weights.exchange()
-            restore_rng(self._pass["rng"])
-            source.set_draws(self._pass["draws"])
-            self.update_batch_norm(trainer, pl_module)
-            self._is_finished = True
+            yield
+        except BaseException:
+            if weights.exchanged:
+                weights.exchange()
+            for buffer, before in buffers:
+                buffer.data.copy_(before)
+            raise
         finally:
-            # The pass draws like an epoch, which a run that goes on with more epochs would not have had.
-            restore_rng(self._pass["rng"])
-            source.set_draws(self._pass["draws"])
-            if not self._is_finished:
-                if weights.exchanged:
-                    weights.exchange()
-                for buffer, before in buffers:
-                    buffer.data.copy_(before)
+            begin_again()
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +241,5 @@ class StochasticWeightAveraging(Callback):
         if own is None or "current_model_state" not in checkpoint:
             return
         if own.get("is_finished"):  # else it goes on from before its end, with the average of then
-            self._weights = self._copy_of(pl_module)
-            self._weights.model.n_averaged.fill_(int(checkpoint["averaging_state"]["n_averaged"]))
+            self._weights = self._copy_of(pl_module, int(checkpoint["averaging_state"]["n_averaged"]))
         pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)

@@ -12,7 +12,7 @@ from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info
 from leyden_optim.averaged_weights import AveragedWeights
 from leyden_optim.averaging_arguments import averaging_problems, check_device
-from leyden_optim.averaging_checkpoint import is_before_end, put_both
+from leyden_optim.averaging_checkpoint import Asked, is_before_end, put_both
 from leyden_optim.averaging_conflicts import conflict_of
 
 if TYPE_CHECKING:
@@ -68,10 +68,8 @@ class WeightAveraging(Callback):
 
     def _start_afresh(self) -> None:
         self._weights: AveragedWeights | None = None
-        self._steps = 0  # optimizer steps that should_update was asked about
-        self._epoch = self._cut_epoch = -1  # the last epoch likewise, and where a limit cut that short
-        self._progress: dict[str, Any] | None = None  # of the run that is resumed
-        self._before_end: dict[str, Any] | None = None  # the average before that of an epoch which a limit cut short
+        self._asked = Asked()
+        self._is_asked_on = False  # a run is gone on with that says how far it was asked
         self._is_validating = False
         self._is_fitting = False
 
@@ -109,16 +107,14 @@ class WeightAveraging(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from where the run stands, which may be within a validation."""
-        if self._progress is None:
-            self._steps, self._epoch = trainer.fit_loop.steps_met, trainer.current_epoch - 1
-        else:
-            self._steps, self._epoch = self._progress["step"], self._progress["epoch"]
+        if not self._is_asked_on:
+            self._asked = Asked(trainer.fit_loop.steps_met, trainer.current_epoch - 1)
         if self._weights is not None and self._is_validating:
             self._weights.exchange()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look where the weights are: parts of a module may be replaced between epochs."""
-        self._before_end = None
+        self._asked.before_epoch_end = None
         if self._weights is not None:
             self._weights.settle()
 
@@ -126,9 +122,9 @@ class WeightAveraging(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update after an optimizer step, where `should_update` says so."""
-        steps = trainer.engine.steps
-        if steps > self._steps:  # else within an accumulation window, or asked about by the run that is resumed
-            first, self._steps = self._steps, steps
+        steps, asked = trainer.engine.steps, self._asked
+        if steps > asked.step:  # else within an accumulation window, or asked about by the run that is resumed
+            first, asked.step = asked.step, steps
             if first + 1 == steps:
                 due = self.should_update(step_idx=first)
             else:
@@ -147,15 +143,15 @@ class WeightAveraging(Callback):
 
         Where a limit cut it short, it may be gone on with when the limit is another: what was before is kept.
         """
-        epoch, is_cut = trainer.current_epoch, not trainer.fit_loop.is_last_batch
-        if epoch <= self._epoch:
+        epoch, is_cut, asked = trainer.current_epoch, not trainer.fit_loop.is_last_batch, self._asked
+        if epoch <= asked.epoch:
             return
-        self._epoch, self._cut_epoch = epoch, epoch if is_cut else -1
+        asked.epoch, asked.cut_epoch = epoch, epoch if is_cut else -1
         if self.should_update(epoch_idx=epoch):
             if is_cut:
                 averaged = {} if self._weights is None else self._weights.copies()[1]
                 weights = {name: deepcopy(weight) for name, weight in averaged.items()}
-                self._before_end = {"n_averaged": self.updates, "state_dict": weights}
+                asked.before_epoch_end = {"n_averaged": self.updates, "state_dict": weights}
             self._update(pl_module)
 
     def _update(self, pl_module: LightningModule) -> None:
@@ -163,8 +159,9 @@ class WeightAveraging(Callback):
             self._weights = self._copy_of(pl_module)
         self._weights.update()
 
-    def _copy_of(self, pl_module: LightningModule) -> AveragedWeights:
-        return AveragedWeights(pl_module, self.device, use_buffers=self.use_buffers, **self._average_by())
+    def _copy_of(self, pl_module: LightningModule, updates: int = 0) -> AveragedWeights:
+        averaging = {"use_buffers": self.use_buffers, **self._average_by()}
+        return AveragedWeights(pl_module, self.device, updates=updates, **averaging)
 
     def _average_by(self) -> dict[str, Any]:
         """Return the arguments of `AveragedModel` that say how it averages."""
@@ -228,33 +225,25 @@ class WeightAveraging(Callback):
             return
         put_both(weights, trainer, checkpoint)
         if "loops" in checkpoint:
-            checkpoint["averaging_progress"] = {
-                "step": self._steps,
-                "epoch": self._epoch,
-                "cut_epoch": self._cut_epoch,
-                "before_epoch_end": self._before_end,
-            }
+            checkpoint["averaging_progress"] = self._asked.as_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both copies up again; the module has loaded the averaged one by now, which an evaluation keeps."""
         if str(trainer.state.fn) != "fit":
             return
-        self._weights = self._progress = None
+        self._weights, self._is_asked_on = None, False
         trained = checkpoint.get("current_model_state")
         if trained is None:
             return
         updates = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0))
-        progress = checkpoint.get("averaging_progress")
-        if progress is not None:  # which it keeps where nothing is left to train
-            self._steps, self._epoch = progress["step"], progress["epoch"]
-        if progress is not None and is_before_end(checkpoint, progress["cut_epoch"]):
-            before = progress["before_epoch_end"]
-            if before is not None:
-                updates = before["n_averaged"]
-                pl_module.load_state_dict(before["state_dict"], strict=False)
-            progress = {**progress, "epoch": progress["epoch"] - 1}
-        self._progress = progress
+        if "averaging_progress" in checkpoint:
+            self._asked, self._is_asked_on = Asked(**checkpoint["averaging_progress"]), True
+            if is_before_end(checkpoint, self._asked.cut_epoch):
+                before = self._asked.before_epoch_end
+                if before is not None:
+                    updates = before["n_averaged"]
+                    pl_module.load_state_dict(before["state_dict"], strict=False)
+                self._asked = Asked(self._asked.step, self._asked.epoch - 1)
         if updates:
-            self._weights = self._copy_of(pl_module)
-            self._weights.model.n_averaged.fill_(updates)
+            self._weights = self._copy_of(pl_module, updates)
         pl_module.load_state_dict(trained, strict=pl_module.strict_loading)
