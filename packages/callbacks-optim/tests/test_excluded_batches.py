@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,21 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, monkeypat
         add_batches(path, [{"epoch": 0, "batch": 4}])
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["skip.json"]
+
+
+def test_the_file_and_then_its_name_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, fsync, replace = [], os.fsync, os.replace
+
+    def noticed_fsync(descriptor: int) -> None:
+        seen.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noticed_replace(source: Path, target: Path) -> None:
+        seen.append("rename")
+        replace(source, target)
+
+    add_batches(tmp_path / "skip.json", [3])
+    monkeypatch.setattr(os, "fsync", noticed_fsync)
+    monkeypatch.setattr(os, "replace", noticed_replace)
+    add_batches(tmp_path / "skip.json", [4])
+    assert (seen, read_batches(tmp_path / "skip.json")) == (["file", "rename", "folder"], [3, 4])

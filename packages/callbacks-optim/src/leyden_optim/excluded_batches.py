@@ -15,6 +15,7 @@ from leyden.arguments import is_count
 from leyden.data.loaders import is_collection
 from leyden.errors import MisconfigurationException
 from leyden.state.temporaries import make_temporary, remove_abandoned
+from leyden.state.writing import flush_folder, make_folder
 
 __all__ = ["Entry", "add_batches", "batches_of_epoch", "is_same_each_epoch", "read_batches"]
 
@@ -80,7 +81,7 @@ def add_batches(path: Path, entries: Sequence[Entry]) -> None:
     Raises:
         OSError: the folder or disk refused.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_abandoned(path.parent)
     lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in [*read_batches(path), *entries])
     descriptor, temporary = make_temporary(path)
@@ -90,6 +91,7 @@ def add_batches(path: Path, entries: Sequence[Entry]) -> None:
             file.flush()
             os.fsync(descriptor)
             os.replace(temporary, path)  # while the lock says who writes it
+        flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

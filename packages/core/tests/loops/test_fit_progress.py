@@ -284,6 +284,21 @@ def test_calls_are_made_behind_the_batch_with_a_step(given: dict[str, Any], told
     assert fit(5, callbacks=[LooksAtSteps()], **given)[0] == words(told)
 
 
+class Shrinks(Callback):
+    """Has windows of four batches, and of one from the fifth batch on."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.accumulate(4)
+        trainer.fit_loop.call_after(4, lambda done: trainer.fit_loop.accumulate(1))
+
+
+@pytest.mark.parametrize("callbacks", [[LooksAtSteps(), Shrinks()], [Shrinks(), LooksAtSteps()]])
+def test_calls_come_with_their_step_where_windows_get_smaller(callbacks: list[Callback]) -> None:
+    assert fit(8, callbacks=callbacks, max_epochs=1)[0] == words(
+        "t0.0 t0.1 t0.2 t0.3 t0.4 step2@5 t0.5 step3@6 t0.6 t0.7 step5@8"
+    )
+
+
 def test_under_manual_optimisation_a_batch_may_take_any_number_of_steps() -> None:
     class Manual(Events):
         automatic_optimization = False

@@ -15,7 +15,7 @@ import torch
 
 from leyden.state.temporaries import make_temporary, remove_abandoned, temporary_name
 
-__all__ = ["CheckpointWriteError", "Stream", "link_file", "stream", "write_file"]
+__all__ = ["CheckpointWriteError", "Stream", "flush_folder", "link_file", "make_folder", "stream", "write_file"]
 
 _SMALL_BYTES = 2**16  # torch.save writes headers and padding in some hundred pieces, each a system call
 
@@ -103,7 +103,7 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
     """
     folder = target.parent
     try:
-        _make_folder(folder)
+        make_folder(folder)
         if target.is_dir() and not target.is_symlink():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         remove_abandoned(folder)
@@ -131,7 +131,7 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
         if isinstance(error, OSError) and needed is not None:
             raise write_error(target, error, needed, None if free is None else free + size) from error
         raise
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -140,7 +140,7 @@ def link_file(source: Path, target: Path) -> None:
     Raises:
         OSError: the system refused, or has no links; what was there is untouched.
     """
-    _make_folder(target.parent)
+    make_folder(target.parent)
     remove_abandoned(target.parent)
     while True:
         made = target.with_name(temporary_name(target.name))
@@ -154,7 +154,7 @@ def link_file(source: Path, target: Path) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(made)
             raise
-    _flush_folder(target.parent)
+    flush_folder(target.parent)
 
 
 def _copied(source: Path | None, write: Callable[[memoryview], object]) -> Stream | None:
@@ -218,16 +218,16 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder and those above it where they are missing, so that their names survive a power cut too."""
     if not folder.is_dir():
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for place in missing:
-            _flush_folder(place.parent)
+            flush_folder(place.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make the new name survive a power cut, where the system can flush folders; the rename itself is done."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
