@@ -9,17 +9,16 @@ import copy
 import importlib
 import os
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from leyden_optim.pruning_target import make_permanent
 from leyden_optim.quantized_parts import fake_quants, has_range, named_fake_quants, values_of_graphs
+from leyden_optim.replaced_layers import all_in_training, under_all_names
 
 if TYPE_CHECKING:
     from torch.ao.quantization import QConfig
@@ -145,7 +144,7 @@ def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]
     for names in to_fuse:  # all of them before any is fused: an error leaves the module as it was
         _ao().fuser_method_mappings.get_fuser_method(tuple(type(module.get_submodule(name)) for name in names))
     given = hasattr(module, "qconfig")
-    with _quiet(), torch.random.fork_rng(devices=[]), _all_in_training(module), _under_all_names(module):
+    with _quiet(), torch.random.fork_rng(devices=[]), all_in_training(module), under_all_names(module):
         if to_fuse:
             _ao().fuse_modules_qat(module, [list(names) for names in to_fuse], inplace=True)
         if not given:
@@ -156,39 +155,6 @@ def prepare(module: nn.Module, qconfig: QConfig, to_fuse: Sequence[Sequence[str]
     for quantiser in fake_quants(module):
         quantiser.disable_observer()
         quantiser.disable_fake_quant()
-
-
-@contextmanager
-def _all_in_training(root: nn.Module) -> Iterator[None]:
-    """Let every part be in training mode, without which torch fuses nothing; then each as it was, new ones as around.
-
-    torch makes other BatchNorm layers of the same tensors where it fuses them. The module's own are put back, so that
-    what was done to one holds on, such as a mode of its own, or that finetuning keeps it frozen.
-    """
-    names = {name: part.training for name, part in root.named_modules()}
-    parts = [(part, part.training) for part in root.modules()]
-    norms = [part for part, _ in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
-    tracking = [norm.track_running_stats for norm in norms]
-    for part, _ in parts:
-        part.training = True  # not by train(), of which a frozen BatchNorm only takes note
-    for norm in norms:
-        norm.track_running_stats = True
-    try:
-        yield
-    finally:
-        own = {id(norm.running_mean): norm for norm in norms}
-        for part in list(root.modules()):
-            for name, child in list(part.named_children()):
-                if isinstance(child, _BatchNorm) and id(child.running_mean) in own:
-                    setattr(part, name, own[id(child.running_mean)])
-        for norm, tracks in zip(norms, tracking, strict=True):
-            norm.track_running_stats = tracks
-        for name, part in root.named_modules():
-            while name not in names:
-                name = name.rpartition(".")[0]
-            part.training = names[name]
-        for part, mode in parts:
-            part.training = mode
 
 
 # -- int8 modules -----------------------------------------------------------------------------------------------------
@@ -204,7 +170,7 @@ def int8_children(module: nn.Module, engine: str | None) -> dict[str, nn.Module 
     make_permanent(holder)  # what prunes a layer would be called with the int8 one
     holder.cpu().eval()
     _observe_weights(holder)
-    with _quiet(), torch.random.fork_rng(devices=[]), packing_for(engine), _under_all_names(holder):
+    with _quiet(), torch.random.fork_rng(devices=[]), packing_for(engine), under_all_names(holder):
         _ao().convert(holder, inplace=True)
     return dict(holder._modules)
 
@@ -238,25 +204,3 @@ def packing_for(engine: str | None) -> Iterator[None]:
         yield
     finally:
         torch.backends.quantized.engine = outer
-
-
-@contextmanager
-def _under_all_names(root: nn.Module) -> Iterator[None]:
-    """Let what replaces a module that has several names have all of them; torch replaces it under the first only."""
-    names_of: Mapping[int, list[str]] = defaultdict(list)
-    parts = list(root.named_modules(remove_duplicate=False))  # kept, so that no id is used again meanwhile
-    for name, part in parts:
-        names_of[id(part)].append(name)
-    yield
-    for first, *others in names_of.values():
-        now = _at(root, first)
-        for name in others:
-            if now is not None and _at(root, name) not in (None, now):
-                root.set_submodule(name, now)
-
-
-def _at(root: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return root.get_submodule(name)
-    except AttributeError:  # a part of a layer that was replaced
-        return None
