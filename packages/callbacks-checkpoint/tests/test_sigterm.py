@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,79 @@ def test_a_checkpoint_callback_as_it_comes_saves_the_run_and_another_goes_on_exa
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight)
     assert terminate.ended + go_on.ended == 16  # no batch was lost or repeated
+
+
+class TerminateAll(TerminateAt):
+    """Another process sends the signal to this one and its workers, as Slurm does, and they are gone in the batch."""
+
+    def begin(self) -> None:
+        self.begun += 1
+        if self.begun == self.at:
+            workers = multiprocessing.active_children()
+            pids = [os.getpid(), *(worker.pid for worker in workers)]
+            subprocess.run([sys.executable, "-c", f"import os\nfor pid in {pids}: os.kill(pid, 15)"], check=True)
+            for worker in workers:
+                worker.join()
+            assert [worker.exitcode for worker in workers] == [-signal.SIGTERM] * 2
+
+
+class Working(Dropping):
+    def train_dataloader(self) -> Any:
+        return DataLoader(BoringModule.train_dataloader(self).dataset, batch_size=2, shuffle=True, num_workers=2)
+
+
+@pytest.mark.parametrize("callback", [ModelCheckpoint, OnExceptionCheckpoint])
+def test_a_signal_to_the_workers_too_is_no_error_of_theirs(callback: type[ModelCheckpoint]) -> None:
+    def fit(*callbacks: Callback, ckpt_path: str | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        module = Working()
+        quiet: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "discover_callbacks": False}
+        Trainer(callbacks=list(callbacks), max_epochs=2, **quiet).fit(module, ckpt_path=ckpt_path)
+        return module.state_dict()
+
+    whole = fit()
+    terminate, before = TerminateAll(6), signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(SystemExit) as ended:
+        fit(callback("kept"), terminate)
+    assert (ended.value.code, terminate.ended) == (143, 6)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    resumed = fit(callback("kept"), ckpt_path="auto")
+    for name, weight in whole.items():
+        assert torch.equal(resumed[name], weight)
+
+
+class Losing:
+    """Two batches, of three; while the last is read, the signal arrives and torch finds its workers gone."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Any:
+        yield from self.batches[:2]
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
+
+
+def test_workers_that_are_gone_when_a_batch_is_read_end_the_run_as_the_signal_does() -> None:
+    def fit(loader: Any, *callbacks: Callback, ckpt_path: str | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        module = Dropping()
+        quiet: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "discover_callbacks": False}
+        Trainer(callbacks=list(callbacks), max_epochs=2, **quiet).fit(module, loader, ckpt_path=ckpt_path)
+        return module.state_dict()
+
+    batches = list(Dropping().train_dataloader())[:3]
+    whole = fit(batches)
+    with pytest.raises(SystemExit) as ended:
+        fit(Losing(batches), ModelCheckpoint("kept"))
+    assert ended.value.code == 143
+    assert isinstance(ended.value.__cause__, RuntimeError)
+    resumed = fit(batches, ModelCheckpoint("kept"), ckpt_path="auto")
+    for name, weight in whole.items():
+        assert torch.equal(resumed[name], weight)
 
 
 def test_one_callback_saves_and_no_more_than_it_takes() -> None:

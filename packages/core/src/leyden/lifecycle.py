@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from leyden.data.transfer import compile_transfer
 from leyden.ending import end_well, note, tear_down, tell_of
+from leyden.errors import SIGTERMException
 from leyden.hooks.plan import Entry
 from leyden.loops.boundaries import take_up_epoch
 from leyden.optimizers import read_optimizers
@@ -15,6 +16,7 @@ from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.runtime.numerics import numerics
+from leyden.runtime.signals import is_of_lost_workers
 from leyden.state.callback_states import restore_callbacks
 from leyden.state.checkpoint import (
     restore_loggers,
@@ -57,7 +59,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
         try:
             with numerics(trainer.settings):
                 _prepare(trainer, ckpt_path, weights_only, set_up)
-                result = body()
+                result = _read_on(trainer, body)
                 trainer.raise_on_sigterm()  # one that came after the last batch
                 if fn is TrainerFn.FITTING and trainer.plan.on_fit_end is not None:
                     trainer.plan.on_fit_end()
@@ -80,6 +82,16 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     if trainer.profiler is not None:
         trainer.profiler.describe()
     return result
+
+
+def _read_on(trainer: Trainer, body: Callable[[], T]) -> T:
+    """Run `body`; that there is no one left to read the next batch, after SIGTERM, is a matter of that signal."""
+    try:
+        return body()
+    except RuntimeError as error:
+        if trainer.received_sigterm and is_of_lost_workers(error):
+            raise SIGTERMException() from error
+        raise
 
 
 def _attach(trainer: Trainer) -> tuple[Trainer | None, Trainer | None]:

@@ -81,6 +81,21 @@ def test_a_source_that_counts_itself_says_where_the_item_last_given_was() -> Non
     assert [(item, ahead.place) for item in ahead] == [(1, 1), (2, 2), (3, 3)]
 
 
+def test_an_item_that_is_not_given_since_reading_on_failed_is_still_to_come() -> None:
+    def failing() -> Iterator[int]:
+        yield from stream
+        raise ConnectionError
+
+    stream = Stream([1, 2])
+    ahead = LookAhead(failing(), lambda: stream.read)
+    assert next(ahead) == 1
+    place, rng = ahead.place, ahead.rng
+    with pytest.raises(ConnectionError):
+        next(ahead)
+    assert ahead.place == place == 1
+    assert ahead.rng is rng
+
+
 def test_a_profiler_measures_each_batch() -> None:
     profiler = SimpleProfiler()
     batches, _ = open_batches(TrainSource([1, 2, 3]), None, profiler)

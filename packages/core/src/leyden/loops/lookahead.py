@@ -52,10 +52,15 @@ class LookAhead:
         item = self._next
         if item is _END:
             raise StopIteration
+        before = self.place, self.rng
         if self._place_of is not None:
             self.place = self._place_of()
         self.rng = collect_rng()
-        self._next = next(self._items, _END)
+        try:
+            self._next = next(self._items, _END)
+        except BaseException:
+            self.place, self.rng = before  # the item that was to be given is not
+            raise
         self.exhausted = self._next is _END
         return item
 
