@@ -12,8 +12,11 @@ __all__ = ["Mode", "free_memory", "is_out_of_memory", "largest"]
 
 Mode = Literal["power", "binsearch"]
 
-_WORDS = ("out of memory", "can't allocate memory", "cudnn_status_not_supported", "not enough memory")
-"""What drivers and allocators say when there is no room, in errors that have no class of their own."""
+_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "cudnn_status_not_supported", "_alloc_failed",
+)  # fmt: skip
+"""What drivers, libraries (such as CUBLAS_STATUS_ALLOC_FAILED) and allocators say when there is no room, in errors that
+have no class of their own."""
 
 
 def largest(
