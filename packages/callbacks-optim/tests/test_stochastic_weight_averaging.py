@@ -309,16 +309,20 @@ def test_metrics_and_rows_are_those_of_training(tmp_path: Path) -> None:
     assert metrics[0] == metrics[1]
 
 
-def test_finetuning_adds_a_group_in_an_averaged_epoch_and_the_monitor_sees_the_rates(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lrs", "thaws_at"), [(0.01, 2), ([0.01, 0.03], 1)])
+def test_finetuning_adds_a_group_in_an_averaged_epoch_and_the_monitor_sees_the_rates(
+    tmp_path: Path, lrs: Any, thaws_at: int
+) -> None:
     class Frozen(Net):
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.head.parameters(), lr=0.02)
 
     watch = Watch()
     monitor = LearningRateMonitor("epoch")
-    callbacks = [StochasticWeightAveraging(0.01, 2, 2), BackboneFinetuning(2, lambda epoch: 1.0), watch, monitor]
+    finetuning = BackboneFinetuning(thaws_at, lambda epoch: 1.0)
+    callbacks = [StochasticWeightAveraging(lrs, 2, 2), finetuning, watch, monitor]
     fit(net(Frozen), *callbacks, logger=CSVLogger(tmp_path))
-    assert [len(lrs) for lrs in watch.lrs] == [1, 1, 2, 2, 2]
+    assert [len(seen) for seen in watch.lrs] == [1 if epoch < thaws_at else 2 for epoch in range(5)]
     assert watch.lrs[-1][0] == 0.01
     assert "lr-SGD" in " ".join(monitor.lrs)
 
@@ -447,12 +451,15 @@ def test_arguments_that_cannot_work() -> None:
         (StochasticWeightAveraging(0.1, 6), {}, r"begins after the last epoch of Trainer\(max_epochs=5\)"),
         (StochasticWeightAveraging(0.1), {"max_epochs": -1, "max_steps": 9}, "give the number of an epoch, from 1"),
         (StochasticWeightAveraging([0.1]), {}, r"has 1 learning rates and the optimizers have 2 parameter group\(s\)"),
-        (StochasticWeightAveraging([0.1] * 3, 1), {}, "has 3 learning rates and the optimizers have 2 parameter"),
+        (StochasticWeightAveraging([0.1] * 3), {}, "has 3 learning rates and the optimizers have 2 parameter"),
     ],
 )
 def test_what_a_trainer_leaves_no_room_for(swa: Any, arguments: dict[str, Any], said: str) -> None:
+    module = net()
+    before = state_of(module)
     with pytest.raises(MisconfigurationException, match=said):
-        fit(net(), swa, **arguments)
+        fit(module, swa, **arguments)
+    assert_same(state_of(module), before)  # not after epochs of training
 
 
 def test_a_device_that_is_not_there_shows_before_training() -> None:

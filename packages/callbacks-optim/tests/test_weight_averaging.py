@@ -197,7 +197,8 @@ def test_should_update_is_asked_once_a_step_and_an_epoch() -> None:
             asked.append((step_idx, epoch_idx))
             return False
 
-    fit(net(), Asked(), max_epochs=2, accumulate_grad_batches=2)
+    with pytest.warns(UserWarning, match=r"Asked averaged nothing: training ended after 6 optimizer step\(s\)"):
+        fit(net(), Asked(), max_epochs=2, accumulate_grad_batches=2)
     assert asked == [(0, None), (1, None), (2, None), (None, 0), (3, None), (4, None), (5, None), (None, 1)]
 
 
@@ -383,7 +384,8 @@ def test_validation_is_on_averaged_weights_after_the_first_update() -> None:
 
 def test_without_an_update_everything_is_as_without_the_callback() -> None:
     module, other = net(), net()
-    fit(module, EMAWeightAveraging(update_starting_at_epoch=9))
+    with pytest.warns(UserWarning, match="EMAWeightAveraging averaged nothing"):
+        fit(module, EMAWeightAveraging(update_starting_at_epoch=9))
     fit(other)
     assert_same(state_of(module), state_of(other))
 
@@ -411,6 +413,7 @@ def test_another_fit_begins_anew_and_evaluations_leave_the_weights_alone() -> No
     trainer.fit(module, loader())
     assert ema.updates == 5
     fit(net(), EMAWeightAveraging(), fast_dev_run=True)
+    fit(net(), EMAWeightAveraging(update_starting_at_epoch=9), fast_dev_run=True)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

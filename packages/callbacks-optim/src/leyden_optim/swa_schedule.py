@@ -75,7 +75,7 @@ class SWASchedule:
         return max(int(max_epochs * start) - 1, 0)
 
     def check_optimizers(self, owner: str, trainer: Trainer) -> None:
-        """Raise where learning rates cannot be set as they should be; more may be given than there are groups yet."""
+        """Raise where learning rates cannot be set as they should be; more may be given to what finetuning will add."""
         module, groups = trainer.lightning_module, _groups(trainer)
         if not module.automatic_optimization and trainer.lr_scheduler_configs:
             raise MisconfigurationException(
@@ -83,7 +83,10 @@ class SWASchedule:
                 "under manual optimisation it steps its schedulers itself. Leave the schedulers out of "
                 "configure_optimizers, or average with WeightAveraging, which sets none."
             )
-        if not isinstance(self.swa_lrs, int | float) and len(self.swa_lrs) < len(groups):
+        if isinstance(self.swa_lrs, int | float):
+            return
+        adds_groups = any(kind.__name__ == "BaseFinetuning" for one in trainer.callbacks for kind in type(one).__mro__)
+        if len(self.swa_lrs) < len(groups) or (len(self.swa_lrs) > len(groups) and not adds_groups):
             raise self._wrong_number(owner, len(groups))
 
     def take_over(self, owner: str, trainer: Trainer) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from leyden.arguments import refuse
 from leyden.callback import Callback
-from leyden.rank_zero import rank_zero_info
+from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_optim.averaged_weights import AveragedWeights
 from leyden_optim.averaging_arguments import averaging_problems, check_device
 from leyden_optim.averaging_checkpoint import Asked, is_before_end, put_both
@@ -169,6 +169,12 @@ class WeightAveraging(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the averaged weights in the module."""
+        if self._weights is None and not trainer.fast_dev_run:
+            rank_zero_warn(
+                f"{type(self).__name__} averaged nothing: training ended after {trainer.global_step} optimizer step(s) "
+                f"and {trainer.current_epoch} epoch(s), and should_update chose none of them. The weights are the "
+                "trained ones; begin earlier, or train longer."
+            )
         self._finish()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
