@@ -174,10 +174,24 @@ def test_each_validation_is_judged_once(given: dict[str, Any], checks: int) -> N
 
 
 def test_a_score_that_is_not_measured_again_counts_once() -> None:
-    stopping = EarlyStopping("val_loss", patience=99, check_on_train_epoch_end=True, strict=False)
+    stopping = EarlyStopping("val_loss", patience=99, check_on_train_epoch_end=True, strict=False, check_finite=False)
     with pytest.warns(UserWarning, match="no 'val_loss' was logged"):
-        fit(stopping, Scripted([1.0]), max_epochs=9, check_val_every_n_epoch=3)
+        fit(stopping, Scripted([1.0, math.nan, math.nan]), max_epochs=9, check_val_every_n_epoch=3)
     assert stopping.wait_count == 2
+
+
+class Counting(BoringModule):
+    """Logs the number of each batch."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.log("number", float(batch_idx), on_step=True, on_epoch=False)
+        return self.loss(batch)
+
+
+def test_batches_of_one_accumulation_window_are_measurements_of_their_own() -> None:
+    stopping = EarlyStopping("number", patience=99)
+    fit(stopping, Counting(batches={"train": 8}), max_epochs=1, val_check_interval=1, accumulate_grad_batches=4)
+    assert stopping.wait_count == 7
 
 
 @pytest.mark.parametrize("monitor", ["train_loss", "train_loss_step", "train_loss_epoch", "logged_late"])

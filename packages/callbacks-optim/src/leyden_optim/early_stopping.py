@@ -110,6 +110,7 @@ class EarlyStopping(Callback):
         self._asked_first = False  # nobody else had asked to stop when this one did
         self._asked_by: dict[str, Any] | None = None  # the criteria of the run that is resumed, where it had asked
         self._checked_at: int | None = None  # global step of the newest score that was looked at
+        self._checked_score = math.nan
         self._checked_to: int | None = None  # with `check_every_n_steps`, the step that the last check was made at
         self._has_validated = False
 
@@ -197,11 +198,17 @@ class EarlyStopping(Callback):
         score, logged_at = trainer.strategy.broadcast(self._look(trainer))
         if logged_at is None:
             self._complain(trainer)
-        elif logged_at == self._checked_at and trainer.global_step > logged_at:
-            return  # trained on since, and not measured again: nothing new to judge
-        else:
-            self._checked_at = logged_at
+        elif not self._was_seen(trainer, score, logged_at):
+            self._checked_at, self._checked_score = logged_at, score
             self._judge(trainer, score)
+
+    def _was_seen(self, trainer: Trainer, score: float, logged_at: int) -> bool:
+        """Whether training went on since `score` was looked at, and it was not measured again.
+
+        Several batches of an accumulation window measure at one step; the number tells them apart.
+        """
+        is_same = score == self._checked_score or (math.isnan(score) and math.isnan(self._checked_score))
+        return logged_at == self._checked_at and trainer.global_step > logged_at and is_same
 
     def _look(self, trainer: Trainer) -> tuple[float, int | None]:
         """Return the score and the step it was logged at, None where there is none."""
@@ -287,6 +294,7 @@ class EarlyStopping(Callback):
             "stopping_reason": str(self.stopping_reason),
             "stopping_reason_message": self.stopping_reason_message,
             "checked_at": self._checked_at,
+            "checked_score": self._checked_score,
             "checked_to": self._checked_to,
             "has_validated": self._has_validated,
             "asked_first": self._asked_first,
@@ -308,6 +316,7 @@ class EarlyStopping(Callback):
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", "not_stopped"))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
         self._checked_at = state_dict.get("checked_at")
+        self._checked_score = state_dict.get("checked_score", math.nan)
         self._checked_to = state_dict.get("checked_to")
         self._has_validated = state_dict.get("has_validated", False)
         self._asked_first = state_dict.get("asked_first", False)
