@@ -1,11 +1,12 @@
 """Checkpoints that Lightning itself wrote resume here, and Lightning reads the weights of ours.
 
-Runs where `lightning` is installed: ``hatch run bench:lightning``.
+Runs where Lightning is installed: ``hatch run bench:lightning`` for 2.x, ``hatch run lightning1:lightning`` for 1.x.
 """
 
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from leyden.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    pl: Any = pytest.importorskip("lightning.pytorch", exc_type=ImportError)
+    of_2 = find_spec("lightning") is not None
+    pl: Any = pytest.importorskip("lightning.pytorch" if of_2 else "pytorch_lightning", exc_type=ImportError)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 """Lightning warns of much."""

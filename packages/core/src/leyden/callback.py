@@ -102,7 +102,7 @@ class Callback:
         return f"{type(self).__qualname__}{kwargs if kwargs else ''}"
 
     def applies(self, trainer: Trainer) -> bool:
-        """Tell whether a callback that an entry point offers belongs in this trainer; asked of no other."""
+        """Tell whether a callback that the environment attaches belongs in this trainer; a user's own is not asked."""
         return True
 
     def conflict_with(self, other: Callback) -> str | None:
