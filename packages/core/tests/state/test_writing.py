@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leyden.state.storage import CheckpointWriteError, link, load, save
+from leyden.state.writing import stream
 
 OLD = {"old": torch.arange(300.0)}
 NEW = {"new": torch.arange(500.0)}
@@ -224,6 +226,23 @@ def test_an_interrupt_leaves_the_old_file_and_no_other(monkeypatch: pytest.Monke
             save(NEW, "folder/a.ckpt")
     assert os.listdir("folder") == ["a.ckpt"]
     assert repr(load("folder/a.ckpt")) == repr(OLD)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_within_torchs_writer_comes_out_as_one(kind: type[BaseException]) -> None:
+    """The writer, which cannot be closed after it, has an error of its own."""
+    tensors = [torch.zeros(2**15) for _ in range(3)]
+    pieces: list[int] = []
+    stream(tensors, lambda view: pieces.append(view.nbytes))
+    for cut in range(len(pieces)):
+        left = iter(range(cut))
+
+        def write(view: memoryview, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise kind
+
+        with pytest.raises(kind):
+            stream(tensors, write)
 
 
 def test_a_target_that_is_a_folder_is_refused() -> None:

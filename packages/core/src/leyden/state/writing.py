@@ -87,6 +87,11 @@ def stream(obj: Any, write: Callable[[memoryview], object] | None) -> Stream:
     try:
         torch.save(obj, into)  # type: ignore[arg-type]  # all that it calls is write and flush
         into.flush()
+    except RuntimeError as error:
+        cut = error.__context__
+        if cut is None or isinstance(cut, Exception):
+            raise
+        raise cut from None  # Ctrl-C: closing the C++ writer that it cut short raises an error in its place
     finally:
         if not with_checksums:
             torch.serialization.set_crc32_options(False)
