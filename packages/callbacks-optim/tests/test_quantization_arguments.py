@@ -22,6 +22,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"qconfig": ao.QConfig(activation=ao.default_fake_quant, weight=ao.default_weight_observer)},
         "its weight is MinMaxObserver, which quantises nothing in training; expected a FakeQuantize",
     ),
+    ({"qconfig": ao.default_weight_only_qconfig}, "its activation is Identity, which quantises nothing in training"),
+    (
+        {"qconfig": ao.QConfig(activation=ao.default_fake_quant, weight=ao.default_fake_quant)},
+        "its weight is a FakeQuantize of torch.quint8, of which torch makes no int8 layer; expected torch.qint8",
+    ),
     ({"observer_type": "histogramm"}, r"observer_type='histogramm': .*Did you mean 'histogram'\?"),
     (
         {"observer_type": "histogram", "qconfig": ao.default_qat_qconfig},
@@ -70,3 +75,7 @@ def test_an_engine_that_this_torch_lacks_is_an_error(monkeypatch: pytest.MonkeyP
 def test_one_group_may_stand_for_itself() -> None:
     assert groups_of(["conv", "bn"]) == groups_of([("conv", "bn")]) == [["conv", "bn"]]
     assert QuantizationAwareTraining(modules_to_fuse=["conv", "bn"]).modules_to_fuse == [["conv", "bn"]]
+
+
+def test_qint8_activations_are_taken_as_qnnpack_has_them() -> None:
+    QuantizationAwareTraining(torch.ao.quantization.qconfig.default_symmetric_qnnpack_qat_qconfig)

@@ -104,7 +104,6 @@ def problem_with_qconfig(qconfig: object) -> str | None:
     """Say what keeps `qconfig` from being one to train with; None where nothing does."""
     from torch.ao.quantization import QConfig
     from torch.ao.quantization.fake_quantize import FakeQuantizeBase
-    from torch.ao.quantization.observer import UniformQuantizationObserverBase
 
     if isinstance(qconfig, str):
         supported = torch.backends.quantized.supported_engines
@@ -114,15 +113,16 @@ def problem_with_qconfig(qconfig: object) -> str | None:
     if not isinstance(qconfig, QConfig):
         return f"expected a torch QConfig or one of {', '.join(ENGINES)}"
     with _quiet():
-        parts = {"activation": qconfig.activation(), "weight": qconfig.weight()}
-    for part, made in parts.items():
-        if not isinstance(made, FakeQuantizeBase) and (
-            part == "weight" or isinstance(made, UniformQuantizationObserverBase)
-        ):
+        made = {"activation": qconfig.activation(), "weight": qconfig.weight()}
+    for name, dtypes in {"activation": (torch.quint8, torch.qint8), "weight": (torch.qint8,)}.items():
+        part, kind = made[name], type(made[name]).__name__
+        if not isinstance(part, FakeQuantizeBase):
             return (
-                f"its {part} is {type(made).__name__}, which quantises nothing in training; expected a FakeQuantize, "
-                f"such as FakeQuantize.with_args(observer={type(made).__name__}, ...)"
+                f"its {name} is {kind}, which quantises nothing in training; expected a FakeQuantize, "
+                "such as FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, ...)"
             )
+        if getattr(part, "dtype", dtypes[0]) not in dtypes:
+            return f"its {name} is a {kind} of {part.dtype}, of which torch makes no int8 layer; expected {dtypes[0]}"
     return None
 
 
