@@ -161,6 +161,14 @@ def test_a_missing_file_names_those_that_are_there() -> None:
         load("nowhere/a.ckpt")
 
 
+def test_a_link_whose_file_is_gone_is_told_as_one() -> None:
+    save({}, "runs/epoch=1.ckpt")
+    os.symlink("epoch=0.ckpt", "runs/last.ckpt")
+    expected = r"it is a link to 'epoch=0\.ckpt', which is gone\. In that folder there are: runs/epoch=1\.ckpt\.$"
+    with pytest.raises(FileNotFoundError, match=expected):
+        load("runs/last.ckpt")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_the_systems_error() -> None:
     save({}, "a.ckpt")

@@ -138,9 +138,15 @@ def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
     if source.is_dir():
         raise _folder(path)
     if not source.exists():
-        near = sorted(str(file) for file in source.parent.glob("*.ckpt"))[:5] if source.parent.is_dir() else []
+        found = source.parent.glob("*.ckpt") if source.parent.is_dir() else ()
+        near = sorted(str(file) for file in found if file.exists())[:5]
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
-        raise FileNotFoundError(f"ckpt_path={str(path)!r}: there is no such file.{hint}")
+        what = (
+            f"it is a link to {os.readlink(source)!r}, which is gone"
+            if source.is_symlink()
+            else "there is no such file"
+        )
+        raise FileNotFoundError(f"ckpt_path={str(path)!r}: {what}.{hint}")
     if not source.is_file():  # reading a pipe or a device may never end
         raise MisconfigurationException(f"ckpt_path={str(path)!r} is a pipe or a device; expected a checkpoint file.")
     return source.open("rb")
