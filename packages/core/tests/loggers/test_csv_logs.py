@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,32 @@ def test_the_experiment_is_the_logger_itself(tmp_path: Path) -> None:
 def test_flushing_needs_a_number(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="flush_logs_every_n_steps=0"):
         CSVLogger(tmp_path, flush_logs_every_n_steps=0)
+
+
+def test_rows_that_a_full_disk_refuses_are_held_on_and_no_checkpoint_is_lost_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.save()
+    path, write, room = Path(logger.log_dir, "metrics.csv"), os.write, [3]
+    before = path.read_bytes()
+
+    def write_what_there_is_room_for(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done = write(file, data[: room[0]])
+        room[0] -= done
+        return done
+
+    monkeypatch.setattr(os, "write", write_what_there_is_room_for)
+    logger.log_metrics({"loss": 0.5}, step=1)
+    with pytest.raises(OSError, match=r"CSVLogger cannot write to .*version_0: No space left on device\. Make room"):
+        logger.save()
+    room[0] = 3
+    with pytest.warns(UserWarning, match=r"saved without the 1 latest row\(s\) of metrics: .*No space left"):
+        assert logger.state_dict()["rows"] == 1
+    assert path.read_bytes() == before  # no part of a row
+    room[0] = 1000
+    assert logger.state_dict()["rows"] == 2
+    assert path.read_text() == "step,loss\n0,1.0\n1,0.5\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.loggers.folder import FolderLogger, replace_text
-from leyden.rank_zero import rank_zero_only
+from leyden.rank_zero import rank_zero_only, rank_zero_warn
 
 __all__ = ["CSVLogger"]
 
@@ -74,13 +74,24 @@ class CSVLogger(FolderLogger):
             self._flushed_at_step = step
 
     def save(self) -> None:
-        """Append the rows held back to the file."""
+        """Append the rows held back to the file; where it cannot be written they are held on, for another time.
+
+        Raises:
+            OSError: the folder or disk refused, with the folder.
+        """
         if rank_zero_only.rank or not (self._rows or self._hparams_changed):
             return
-        folder = self.make_folder()
-        self.save_hparams()
-        if self._rows:
-            self._write_rows(folder / self.METRICS_FILE)
+        try:
+            folder = self.make_folder()
+            self.save_hparams()
+            if self._rows:
+                self._write_rows(folder / self.METRICS_FILE)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"CSVLogger cannot write to {self.log_dir}: {error.strerror or error}. Make room or give it the right "
+                "to write there, or use another save_dir",
+            ) from error
 
     def _write_rows(self, path: Path) -> None:
         import csv
@@ -99,7 +110,7 @@ class CSVLogger(FolderLogger):
         # Three system calls: `open` makes six, and they are what a flush costs where each takes tens of microseconds.
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(file, text.getvalue().encode())
+            _append(file, text.getvalue().encode())
         finally:
             os.close(file)
         self._rows_in_file += len(self._rows)
@@ -109,7 +120,10 @@ class CSVLogger(FolderLogger):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this run's rows are and how many there are by now; they are written first."""
-        self.save()
+        try:
+            self.save()
+        except OSError as error:  # a checkpoint is worth more than the rows
+            rank_zero_warn(f"The checkpoint is saved without the {len(self._rows)} latest row(s) of metrics: {error}")
         return {**self.place(), "rows": self._rows_in_file}
 
     def mark(self) -> dict[str, Any]:
@@ -131,6 +145,17 @@ class CSVLogger(FolderLogger):
             return
         path = Path(self.log_dir, self.METRICS_FILE)
         self._columns, self._rows_in_file = _cut(path, int(state_dict["rows"]))
+
+
+def _append(file: int, data: bytes) -> None:
+    """Write all of `data` behind what is there, or nothing: a disk that becomes full takes a part first."""
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(file, data[done:])
+    except OSError:
+        os.ftruncate(file, os.fstat(file).st_size - done)
+        raise
 
 
 def _look_at(path: Path) -> tuple[list[str], int]:
