@@ -372,6 +372,13 @@ def test_a_finished_run_is_saved_with_both_copies_and_goes_on(tmp_path: Path) ->
     assert_same(state_of(nothing_left), state_of(module))
 
 
+class FailsBeforePass(StochasticWeightAveraging):
+    """Is cut where training has ended."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise KeyboardInterrupt
+
+
 class FailsInPass(StochasticWeightAveraging):
     """Is cut in the midst of the last pass."""
 
@@ -391,7 +398,10 @@ class FailsInPass(StochasticWeightAveraging):
 
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("own_generator", [False, True])
-def test_a_run_that_is_cut_within_the_last_pass(tmp_path: Path, stopped: bool, own_generator: bool) -> None:
+@pytest.mark.parametrize("fails", [FailsBeforePass, FailsInPass])
+def test_a_run_that_is_cut_within_the_last_pass(
+    tmp_path: Path, stopped: bool, own_generator: bool, fails: type[StochasticWeightAveraging]
+) -> None:
     def run(folder: Path, swa: StochasticWeightAveraging, module: Net, **arguments: Any) -> Trainer:
         stopping = [EarlyStopping("val", patience=1, min_delta=9.0)] if stopped else []
         saving = ModelCheckpoint(folder, save_on_exception=True, every_n_epochs=99)
@@ -411,9 +421,9 @@ def test_a_run_that_is_cut_within_the_last_pass(tmp_path: Path, stopped: bool, o
     straight = net()
     trainer = run(tmp_path / "straight", StochasticWeightAveraging(0.01, 2), straight)
     cut = net()
-    FailsInPass.__qualname__ = "StochasticWeightAveraging"
+    fails.__qualname__ = "StochasticWeightAveraging"
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", FailsInPass(0.01, 2), cut)
+        run(tmp_path / "cut", fails(0.01, 2), cut)
     assert_same(state_of(cut), watch.states[-1])  # not left with half of it
     assert cut.backbone[1].momentum == 0.3
     torch.manual_seed(99)

@@ -224,7 +224,7 @@ class StochasticWeightAveraging(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there; the average is set up when the module is on its device."""
         self._has_begun, self._is_finished = state_dict["has_begun"], state_dict["is_finished"]
-        self._loaded, self._pass = state_dict.get("average"), state_dict.get("pass")
+        self._loaded, self._pass = state_dict.get("average"), state_dict.get("pass", self._pass)
         self._batches = state_dict.get("batches", 0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -237,7 +237,9 @@ class StochasticWeightAveraging(Callback):
         own = checkpoint.get("callbacks", {}).get(self.state_key)
         if str(trainer.state.fn) != "fit":
             return
-        self._weights = None
+        self._weights = self._pass = None
+        if "rng" in checkpoint:  # of where the pass begins if the run was cut right before, else nothing
+            self._pass = {"rng": checkpoint["rng"], "draws": checkpoint["loops"]["fit_loop"]["draws"][0]}
         if own is None or "current_model_state" not in checkpoint:
             return
         if own.get("is_finished"):  # else it goes on from before its end, with the average of then
