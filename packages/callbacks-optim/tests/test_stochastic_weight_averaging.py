@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -478,6 +479,13 @@ def test_a_device_that_is_not_there_shows_before_training() -> None:
     with pytest.raises(MisconfigurationException, match=r"\(device='cuda:99'\): torch cannot keep the average there"):
         fit(module, StochasticWeightAveraging(0.1, device="cuda:99"))
     assert_same(state_of(module), before)
+
+
+@pytest.mark.parametrize("averaging", [{}, {"avg_fn": fading}])
+def test_it_is_pickled_with_its_average(averaging: Any) -> None:
+    swa = StochasticWeightAveraging(0.1, 4, **averaging)
+    fit(net(), swa)
+    assert pickle.loads(pickle.dumps(swa)).updates == 2
 
 
 def test_no_other_average_beside_it() -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, get_swa_multi_a
 from leyden.errors import MisconfigurationException
 
 __all__ = ["AveragedWeights"]
+
+_MEAN_OF_ONE, _MEAN_OF_ALL = get_swa_avg_fn(), get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
 Place = tuple[dict[str, Any], str]
 """Where a module keeps a tensor, so that one that was put in its place is found: ``tensors, name``."""
@@ -171,21 +174,23 @@ def _has_fractions(tensor: Tensor) -> bool:
 
 
 def _average_of(model: AveragedModel) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """Return how `model` averages lists of tensors in place: as it was told, else by torch's mean for their device."""
+    """Return how `model` averages lists of tensors in place."""
     if model.multi_avg_fn is not None:
         return model.multi_avg_fn
-    is_told = model.avg_fn is not None
-    of_one = model.avg_fn or get_swa_avg_fn()  # type: ignore[no-untyped-call]
-    of_all = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+    return _mean if model.avg_fn is None else partial(_one_by_one, model.avg_fn)
 
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        if not is_told and averaged[0].device.type != "cpu" and _has_fractions(averaged[0]):
-            of_all(averaged, current, count)
-            return
-        for one, tensor in zip(averaged, current, strict=True):
-            one.copy_(of_one(one, tensor, count))
 
-    return average
+def _mean(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    """Average as torch does where it is told nothing: all at once but on the CPU."""
+    if averaged[0].device.type != "cpu" and _has_fractions(averaged[0]):
+        _MEAN_OF_ALL(averaged, current, count)
+    else:
+        _one_by_one(_MEAN_OF_ONE, averaged, current, count)
+
+
+def _one_by_one(average: Callable[..., Tensor], averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    for one, tensor in zip(averaged, current, strict=True):
+        one.copy_(average(one, tensor, count))
 
 
 def _bare(value: Any) -> Any:

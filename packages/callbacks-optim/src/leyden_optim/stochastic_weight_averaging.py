@@ -238,8 +238,9 @@ class StochasticWeightAveraging(Callback):
         if str(trainer.state.fn) != "fit":
             return
         self._weights = self._pass = None
-        if "rng" in checkpoint:  # of where the pass begins if the run was cut right before, else nothing
-            self._pass = {"rng": checkpoint["rng"], "draws": checkpoint["loops"]["fit_loop"]["draws"][0]}
+        draws = checkpoint["loops"]["fit_loop"].get("draws")
+        if draws and "rng" in checkpoint:  # where the pass begins, if the run was cut right before
+            self._pass = {"rng": checkpoint["rng"], "draws": draws[0]}
         if own is None or "current_model_state" not in checkpoint:
             return
         if own.get("is_finished"):  # else it goes on from before its end, with the average of then
