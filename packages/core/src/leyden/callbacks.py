@@ -2,6 +2,7 @@
 
 ``from leyden.callbacks import ModelCheckpoint`` finds the installed family that has it. Nothing of a family is imported
 before one of its names is asked for; where the family is missing, the ImportError says which ``pip install`` mends it.
+The paths of Lightning's documentation, ``leyden.callbacks.early_stopping`` and the like, hold the same classes.
 
 Example:
     >>> from leyden.callbacks import LambdaCallback
@@ -12,9 +13,11 @@ Example:
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from leyden.callback import Callback, Checkpoint, LambdaCallback
+from leyden.callback_paths import add_paths
 from leyden.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -150,3 +153,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+add_paths(sys.modules[__name__])

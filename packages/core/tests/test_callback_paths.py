@@ -1,0 +1,56 @@
+"""Callbacks by the paths that scripts written for Lightning import them from."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import leyden.callbacks
+from leyden.callback_paths import PATHS
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_holds_the_callbacks_of_the_front(path: str) -> None:
+    module = importlib.import_module(f"leyden.callbacks.{path}")
+    assert sorted(dir(module)) == sorted(PATHS[path])
+    for name in PATHS[path]:
+        assert getattr(module, name) is getattr(leyden.callbacks, name)
+
+
+def test_every_callback_that_lightning_has_is_under_a_path() -> None:
+    own = {"Heartbeat", "PrometheusExporter"}
+    assert {name for names in PATHS.values() for name in names} == set(leyden.callbacks.__all__) - own - {"families"}
+
+
+def test_each_way_to_write_the_import() -> None:
+    names: dict[str, object] = {}
+    exec(
+        "import leyden.callbacks.model_checkpoint as by_name\n"
+        "from leyden.callbacks import early_stopping\n"
+        "from leyden.callbacks.progress import *\n"
+        "import leyden\n"
+        "attribute = leyden.callbacks.progress.rich_progress.RichProgressBar\n",
+        names,
+    )
+    assert names["by_name"].ModelCheckpoint is leyden.callbacks.ModelCheckpoint  # type: ignore[attr-defined]
+    assert names["early_stopping"].EarlyStopping is leyden.callbacks.EarlyStopping  # type: ignore[attr-defined]
+    assert names["TQDMProgressBar"] is leyden.callbacks.TQDMProgressBar
+    assert names["attribute"] is leyden.callbacks.RichProgressBar
+
+
+def test_a_mistake_is_an_import_error() -> None:
+    with pytest.raises(ImportError, match="EarlyStoping"):
+        exec("from leyden.callbacks.early_stopping import EarlyStoping")
+    with pytest.raises(ModuleNotFoundError, match=r"leyden\.callbacks\.early_stoping"):
+        importlib.import_module("leyden.callbacks.early_stoping")
+    with pytest.raises(AttributeError, match="Did you mean 'EarlyStopping'"):
+        importlib.import_module("leyden.callbacks.early_stopping").EarlyStoping  # noqa: B018
+
+
+def test_a_path_imports_no_family() -> None:
+    code = "import sys, leyden.callbacks.timer; print([name for name in sys.modules if name.startswith('leyden_')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
