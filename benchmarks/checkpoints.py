@@ -10,8 +10,6 @@ with the copy round by round: both are memory at work, which the CPU time tells 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import os
 import statistics
 import tempfile
@@ -25,6 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: its thread pool
 import torch
 from torch import Tensor, nn
 
+from benchmarks.malloc import take_memory_anew
 from leyden import Callback, LightningModule, Trainer
 from leyden.state.checkpoint import dump
 from leyden_checkpoint import ModelCheckpoint
@@ -32,7 +31,6 @@ from leyden_checkpoint import ModelCheckpoint
 __all__ = ["measure"]
 
 _TENSOR_SIZE = 4_000_000
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _SAVE, _COPY, _BACKGROUND = "torch.save", "copy in memory", "ModelCheckpoint(asynchronous=True)"
 _ORDER = [_SAVE, _COPY, "ModelCheckpoint()", _BACKGROUND, "  until its file is whole"]
 
@@ -141,19 +139,10 @@ def _over(times: Times, name: str, base: str) -> tuple[float, float]:
     return by_clock, by_cpu
 
 
-def _take_memory_anew() -> None:
-    """Let each tensor's memory come from the system, as for a first save, and go back there.
-
-    Left to itself, glibc keeps freed memory by rules of its own, and whoever finds it is six times as fast.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another system's C library
-        ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, 2**20)
-
-
 def main() -> None:
     """Measure and print the ratios."""
     torch.set_num_threads(1)
-    _take_memory_anew()
+    take_memory_anew()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__)
     parser.add_argument("--parameters", type=int, default=100_000_000, help="of the model (100 million)")
     parser.add_argument("--rounds", type=int, default=4, help="saves of each kind (4)")

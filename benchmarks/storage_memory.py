@@ -25,6 +25,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: its thread pool
 import torch
 from torch import nn
 
+from benchmarks.malloc import take_memory_anew
 from leyden.state import storage
 
 LIMIT = 1.05
@@ -66,6 +67,7 @@ def main() -> None:
 
 def measure(name: str, parameters: int) -> dict[str, float]:
     """Save once in this process; memory in KiB, time in seconds."""
+    take_memory_anew()
     content = _content(parameters)
     save: Callable[[Any, str], None] = torch.save if name == "torch" else storage.save
     with tempfile.TemporaryDirectory() as folder:

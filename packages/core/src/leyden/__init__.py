@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from leyden import callbacks, loggers, profilers
-from leyden.callback import Callback, Checkpoint, LambdaCallback
-from leyden.data.combined import CombinedLoader
-from leyden.datamodule import LightningDataModule
-from leyden.errors import MisconfigurationException, SIGTERMException
-from leyden.flops import measure_flops
-from leyden.gradients import grad_norm
-from leyden.hparams import AttributeDict
-from leyden.module import LightningModule
-from leyden.overrides import is_overridden
-from leyden.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
-from leyden.seed import isolate_rng, seed_everything
-from leyden.trainer import Trainer
-from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT, STEP_OUTPUT
+import gc
+
+_collects = gc.isenabled()
+gc.disable()  # what imports make lasts: passes over it and all of torch, some 60 ms each, would find nothing to free
+try:
+    from leyden import callbacks, loggers, profilers
+    from leyden.callback import Callback, Checkpoint, LambdaCallback
+    from leyden.data.combined import CombinedLoader
+    from leyden.datamodule import LightningDataModule
+    from leyden.errors import MisconfigurationException, SIGTERMException
+    from leyden.flops import measure_flops
+    from leyden.gradients import grad_norm
+    from leyden.hparams import AttributeDict
+    from leyden.module import LightningModule
+    from leyden.overrides import is_overridden
+    from leyden.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
+    from leyden.seed import isolate_rng, seed_everything
+    from leyden.trainer import Trainer
+    from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT, STEP_OUTPUT
+finally:
+    if _collects:
+        gc.enable()
 
 __version__ = "0.1.0"
 

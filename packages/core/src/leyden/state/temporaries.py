@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import re
-import secrets
 import socket
 from pathlib import Path
 
@@ -26,7 +25,7 @@ _OPEN = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getatt
 def temporary_name(name: str) -> str:
     """Return a new name for what becomes `name`; it says which host and process writes it."""
     stem = os.fsdecode(os.fsencode(name)[:_LONGEST_STEM_BYTES])
-    return f".{stem}.leyden-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    return f".{stem}.leyden-{_host()}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
 
 
 def is_temporary(name: str) -> bool:
