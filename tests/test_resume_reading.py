@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from leyden import LightningModule, Trainer
+from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
@@ -41,6 +43,25 @@ class Noisy(Dataset[Tensor]):
         if Noisy.read == Noisy.fails_at:
             raise Unreadable
         return torch.linspace(-1, 1, 4) * (index + 1) / self.length + 0.1 * noise
+
+
+class Terminated(Dataset[Tensor]):
+    """Items by their index alone; as the `fails_at`-th is read the signal comes, and torch finds its workers gone."""
+
+    read, fails_at = 0, 0
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:
+        Terminated.read += 1
+        if Terminated.read == Terminated.fails_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+        return torch.linspace(0, 1, 4) * (index + 1)
 
 
 class FailsInAWorker(Dataset[Tensor]):
@@ -109,7 +130,7 @@ def fit(
     module = Net()
     try:
         trainer.fit(module, loader(8), [loader(4), loader(4)], ckpt_path=ckpt_path)
-    except Unreadable:
+    except (Unreadable, SystemExit):  # by the exception, or by the signal
         return None
     end = dump(trainer)
     del end["loggers"], end["callbacks"], end["callback_versions"]
@@ -156,3 +177,53 @@ def test_a_batch_that_could_not_be_read_in_a_worker_is_read_again(
     assert resumed is not None
     resumed["seen"] = whole["seen"][: len(whole["seen"]) - len(resumed["seen"])] + resumed["seen"]
     assert not list(named_differences(resumed, whole))
+
+
+@pytest.mark.parametrize("fails_at", [1, 4, 25, 27])  # the first item of each epoch, and one of a later batch
+def test_a_signal_that_takes_the_workers_too_is_exact_where_a_batch_is_read(
+    tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]], fails_at: int
+) -> None:
+    def fit_on(folder: str, seed: int, at: int = 0) -> dict[str, Any] | None:
+        Terminated.read, Terminated.fails_at = 0, at
+        saver = ModelCheckpoint(tmp_path / folder / "kept")
+        return fit(
+            tmp_path / folder,
+            seed,
+            lambda length: DataLoader(Terminated(length), batch_size=2, shuffle=True),
+            saver,
+            ckpt_path="auto",
+        )
+
+    whole = fit_on("whole", 1)
+    assert fit_on("cut", 1, fails_at) is None
+    resumed = fit_on("cut", 9)
+    assert whole is not None
+    assert resumed is not None
+    resumed["seen"] = whole["seen"][: len(whole["seen"]) - len(resumed["seen"])] + resumed["seen"]
+    assert not list(named_differences(resumed, whole))
+
+
+class SaveAsABatchBegins(Callback):
+    def __init__(self, path: Path, at: tuple[int, int]) -> None:
+        self.path, self.at = path, at
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("loader", [plain, with_a_generator, stateful])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_checkpoint_made_as_an_epochs_first_batch_begins_draws_its_order_again(
+    tmp_path: Path,
+    named_differences: Callable[[Any, Any], Iterable[str]],
+    loader: Callable[[int], Any],
+    epoch: int,
+) -> None:
+    path = tmp_path / "a.ckpt"
+    whole = fit(tmp_path / "whole", 1, loader, SaveAsABatchBegins(path, (epoch, 0)))
+    resumed = fit(tmp_path / "resumed", 9, loader, SaveAsABatchBegins(path, (-1, 0)), ckpt_path=path)
+    assert whole is not None
+    assert resumed is not None
+    resumed["seen"] = whole["seen"][: len(whole["seen"]) - len(resumed["seen"])] + resumed["seen"]
+    assert not list(named_differences({**resumed, "rows": []}, {**whole, "rows": []}))

@@ -141,7 +141,7 @@ class FitLoop(FitLimits):
         self.epoch += 1
         self.batches_done, self.batch_idx, self.pending = 0, -1, ""
         self.epoch_started = self.epoch_skipped = False
-        self._resumed, self._ahead = {}, None
+        self._resumed, self._ahead, self._opened = {}, None, None
         self.forget_calls()
 
     def _run_batches(self, source: TrainSource) -> None:
@@ -215,6 +215,7 @@ class FitLoop(FitLimits):
             self.marks.mark("batch")
         if opened is None:
             place = None if resumed is None else resumed["train"]
+            self._note_draws()
             opened, self._ahead = open_batches(source, place, self._trainer.profiler)
         self._resumed = {}
         return opened

@@ -43,12 +43,13 @@ class FitState(FitProgress):
         self.underway = self._saves_exceptions = False
         self._resumed: Mapping[str, Any] = {}  # what a checkpoint had, until it is put back
         self._ahead: LookAhead | None = None
+        self._opened: dict[str, Any] | None = None  # random numbers and draws before the epoch's batches were opened
         self._short: Boundary | None = None
 
     def begin_anew(self) -> None:
         """Forget an epoch that an earlier fit left unfinished, and what is to be gone on with."""
         super().begin_anew()
-        self._resumed, self._short, self._ahead = {}, None, None
+        self._resumed, self._short, self._ahead, self._opened = {}, None, None, None
         self.underway = False
         self.marks.forget()
 
@@ -112,10 +113,20 @@ class FitState(FitProgress):
         if self.in_batch and not self.pending:
             state.update(is_last_batch=False, window_ends=False, stepped=False)
         state["window_from"] = self.window_from
+        unread = self._unread
         state["place"] = self._place()
         state["val_loaded_at_epoch"] = self.val_loop.loaded_at_epoch
-        state["draws"] = self._draws()
+        state["draws"] = self._draws() if unread is None else unread["draws"]
         return state
+
+    def _note_draws(self) -> None:
+        """Note what decides the draws of the batches that are opened now: once an epoch, not before each of them."""
+        self._opened = None if self.batches_done else {"rng": collect_rng(), "draws": self._draws()}
+
+    @property
+    def _unread(self) -> dict[str, Any] | None:
+        """What decided the draws of an epoch of which no batch is done: a run that goes on opens it anew."""
+        return None if self.batches_done or self.pending else self._opened
 
     def weights(self) -> dict[str, Any]:
         """The module's weights; buffers, such as running statistics, without what a batch that was cut did to them."""
@@ -132,7 +143,7 @@ class FitState(FitProgress):
         """What `run_state` gives where no exception cut anything."""
         return {
             "global_step": self._trainer.engine.steps,
-            "rng": collect_rng(),
+            "rng": collect_rng() if self._unread is None else self._unread["rng"],
             "metrics": self._trainer.journal.state_dict(),
             "gradients": self._gradients(),
         }
@@ -145,7 +156,7 @@ class FitState(FitProgress):
         self.window_from, self.left_out = state.get("window_from", 0), frozenset()
         self.val_loop.loaded_at_epoch = state.get("val_loaded_at_epoch", state["loaded_at_epoch"])
         self._resumed = {"place": state["place"], "draws": state.get("draws", ())}
-        self._ahead, self._short, self.underway = None, None, False
+        self._ahead, self._opened, self._short, self.underway = None, None, None, False
         progress = {name: value for name, value in state.items() if name not in ("cut_short", "ended")}
         self.marks.boundary = Boundary(None, progress, {})
         self.marks.ended = EndedBatch(**state["ended"]) if "ended" in state else None
@@ -209,7 +220,7 @@ class FitState(FitProgress):
             read_ahead = None if self._ahead is None else self._ahead.place
             read = self.batches_done + (self.pending == "batch_end")
             train = self.source.state_dict(read) if read_ahead is None else read_ahead[0]
-            ahead = self._ahead and self._ahead.rng
+            ahead = self._ahead.rng if self._ahead is not None and read else None
             place = {"train": {**train, "batches": read, "ahead": ahead}}
         if self.pending == "validation":
             place["val"] = self.val_loop.state_dict()
