@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.cut_at import Cut, CutAt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -27,38 +28,6 @@ from leyden.callbacks import (
     WeightAveraging,
 )
 from leyden.loggers import CSVLogger
-
-
-class Cut(Exception):
-    """Ends a run as a crash would."""
-
-
-class CutAt(Callback):
-    """Raises in the `at`-th call of a hook."""
-
-    def __init__(self, hook: str, at: int) -> None:
-        self.hook, self.left = hook, at
-
-    def _count(self, trainer: Trainer, hook: str) -> None:
-        if hook == self.hook and not trainer.sanity_checking:
-            self.left -= 1
-            if self.left == 0:
-                raise Cut
-
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "epoch")
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "train_batch")
-
-    def on_after_backward(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "backward")
-
-    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "validation_batch")
-
-    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "validation_end")
 
 
 class Net(LightningModule):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.cut_at import Cut, CutAt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,44 +25,6 @@ from leyden.callbacks import (
     Timer,
 )
 from leyden.loggers import CSVLogger
-
-
-class Cut(Exception):
-    """Ends a run as a crash would."""
-
-
-class CutAt(Callback):
-    """Raises in the `at`-th call of a hook."""
-
-    def __init__(self, hook: str, at: int) -> None:
-        self.hook, self.left = hook, at
-
-    def _count(self, trainer: Trainer, hook: str) -> None:
-        if hook == self.hook and not trainer.sanity_checking:
-            self.left -= 1
-            if self.left == 0:
-                raise Cut
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "batch_start")
-
-    def on_after_backward(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "backward")
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "batch_end")
-
-    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "validation_batch")
-
-    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "validation_end")
-
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "epoch_start")
-
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._count(trainer, "epoch_end")
 
 
 class Net(LightningModule):
@@ -121,9 +84,9 @@ def fit(folder: Path, seed: int, *callbacks: Callback, ckpt_path: str | None = N
 
 
 CUTS = [
-    *((hook, at) for hook in ("batch_start", "batch_end") for at in range(8, 18)),
+    *((hook, at) for hook in ("train_batch", "batch_end") for at in range(8, 18)),
     *(("backward", at) for at in range(5, 16, 2)),
-    *((hook, at) for hook in ("validation_batch", "validation_end", "epoch_start", "epoch_end") for at in (2, 3)),
+    *((hook, at) for hook in ("validation_batch", "validation_end", "epoch", "epoch_end") for at in (2, 3)),
 ]
 
 
@@ -198,7 +161,7 @@ def test_a_run_with_two_optimizers_stepped_by_hand_goes_on_exactly(tmp_path: Pat
 
     whole = run()
     assert whole["stopped"][0] > 20
-    for hook, at in [("batch_start", 4), ("batch_start", 9), ("backward", 3), ("backward", 8), ("batch_end", 5),
+    for hook, at in [("train_batch", 4), ("train_batch", 9), ("backward", 3), ("backward", 8), ("batch_end", 5),
                      ("batch_end", 12), ("validation_end", 1), ("epoch_end", 1)]:  # fmt: skip
         folder = tmp_path / f"{hook}{at}"
         with pytest.raises(Cut):

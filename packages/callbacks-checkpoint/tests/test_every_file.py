@@ -48,7 +48,7 @@ class Look(Callback):
     """Reads all files at each batch, before each validation and at the end."""
 
     def __init__(self, checkpoint: ModelCheckpoint) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.scores_seen = checkpoint, 0
 
     def look(self) -> None:
         checkpoint = self.checkpoint
@@ -57,6 +57,7 @@ class Look(Callback):
         ranked = {path: files[path] for path in checkpoint.best_k_models}
         for path, content in ranked.items():
             assert checkpoint.best_k_models[path] == score_of(content["state_dict"]["layer.weight"])
+            self.scores_seen += 1
         last = files.pop(checkpoint.last_model_path, None)
         assert set(ranked) == set(files)
         assert checkpoint.save_top_k == -1 or len(ranked) <= checkpoint.save_top_k
@@ -108,8 +109,10 @@ def test_at_every_step_each_file_has_its_own_score(
     several = how == "several loaders"
     monitor = "val/dataloader_idx_1" if several else "val"
     checkpoint = ModelCheckpoint(Path("kept").resolve(), "{epoch}-{step}", monitor, **rhythm, **arguments)
+    look = Look(checkpoint)
     trainer = Trainer(
-        max_epochs=3, logger=False, callbacks=[checkpoint, Look(checkpoint)], discover_callbacks=False,
+        max_epochs=3, logger=False, callbacks=[checkpoint, look], discover_callbacks=False,
         accumulate_grad_batches=2 if how == "accumulated" else 1, **options,
     )  # fmt: skip
     trainer.fit(Measured(manual=how == "manual", loaders=2 if several else 1))
+    assert (look.scores_seen > 0) == bool(checkpoint.best_k_models)  # each was looked at while it stood

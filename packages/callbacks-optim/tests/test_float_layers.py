@@ -118,7 +118,10 @@ def test_what_is_fused_or_left_in_floats_is_not_told_of() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        QuantizationAwareTraining(modules_to_fuse=[["first", "layer"]]).prepare(Fused())
+        module = Fused()
+        QuantizationAwareTraining(modules_to_fuse=[["first", "layer"]]).prepare(module)
+    assert isinstance(module.layer, nn.Identity)  # it is in the layer before it
+    assert type(module.softmax) is nn.Softmax
 
 
 @pytest.mark.parametrize(

@@ -78,4 +78,5 @@ def test_one_group_may_stand_for_itself() -> None:
 
 
 def test_qint8_activations_are_taken_as_qnnpack_has_them() -> None:
-    QuantizationAwareTraining(torch.ao.quantization.qconfig.default_symmetric_qnnpack_qat_qconfig)
+    given = torch.ao.quantization.qconfig.default_symmetric_qnnpack_qat_qconfig
+    assert QuantizationAwareTraining(given).qconfig is given

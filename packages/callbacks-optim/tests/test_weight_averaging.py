@@ -281,7 +281,11 @@ def test_a_module_that_no_deep_copy_can_be_made_of() -> None:
             self.generator = (number for number in range(3))
             return self.last_loss
 
-    fit(Keeps(), EMAWeightAveraging(update_starting_at_step=3))
+    module, other = Keeps(), net()
+    module.load_state_dict(other.state_dict())
+    for one in (module, other):
+        fit(one, EMAWeightAveraging(update_starting_at_step=3))
+    assert_same(state_of(module), state_of(other))
 
 
 def test_configure_model_and_true_precision() -> None:
