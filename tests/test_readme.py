@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 import subprocess
@@ -9,20 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.pages import PAGES, ROOT, name_of, python_with_output
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
-
-
-def python_of(page: Path) -> str:
-    """Return the Python of a page as one script, each line at its place in the page, so that errors name it."""
-    script: list[str] = []
-    inside = False
-    for line in page.read_text(encoding="utf-8").splitlines():
-        fence = line.startswith("```")
-        script.append("" if fence or not inside else line)
-        inside = line == "```python" if fence else inside
-    return "\n".join(script)
+LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def site() -> ModuleType:
@@ -35,12 +25,16 @@ def site() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if python_of(page).strip()], ids=lambda page: str(page.relative_to(ROOT))
-)
-def test_the_python_of_a_page_runs(page: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if python_with_output(page)], ids=name_of)
+def test_the_python_of_a_page_runs_and_prints_what_is_shown(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {"__name__": "__page__"}
-    exec(compile(python_of(page), page, "exec"), names)
+    for block, shown in python_with_output(page):
+        script = "\n" * block.line + block.text  # each line at its place in the page, so that errors name it
+        exec(compile(script, page, "exec"), names)
+        printed = capsys.readouterr().out
+        if shown is not None:
+            same = doctest.OutputChecker().check_output(f"{shown}\n", printed, LOOSELY)
+            assert same, f"{block.place} prints\n{printed}and the page shows\n{shown}"
     assert "leyden" in names or "Trainer" in names
 
 
@@ -53,7 +47,7 @@ def test_the_readme_shows_the_hooks_of_the_contract() -> None:
 def test_every_link_to_a_file_reaches_one() -> None:
     links = [
         (page, target)
-        for page in [*PAGES, ROOT / "CONTRIBUTING.md"]
+        for page in PAGES
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
         if "://" not in target
     ]

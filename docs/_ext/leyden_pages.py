@@ -1,0 +1,74 @@
+"""One place for each class: its page in `docs/callbacks/`, which lists and references elsewhere find by themselves.
+
+``{callback-list} leyden_optim`` is a table of a package's callbacks, each with a link to where it is documented and the
+first line of its docstring. What a page documents with ``autoclass`` is left out of the package's ``automodule``, so
+that it stands in one place. References to a class by the module that defines it lead there too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.util.typing import ExtensionMetadata
+
+__all__ = ["documented_on_pages", "setup"]
+
+PAGES = Path(__file__).parents[1] / "callbacks"
+CORE = ["Callback", "Checkpoint", "LambdaCallback"]
+
+
+def documented_on_pages() -> dict[str, Path]:
+    """Return what the pages document, by the full names that stand there, as ``leyden_optim.Timer``."""
+    return {
+        name: page
+        for page in sorted(PAGES.glob("*.md"))
+        for name in re.findall(r"^\.\. autoclass:: (\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+
+
+def _first_line(value: type) -> str:
+    return (value.__doc__ or "").strip().splitlines()[0].replace("``", "`")
+
+
+class CallbackList(SphinxDirective):
+    """``{callback-list} leyden_optim``: what the package exports and a page documents."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def run(self) -> list[nodes.Node]:
+        package = self.arguments[0]
+        module = importlib.import_module(package)
+        lines = ["| class | |", "| --- | --- |"]
+        for full in documented_on_pages():
+            owner, _, name = full.rpartition(".")
+            if owner == package:
+                lines.append(f"| {{py:class}}`{name} <{full}>` | {_first_line(getattr(module, name))} |")
+        for page in PAGES.glob("*.md"):
+            self.env.note_dependency(page)
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _skip_what_a_page_documents(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    if what == "module" and isinstance(obj, type):
+        for full in documented_on_pages():
+            owner, _, short = full.rpartition(".")
+            if short == obj.__name__ and getattr(importlib.import_module(owner), short) is obj:
+                return True
+    return None
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Add the directive, and let autodoc document nothing twice."""
+    app.add_directive("callback-list", CallbackList)
+    app.connect("autodoc-skip-member", _skip_what_a_page_documents)
+    return {"version": "1", "parallel_read_safe": True}
