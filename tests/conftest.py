@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock  # which torch requires
 from tests.clean_environments import build_wheels
 from torch import Tensor
 
@@ -158,5 +160,10 @@ def named_differences() -> Callable[[Any, Any], Iterable[str]]:
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of every distribution in `packages/`."""
-    return build_wheels(tmp_path_factory.mktemp("wheels"))
+    """A folder with the wheel of every distribution in `packages/`, built once, also where several processes test."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheels"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            build_wheels(folder.with_name("unfinished")).rename(folder)
+    return folder

@@ -6,6 +6,7 @@ import doctest
 import importlib.util
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -65,3 +66,10 @@ def test_the_ci_script_runs_the_commands_of_the_readme() -> None:
     for command in ("lint", "types", "docs", "test"):
         assert f"hatch run {command}" in script.read_text(encoding="utf-8")
     subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_all_tests_take_every_core_and_those_that_are_named_begin_at_once() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    script = settings["tool"]["hatch"]["envs"]["default"]["scripts"]["test"]
+    assert script == "pytest {args:-n logical --maxprocesses 8 --dist worksteal}"
+    assert not {"-n", "--dist"} & {word.split("=")[0] for word in settings["tool"]["pytest"]["ini_options"]["addopts"]}

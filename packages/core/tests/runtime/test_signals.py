@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,8 +16,20 @@ PROGRAM = """
 import os, signal, sys
 import torch
 import leyden
+from leyden.testing import BoringModule
 
-where = sys.argv[1]
+quiet = {"accelerator": "cpu", "logger": False, "discover_callbacks": False}
+leyden.Trainer(max_epochs=1, **quiet).fit(BoringModule())  # imports what a first run imports
+for where in sys.argv[1:]:  # each in a fork, which goes on below
+    child = os.fork()
+    if child == 0:
+        for number, name in enumerate(["out", "err"], 1):
+            os.dup2(os.open(f"{where}.{name}", os.O_WRONLY | os.O_CREAT), number)
+        break
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(where, status, sep=":", flush=True)
+else:
+    sys.exit()
 
 
 class Told(leyden.Callback):
@@ -63,9 +75,7 @@ class Module(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-trainer = leyden.Trainer(
-    accelerator="cpu", max_epochs=2, logger=False, callbacks=Told(), num_sanity_val_steps=1, discover_callbacks=False
-)
+trainer = leyden.Trainer(max_epochs=2, callbacks=Told(), num_sanity_val_steps=1, **quiet)
 batches = [torch.ones(1, 1)] * 2
 try:
     if where.startswith("predict"):
@@ -97,24 +107,26 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, subprocess.CompletedProcess[str]]:
-    """Every program, run to its end; a few at a time, since each of them imports torch."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str], int, str]]:
+    """What every run printed, the exit status of its process, and what it wrote to its standard error."""
+    folder = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-c", PROGRAM, *EXPECTED]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=True)
+    statuses = dict(line.split(":") for line in done.stdout.splitlines())
+    return {
+        where: ((folder / f"{where}.out").read_text().splitlines(), int(status), (folder / f"{where}.err").read_text())
+        for where, status in statuses.items()
+    }
 
-    def run(where: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", PROGRAM, where]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(EXPECTED, pool.map(run, EXPECTED), strict=True))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process could hear")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks, and a SIGTERM that a process can hear")
 @pytest.mark.parametrize("where", EXPECTED)
 def test_a_terminated_run_ends_at_the_next_batch_and_tells_everyone(
-    where: str, runs: dict[str, subprocess.CompletedProcess[str]]
+    where: str, runs: dict[str, tuple[list[str], int, str]]
 ) -> None:
-    assert runs[where].stdout.splitlines() == EXPECTED[where]
-    assert runs[where].returncode == (0 if where == "nowhere" else 143), runs[where].stderr
+    printed, status, errors = runs[where]
+    assert printed == EXPECTED[where]
+    assert status == (0 if where == "nowhere" else 143), errors
 
 
 # -- the listener by itself ---------------------------------------------------------------------------------------
