@@ -18,7 +18,7 @@ from leyden.hooks.binding import Call
 from leyden.hooks.findings import overrides
 from leyden.hooks.isolation import Isolation
 from leyden.hooks.ordering import Ordered, Placed
-from leyden.hooks.plan import Plan, call_init_hooks
+from leyden.hooks.plan import Plan, Wrap, call_init_hooks
 from leyden.inputs import take_inputs
 from leyden.lifecycle import run
 from leyden.loggers.choose import DummyLogger, choose_loggers
@@ -169,6 +169,7 @@ class Trainer(TrainerProperties):
         self.ckpt_path: str | None = None
         self.received_sigterm = self.attention_wanted = self._should_stop = False
         self.sigterm = SigtermListener(self._hear_sigterm)
+        self._watching: list[Wrap] = []
 
     def _make_loops(self) -> None:
         self.journal = Journal(self)
@@ -190,6 +191,7 @@ class Trainer(TrainerProperties):
         aside.loggers = [DummyLogger() for _ in self.loggers]
         aside.received_sigterm = aside.attention_wanted = aside._should_stop = False
         aside.sigterm = SigtermListener(aside._hear_sigterm)
+        aside._watching = []
         aside._make_loops()
         attached = AttachedCallbacks([Placed(callback) for callback in callbacks], aside._compile_plan)
         aside._attached = attached
@@ -233,7 +235,25 @@ class Trainer(TrainerProperties):
         callbacks = self._attached.called_in(None if self.state.fn is None else str(self.state.fn))
         self.plan.compile(self, self.lightning_module_or_none, callbacks, wrap=self._wrap)
 
+    def watch_hooks(self, wrap: Wrap) -> Callable[[], None]:
+        """Let `wrap` stand around every call of a hook from now on, and return what takes it away again.
+
+        `wrap` gets the owner (a callback or the module), the hook's name and the call, and returns the call to make. It
+        is asked when the plan is compiled; where nobody watches, nothing is added. `leyden.testing.record_hooks` does.
+        """
+        self._watching.append(wrap)
+        self._compile_plan()
+
+        def end() -> None:
+            if wrap in self._watching:
+                self._watching.remove(wrap)
+                self._compile_plan()
+
+        return end
+
     def _wrap(self, owner: object, hook: str, call: Call) -> Call:
+        for watch in self._watching:  # innermost: what a guard keeps from being called is not seen
+            call = watch(owner, hook, call)
         measured = call if self.profiler is None else self.profiler.wrap(owner, hook, call)
         return self._isolation.wrap(owner, hook, measured)
 

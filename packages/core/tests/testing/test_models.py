@@ -1,19 +1,14 @@
-"""The module and the data of the testing kit."""
+"""The modules of the testing kit."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
-from leyden.testing import BoringModule, RandomDataset
-
-
-def test_data_is_the_same_for_one_seed_and_leaves_the_generator_alone() -> None:
-    state = torch.get_rng_state()
-    one, same, other = RandomDataset(4, 6), RandomDataset(4, 6), RandomDataset(4, 6, seed=1)
-    assert torch.equal(one.data, same.data)
-    assert not torch.equal(one.data, other.data)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert (len(one), one[2].shape) == (6, (4,))
+from leyden import Trainer
+from leyden.testing import BoringModule, ManualModule, SeveralLoadersModule, TinyClassifier
 
 
 def test_each_stage_has_its_batches() -> None:
@@ -36,3 +31,43 @@ def test_the_optimizer_has_every_parameter() -> None:
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["params"] == list(module.parameters())
+
+
+@pytest.mark.parametrize("kind", [BoringModule, ManualModule, SeveralLoadersModule, TinyClassifier])
+def test_every_module_runs_in_every_stage_and_learns(kind: Any) -> None:
+    torch.manual_seed(1)
+    module = kind(batches={"train": 4, "val": 1, "test": 1, "predict": 3})
+    trainer = Trainer(max_epochs=2, logger=False, discover_callbacks=False, accelerator="cpu")
+    before = trainer.validate(module, verbose=False)[0]
+    trainer.fit(module)
+    after = trainer.validate(module, verbose=False)[0]
+    loss = next(name for name in before if name.startswith("val_loss"))
+    assert after[loss] < before[loss]
+    assert any(name.startswith("test_loss") for name in trainer.test(module, verbose=False)[0])
+    predicted: Any = trainer.predict(module)
+    assert len(predicted[0] if kind is SeveralLoadersModule else predicted) == 3
+
+
+def test_two_optimizers_step_in_turn_as_in_a_plain_loop() -> None:
+    torch.manual_seed(1)
+    module, plain = ManualModule(), ManualModule()
+    plain.load_state_dict(module.state_dict())
+    Trainer(max_epochs=1, logger=False, discover_callbacks=False, accelerator="cpu").fit(module)
+    optimizers = plain.configure_optimizers()
+    for batch in plain.train_dataloader():
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            plain.loss(batch).backward()  # type: ignore[no-untyped-call]  # torch's
+            optimizer.step()
+    for one, other in zip(module.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_classifier_has_a_backbone_with_batch_norm_and_both_classes() -> None:
+    module = TinyClassifier(lr=0.5)
+    assert sum(isinstance(layer, torch.nn.BatchNorm1d) for layer in module.backbone) == 1
+    rows, labels = next(iter(module.train_dataloader()))
+    assert (rows.shape, labels.shape, module(rows).shape) == ((8, 8), (8,), (8, 2))
+    all_labels = torch.cat([labels for _, labels in module.train_dataloader()])
+    assert 0.25 < all_labels.float().mean() < 0.75
+    assert module.configure_optimizers().param_groups[0]["lr"] == module.hparams["lr"] == 0.5

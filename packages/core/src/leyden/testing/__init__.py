@@ -1,8 +1,19 @@
-"""A kit for those who write callbacks: a small module that trains at once, and a recorder of the order of hooks."""
+"""A kit for those who write callbacks: small modules and data that train at once, and a recorder of hooks."""
 
 from __future__ import annotations
 
-from leyden.testing.models import BoringModule, RandomDataset
-from leyden.testing.recorder import HookRecorder
+from leyden.testing.data import RandomData, RandomDataset, RandomStream
+from leyden.testing.models import BoringModule, ManualModule, SeveralLoadersModule, TinyClassifier
+from leyden.testing.recorder import HookRecorder, record_hooks
 
-__all__ = ["BoringModule", "HookRecorder", "RandomDataset"]
+__all__ = [
+    "BoringModule",
+    "HookRecorder",
+    "ManualModule",
+    "RandomData",
+    "RandomDataset",
+    "RandomStream",
+    "SeveralLoadersModule",
+    "TinyClassifier",
+    "record_hooks",
+]

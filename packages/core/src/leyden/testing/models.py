@@ -1,4 +1,4 @@
-"""A module and a data set that are small, random and complete."""
+"""Modules that are small and complete: with data of their own for every stage, they train at once."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 from leyden.module import LightningModule
+from leyden.testing.data import RandomDataset
 
-__all__ = ["BoringModule", "RandomDataset"]
-
-
-class RandomDataset(Dataset[Tensor]):
-    """`length` rows of `size` standard normal numbers, the same ones each time for one `seed`.
-
-    Example:
-        >>> len(RandomDataset(4, 6)), RandomDataset(4, 6)[0].shape
-        (6, torch.Size([4]))
-    """
-
-    def __init__(self, size: int, length: int, seed: int = 0) -> None:
-        self.data = torch.randn(length, size, generator=torch.Generator().manual_seed(seed))
-
-    def __getitem__(self, index: int) -> Tensor:
-        row: Tensor = self.data[index]
-        return row
-
-    def __len__(self) -> int:
-        return len(self.data)
+__all__ = ["BoringModule", "ManualModule", "SeveralLoadersModule", "TinyClassifier"]
 
 
 class BoringModule(LightningModule):
@@ -87,3 +70,158 @@ class BoringModule(LightningModule):
 
     def _loader(self, stage: str) -> DataLoader[Tensor]:
         return DataLoader(RandomDataset(self.layer.in_features, 2 * self._batches[stage]), batch_size=2)
+
+
+class ManualModule(BoringModule):
+    """The same in manual optimisation, with two optimizers that both step at every batch.
+
+    SGD at 0.1 for ``layer``, Adam at 0.01 for ``other``, a layer behind it; ``trainer.global_step`` counts steps of
+    both.
+
+    Example:
+        >>> from leyden import Trainer
+        >>> trainer = Trainer(max_epochs=1, logger=False, discover_callbacks=False)
+        >>> trainer.fit(ManualModule())
+        >>> trainer.num_training_batches, trainer.global_step
+        (2, 4)
+    """
+
+    def __init__(self, in_features: int = 4, out_features: int = 2, batches: dict[str, int] | None = None) -> None:
+        super().__init__(in_features, out_features, batches)
+        self.automatic_optimization = False
+        self.other = torch.nn.Linear(out_features, out_features)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        output: Tensor = self.other(self.layer(batch))
+        return output
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        for optimizer in self.optimizers():
+            loss = self.loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        first = torch.optim.SGD(self.layer.parameters(), lr=0.1)
+        return [first, torch.optim.Adam(self.other.parameters(), lr=0.01)]
+
+
+class SeveralLoadersModule(BoringModule):
+    """The same with several dataloaders for validation, test and prediction; metrics have ``/dataloader_idx_N`` each.
+
+    Example:
+        >>> from leyden import Trainer
+        >>> trainer = Trainer(logger=False, discover_callbacks=False)
+        >>> [sorted(metrics) for metrics in trainer.validate(SeveralLoadersModule(loaders=2), verbose=False)]
+        [['val_loss/dataloader_idx_0'], ['val_loss/dataloader_idx_1']]
+    """
+
+    def __init__(
+        self,
+        in_features: int = 4,
+        out_features: int = 2,
+        batches: dict[str, int] | None = None,
+        loaders: int = 2,
+    ) -> None:
+        super().__init__(in_features, out_features, batches)
+        self._loaders = loaders
+
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        super().validation_step(batch, batch_idx)
+
+    def test_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        super().test_step(batch, batch_idx)
+
+    def predict_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return self(batch)
+
+    def val_dataloader(self) -> Any:
+        return self._loader_of("val")
+
+    def test_dataloader(self) -> Any:
+        return self._loader_of("test")
+
+    def predict_dataloader(self) -> Any:
+        return self._loader_of("predict")
+
+    def _loader_of(self, stage: str) -> list[DataLoader[Tensor]]:
+        rows = 2 * self._batches[stage]
+        sets = [RandomDataset(self.layer.in_features, rows, seed) for seed in range(self._loaders)]
+        return [DataLoader(one, batch_size=2) for one in sets]
+
+
+class TinyClassifier(LightningModule):
+    """A ``backbone`` with BatchNorm, a ``head``, and a problem that a few epochs solve: are there more ones than zeros?
+
+    A batch is ``(rows, labels)``: 8 rows of 8 zeros and ones, their class 1 where most are ones. Logs ``train_loss``,
+    ``val_loss`` and ``val_accuracy``, ``test_loss`` and ``test_accuracy``; predict returns classes.
+
+    Args:
+        batches: how many each stage has: ``train`` 8, ``val``, ``test`` and ``predict`` 2 if not said otherwise.
+        lr: of Adam.
+
+    Example:
+        >>> from leyden import Trainer, seed_everything
+        >>> _ = seed_everything(1, verbose=False)
+        >>> trainer = Trainer(max_epochs=5, logger=False, discover_callbacks=False)
+        >>> trainer.fit(module := TinyClassifier())
+        >>> trainer.callback_metrics["val_accuracy"] > 0.8
+        tensor(True)
+    """
+
+    def __init__(self, batches: dict[str, int] | None = None, lr: float = 0.03) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        hidden = torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU()
+        self.backbone = torch.nn.Sequential(*hidden)
+        self.head = torch.nn.Linear(16, 2)
+        self.lr = lr
+        self._batches = {"train": 8, "val": 2, "test": 2, "predict": 2} | (batches or {})
+
+    def forward(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(rows))
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        loss = cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self._evaluate("val", *batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self._evaluate("test", *batch)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        classes: Tensor = self(batch[0]).argmax(1)
+        return classes
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._loader("predict")
+
+    def _evaluate(self, stage: str, rows: Tensor, labels: Tensor) -> None:
+        logits = self(rows)
+        self.log(f"{stage}_loss", cross_entropy(logits, labels))
+        self.log(f"{stage}_accuracy", (logits.argmax(1) == labels).float().mean())
+
+    def _loader(self, stage: str) -> DataLoader[Any]:
+        seed = ("train", "val", "test", "predict").index(stage)
+        rows = (RandomDataset(8, 8 * self._batches[stage], seed).data > 0).float()
+        labels = (rows.mean(1) > 0.5).long()
+        return DataLoader(TensorDataset(rows, labels), batch_size=8, shuffle=stage == "train")
