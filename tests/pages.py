@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-__all__ = ["PAGES", "ROOT", "Block", "blocks_of", "name_of", "python_with_output"]
+__all__ = ["PAGES", "ROOT", "Block", "blocks_of", "headings_of", "name_of", "prose_of", "python_with_output"]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -21,10 +21,11 @@ PAGES = [
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: what stands behind its opening fence, its text, and the line of its page it begins at."""
+    """A fenced block: what stands behind its opening fence, its text, and the lines of its page with its fences."""
 
     page: Path
     line: int
+    end: int
     info: str
     text: str
 
@@ -45,13 +46,25 @@ def blocks_of(page: Path) -> Iterator[Block]:
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         marks = re.match(r"\s*(`{3,})(.*)", line)
         if fence and line.strip() == fence:
-            yield Block(page, begin, info, dedent("\n".join(text)))
+            yield Block(page, begin, number, info, dedent("\n".join(text)))
             fence = ""
         elif fence:
             text.append(line)
         elif marks:
             fence, info, begin, text = marks[1], marks[2].strip(), number, []
     assert not fence, f"{name_of(page)}:{begin}: this block has no end"
+
+
+def prose_of(page: Path) -> str:
+    """Return a page without the insides of its blocks, whose first lines stay."""
+    inside = {line for block in blocks_of(page) for line in range(block.line + 1, block.end)}
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
+    return "\n".join("" if number in inside else line for number, line in lines)
+
+
+def headings_of(page: Path) -> list[tuple[int, str]]:
+    """Return the headings of a page with their levels."""
+    return [(len(one[1]), one[2]) for one in re.finditer(r"^(#+) (.*)$", prose_of(page), flags=re.MULTILINE)]
 
 
 def python_with_output(page: Path) -> list[tuple[Block, str | None]]:
@@ -67,8 +80,7 @@ def python_with_output(page: Path) -> list[tuple[Block, str | None]]:
             continue
         shown = None
         if number + 1 < len(blocks) and blocks[number + 1].info == "text":
-            end = block.line + block.text.count("\n") + 2
-            between = lines[end : blocks[number + 1].line - 1]
+            between = lines[block.end : blocks[number + 1].line - 1]
             shown = None if any(line.strip() for line in between) else blocks[number + 1].text
         found.append((block, shown))
     return found

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.pages import ROOT, blocks_of, name_of, python_with_output
+from tests.pages import ROOT, blocks_of, headings_of, name_of, python_with_output
 
 import leyden.callbacks
 import leyden_monitoring
@@ -44,18 +44,6 @@ UNEXPLAINED = {
 }  # fmt: skip
 
 
-def headings(page: Path) -> list[tuple[int, str]]:
-    """Return the headings of a page with their levels, those in blocks of code left out."""
-    inside = {
-        line
-        for block in blocks_of(page)
-        for line in range(block.line, block.line + block.text.count("\n") + 2)
-    }  # fmt: skip
-    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
-    found = (re.match(r"(#+) (.*)", line) for number, line in lines if number not in inside)
-    return [(len(match[1]), match[2]) for match in found if match]
-
-
 def class_of(page: Path) -> type | None:
     """Return the class that a page is about: its file is called as the class is, in snake case."""
     return next((value for name, value in WITH_A_PAGE.items() if name.lower() == page.stem.replace("_", "")), None)
@@ -78,8 +66,8 @@ def test_the_overview_leads_to_every_page() -> None:
 def test_a_page_has_its_sections_an_example_and_the_class_itself(page: Path) -> None:
     value = class_of(page)
     assert value is not None
-    assert headings(page)[0] == (1, value.__name__)
-    found = [text for level, text in headings(page) if level == 2]
+    assert headings_of(page)[0] == (1, value.__name__)
+    found = [text for level, text in headings_of(page) if level == 2]
     assert [text for text in found if text in SECTIONS] == SECTIONS
     text = page.read_text(encoding="utf-8")
     first_section = text[: text.index("\n## ")].count("\n") + 1

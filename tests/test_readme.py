@@ -45,17 +45,6 @@ def test_the_readme_shows_the_hooks_of_the_contract() -> None:
     assert table.strip() == site().table_of_order(short=True), "python docs/_ext/leyden_site.py prints it"
 
 
-def test_every_link_to_a_file_reaches_one() -> None:
-    links = [
-        (page, target)
-        for page in PAGES
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
-        if "://" not in target
-    ]
-    assert [target for page, target in links if not (page.parent / target).exists()] == []
-    assert links
-
-
 def test_every_package_has_the_licence_of_the_repository() -> None:
     licence = (ROOT / "LICENSE").read_bytes()
     assert [path.read_bytes() for path in ROOT.glob("packages/*/LICENSE")] == [licence] * 5
