@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from leyden import Trainer
-from leyden.testing import BoringModule, ManualModule, SeveralLoadersModule, TinyClassifier
+from leyden.testing import BoringModule, ManualModule, SeveralLoadersModule
 
 
 def test_each_stage_has_its_batches() -> None:
@@ -33,7 +33,7 @@ def test_the_optimizer_has_every_parameter() -> None:
     assert optimizer.param_groups[0]["params"] == list(module.parameters())
 
 
-@pytest.mark.parametrize("kind", [BoringModule, ManualModule, SeveralLoadersModule, TinyClassifier])
+@pytest.mark.parametrize("kind", [BoringModule, ManualModule, SeveralLoadersModule])
 def test_every_module_runs_in_every_stage_and_learns(kind: Any) -> None:
     torch.manual_seed(1)
     module = kind(batches={"train": 4, "val": 1, "test": 1, "predict": 3})
@@ -61,13 +61,3 @@ def test_two_optimizers_step_in_turn_as_in_a_plain_loop() -> None:
             optimizer.step()
     for one, other in zip(module.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_the_classifier_has_a_backbone_with_batch_norm_and_both_classes() -> None:
-    module = TinyClassifier(lr=0.5)
-    assert sum(isinstance(layer, torch.nn.BatchNorm1d) for layer in module.backbone) == 1
-    rows, labels = next(iter(module.train_dataloader()))
-    assert (rows.shape, labels.shape, module(rows).shape) == ((8, 8), (8,), (8, 2))
-    all_labels = torch.cat([labels for _, labels in module.train_dataloader()])
-    assert 0.25 < all_labels.float().mean() < 0.75
-    assert module.configure_optimizers().param_groups[0]["lr"] == module.hparams["lr"] == 0.5

@@ -19,7 +19,6 @@ from leyden.testing import (
     ManualModule,
     RandomData,
     SeveralLoadersModule,
-    TinyClassifier,
     record_hooks,
 )
 
@@ -79,18 +78,23 @@ class Skipping(BoringModule):
         return -1 if batch_idx == 1 else None
 
 
+class Longer(BoringModule):
+    def __init__(self) -> None:
+        super().__init__(batches={"train": 7, "val": 2})
+
+
 RUNS: list[tuple[str, str, type[LightningModule], dict[str, Any]]] = [
     ("two_epochs", "fit", BoringModule, {"max_epochs": 2}),
     ("validate", "validate", BoringModule, {}),
     ("test", "test", BoringModule, {}),
     ("predict", "predict", BoringModule, {}),
-    ("accumulation", "fit", TinyClassifier, {"accumulate_grad_batches": 3}),
+    ("accumulation", "fit", Longer, {"accumulate_grad_batches": 3}),
     ("clipping", "fit", BoringModule, {"gradient_clip_val": 0.1}),
     ("several_loaders", "fit", SeveralLoadersModule, {}),
     ("several_loaders_predict", "predict", SeveralLoadersModule, {}),
     ("manual", "fit", ManualModule, {}),
     ("fast_dev_run", "fit", BoringModule, {"fast_dev_run": True}),
-    ("validation_within", "fit", TinyClassifier, {"val_check_interval": 2}),
+    ("validation_within", "fit", Longer, {"val_check_interval": 2}),
     ("profiled", "fit", BoringModule, {"profiler": "simple"}),
     ("raises", "fit", Failing, {}),
     ("skips", "fit", Skipping, {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leyden.testing.data import RandomData, RandomDataset, RandomStream
-from leyden.testing.models import BoringModule, ManualModule, SeveralLoadersModule, TinyClassifier
+from leyden.testing.models import BoringModule, ManualModule, SeveralLoadersModule
 from leyden.testing.recorder import HookRecorder, record_hooks
 
 __all__ = [
@@ -14,6 +14,5 @@ __all__ = [
     "RandomDataset",
     "RandomStream",
     "SeveralLoadersModule",
-    "TinyClassifier",
     "record_hooks",
 ]

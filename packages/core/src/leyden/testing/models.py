@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from leyden.module import LightningModule
 from leyden.testing.data import RandomDataset
 
-__all__ = ["BoringModule", "ManualModule", "SeveralLoadersModule", "TinyClassifier"]
+__all__ = ["BoringModule", "ManualModule", "SeveralLoadersModule"]
 
 
 class BoringModule(LightningModule):
@@ -151,77 +150,3 @@ class SeveralLoadersModule(BoringModule):
         rows = 2 * self._batches[stage]
         sets = [RandomDataset(self.layer.in_features, rows, seed) for seed in range(self._loaders)]
         return [DataLoader(one, batch_size=2) for one in sets]
-
-
-class TinyClassifier(LightningModule):
-    """A ``backbone`` with BatchNorm, a ``head``, and a problem that a few epochs solve: are there more ones than zeros?
-
-    A batch is ``(rows, labels)``: 8 rows of 8 zeros and ones, their class 1 where most are ones. Logs ``train_loss``,
-    ``val_loss`` and ``val_accuracy``, ``test_loss`` and ``test_accuracy``; predict returns classes.
-
-    Args:
-        batches: how many each stage has: ``train`` 8, ``val``, ``test`` and ``predict`` 2 if not said otherwise.
-        lr: of Adam.
-
-    Example:
-        >>> from leyden import Trainer, seed_everything
-        >>> _ = seed_everything(1, verbose=False)
-        >>> trainer = Trainer(max_epochs=5, logger=False, discover_callbacks=False)
-        >>> trainer.fit(module := TinyClassifier())
-        >>> trainer.callback_metrics["val_accuracy"] > 0.8
-        tensor(True)
-    """
-
-    def __init__(self, batches: dict[str, int] | None = None, lr: float = 0.03) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        hidden = torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU()
-        self.backbone = torch.nn.Sequential(*hidden)
-        self.head = torch.nn.Linear(16, 2)
-        self.lr = lr
-        self._batches = {"train": 8, "val": 2, "test": 2, "predict": 2} | (batches or {})
-
-    def forward(self, rows: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(rows))
-        return logits
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
-        loss = cross_entropy(self(batch[0]), batch[1])
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self._evaluate("val", *batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self._evaluate("test", *batch)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        classes: Tensor = self(batch[0]).argmax(1)
-        return classes
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader("predict")
-
-    def _evaluate(self, stage: str, rows: Tensor, labels: Tensor) -> None:
-        logits = self(rows)
-        self.log(f"{stage}_loss", cross_entropy(logits, labels))
-        self.log(f"{stage}_accuracy", (logits.argmax(1) == labels).float().mean())
-
-    def _loader(self, stage: str) -> DataLoader[Any]:
-        seed = ("train", "val", "test", "predict").index(stage)
-        rows = (RandomDataset(8, 8 * self._batches[stage], seed).data > 0).float()
-        labels = (rows.mean(1) > 0.5).long()
-        return DataLoader(TensorDataset(rows, labels), batch_size=8, shuffle=stage == "train")
