@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 
 from leyden_finetune import BaseFinetuning
-from leyden_finetune.groups import describe_groups, rebuild_groups
+from leyden_finetune.groups import describe_groups, name_new_parameters, rebuild_groups
 from leyden_finetune.schedulers import adopt_new_groups, set_learning_rate
 
 
@@ -69,7 +69,9 @@ def test_optimizer_with_named_parameters() -> None:
     named = [(f"head.{name}", parameter) for name, parameter in module["head"].named_parameters()]
     optimizer = SGD(named, lr=0.5)
     BaseFinetuning.unfreeze_and_add_param_group(module["backbone"], optimizer)
-    assert optimizer.param_groups[1]["param_names"] == ["group1.0", "group1.1"]
+    assert optimizer.param_groups[1]["param_names"] == ["group1.0", "group1.1"]  # an optimizer knows no module
+    name_new_parameters(optimizer, module)
+    assert optimizer.param_groups[1]["param_names"] == ["backbone.weight", "backbone.bias"]
 
     fresh = SGD(named, lr=0.1)
     rebuild_groups(fresh, describe_groups(optimizer, module), module)
@@ -150,15 +152,26 @@ def test_rate_that_was_set_is_where_the_schedule_goes_on() -> None:
     assert float(optimizer.param_groups[0]["lr"]) == 0.5
 
 
-def test_group_that_comes_while_the_rate_is_zero() -> None:
+@pytest.mark.parametrize("lr", [None, 0.01])
+def test_group_that_comes_as_a_warm_up_begins_at_zero_keeps_its_proportion(lr: float | None) -> None:
     backbone, head = parts()
     optimizer = SGD(head.parameters(), lr=0.1)
     scheduler = lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
-    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer)
+    BaseFinetuning.unfreeze_and_add_param_group(backbone, optimizer, lr=lr)
     adopt_new_groups([scheduler], optimizer)
-    set_learning_rate([scheduler], optimizer, 1, 0.0)
+    adopt_new_groups([scheduler], optimizer)
+    if lr is None:
+        set_learning_rate([scheduler], optimizer, 1, 0.0)  # what is 0 already tells no factor
     stepped(optimizer, scheduler, 4)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
+
+
+def test_name_of_a_group_is_one_that_no_other_has() -> None:
+    optimizer = SGD([{"params": [nn.Parameter(torch.ones(1))], "name": "head"}], lr=0.1)
+    for _ in range(3):
+        BaseFinetuning.unfreeze_and_add_param_group(nn.Linear(2, 2), optimizer, name="head")
+    BaseFinetuning.unfreeze_and_add_param_group(nn.Linear(2, 2), optimizer)
+    assert [group.get("name") for group in optimizer.param_groups] == ["head", "head-2", "head-3", "head-4", None]
 
 
 def test_plateau_and_schedulers_of_others() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from leyden.arguments import check_arguments, is_count, is_positive
 from leyden.errors import MisconfigurationException
-from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_info
 from leyden_finetune.base import BaseFinetuning
 from leyden_finetune.schedulers import set_learning_rate
@@ -108,19 +107,12 @@ class BackboneFinetuning(BaseFinetuning):
         super().load_state_dict(state_dict)
         self.previous_backbone_lr = state_dict["previous_backbone_lr"]
 
-    def is_ready_to_freeze(self, pl_module: LightningModule) -> bool:
-        if isinstance(getattr(pl_module, "backbone", None), nn.Module):
-            return True
-        if hasattr(pl_module, "backbone") or not any(
-            is_overridden(name, pl_module) for name in ("setup", "configure_model")
-        ):
-            raise _no_backbone(self, pl_module)
-        return False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+    def prepare_module(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any] | None
+    ) -> None:
+        if trainer.state.fn == "fit":
             self.previous_backbone_lr = None
-        super().setup(trainer, pl_module, stage)
+        super().prepare_module(trainer, pl_module, checkpoint)
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
         if not isinstance(getattr(pl_module, "backbone", None), nn.Module):

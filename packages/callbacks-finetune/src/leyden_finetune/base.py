@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -23,7 +23,16 @@ from leyden_finetune.freezing import (
     release_norm,
     set_trainable,
 )
-from leyden_finetune.groups import check_newly_trainable, describe_groups, named_parameters, rebuild_groups
+from leyden_finetune.groups import (
+    add_group,
+    check_groups,
+    count_groups,
+    describe_groups,
+    name_new_parameters,
+    named_parameters,
+    parameters_of,
+    rebuild_groups,
+)
 from leyden_finetune.schedulers import adopt_new_groups
 
 if TYPE_CHECKING:
@@ -40,7 +49,13 @@ class BaseFinetuning(Callback):
     trainable, the parameter groups with their settings, and which BatchNorm layers are frozen. Schedulers drive added
     groups in proportion to the first group.
 
-    A frozen BatchNorm (``train_bn=False``) stays in evaluation mode, whatever ``.train()`` is called on.
+    A frozen BatchNorm (``train_bn=False``) stays in evaluation mode, whatever ``.train()`` is called on, until the fit
+    ends. Then the module is left as any other: what was frozen last has no ``requires_grad``, nothing else is changed.
+
+    Raises:
+        MisconfigurationException: `finetune_function` set a parameter free that no optimizer has, or put one into
+            several parameter groups; or it takes other arguments than ``(pl_module, epoch, optimizer)``, with the
+            optimizer's index as a fourth in older code.
 
     Example:
         >>> class UnfreezeFeatures(BaseFinetuning):
@@ -61,12 +76,15 @@ class BaseFinetuning(Callback):
     _at_end: dict[str, Any] | None = None
     _epoch_done: int | None = None
     _epoch_to_skip: int | None = None
-    _is_frozen = False
+    _frozen_norms: Sequence[str] = ()
 
     # -- what a subclass says --------------------------------------------------------------------------------------
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        """Freeze what shall not be trained from the start; called before the optimizers are made."""
+        """Freeze what shall not be trained from the start.
+
+        Called when ``setup`` and ``configure_model`` have made the module whole, before ``configure_optimizers``.
+        """
         raise MisconfigurationException(
             f"{type(self).__name__} does not define freeze_before_training(self, pl_module). Define it; in it, call "
             "self.freeze(pl_module.backbone) for what is to be frozen."
@@ -79,13 +97,6 @@ class BaseFinetuning(Callback):
             "in it, "
             "call self.unfreeze_and_add_param_group(modules, optimizer) at the epoch you want."
         )
-
-    def is_ready_to_freeze(self, pl_module: LightningModule) -> bool:
-        """Whether what is to be frozen exists; if not yet, freezing waits until the optimizers are made.
-
-        A module may make its layers in ``setup`` or ``configure_model``, which come later.
-        """
-        return True
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -128,17 +139,22 @@ class BaseFinetuning(Callback):
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
+        if stage == "fit":
+            self._finetune_function()  # a signature that fits no generation is an error before anything is trained
+
+    def prepare_module(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any] | None
+    ) -> None:
+        if trainer.state.fn != "fit":
             return
-        self._finetune_function()  # a signature that fits no generation is an error before anything is trained
         self._restored = self._at_end = self._epoch_done = self._epoch_to_skip = None
-        self._is_frozen = self.is_ready_to_freeze(pl_module)
-        if self._is_frozen:
-            self.freeze_before_training(pl_module)
+        self.freeze_before_training(pl_module)
+        self._frozen_norms = [name for name, one in pl_module.named_modules() if is_frozen_norm(one)]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._is_frozen:
-            self._freeze_late(trainer, pl_module)
+        for name in self._frozen_norms:  # one that was replaced since, as by SyncBatchNorm, is not held yet
+            if is_norm(one := pl_module.get_submodule(name)):
+                freeze_norm(one)
         if self._restored:
             # Before the optimizers' own state is loaded, which needs the groups to be there.
             self._restore(trainer, pl_module, self._restored)
@@ -149,30 +165,31 @@ class BaseFinetuning(Callback):
         epoch, skipped, self._epoch_to_skip = trainer.current_epoch, self._epoch_to_skip, None
         if epoch == skipped:  # resumed within this epoch, whose work was done before
             return
-        before = {name for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
+        before = count_groups(pl_module, trainer.optimizers)
         held = [one for one in pl_module.modules() if is_frozen_norm(one)]
         finetune = self._finetune_function()
         for index, optimizer in enumerate(trainer.optimizers):
             finetune(pl_module, epoch, optimizer, index)
+            name_new_parameters(optimizer, pl_module)
         for one in held:
             if not is_frozen_norm(one):
                 one.train(pl_module.training)  # what it noted down last may be a validation's mode
         self._adopt_new_groups(trainer)
         self._epoch_done = epoch
-        new = [name for name, one in pl_module.named_parameters() if one.requires_grad and name not in before]
-        check_newly_trainable(new, trainer.optimizers, pl_module, type(self).__name__)
+        check_groups(before, count_groups(pl_module, trainer.optimizers), type(self).__name__)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state: another callback may make the module one without these parameters now, such as int8."""
         self._at_end = self.state_dict()
 
-    def _freeze_late(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze after the optimizers were made, and take what is frozen out of them, as if they were made later."""
-        self.freeze_before_training(pl_module)
-        self._is_frozen = True
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave a plain module: it can be pickled where this package is not, and ``.train()`` is ``.train()``."""
+        if stage != "fit":
+            return
+        if self._at_end is None:  # after an exception
+            self._at_end = self.state_dict()
+        for one in pl_module.modules():
+            release_norm(one)
 
     def _adopt_new_groups(self, trainer: Trainer) -> None:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -239,7 +256,7 @@ class BaseFinetuning(Callback):
     @staticmethod
     def filter_on_optimizer(optimizer: Optimizer, params: Iterable[Parameter]) -> list[Parameter]:
         """Return those of `params` that the optimizer does not have yet; a warning tells of the others."""
-        had = _parameters_of(optimizer)
+        had = parameters_of(optimizer)
         given = list(params)
         new = [parameter for parameter in given if id(parameter) not in had]
         if len(new) < len(given):
@@ -259,12 +276,13 @@ class BaseFinetuning(Callback):
         lr: float | None = None,
         initial_denom_lr: float = 10.0,
         train_bn: bool = True,
+        name: str | None = None,
     ) -> None:
         """Set modules free and add their parameters to the optimizer as a new group.
 
         The group's learning rate is `lr`, or that of the first group over `initial_denom_lr`. With ``train_bn=False``
         BatchNorm layers are frozen instead. Parameters of BatchNorm layers that were trained from the start stay in
-        the group they are in.
+        the group they are in. `LearningRateMonitor` shows the group by its `name`.
         """
         free = []
         for module in flatten(modules):
@@ -274,7 +292,7 @@ class BaseFinetuning(Callback):
             release_norm(module)
             set_trainable(own_parameters(module), True)
             free.append(module)
-        had = _parameters_of(optimizer)
+        had = parameters_of(optimizer)
         # That a BatchNorm is in the optimizer already is what `freeze(train_bn=True)` meant, and no reason to warn.
         wanted = [
             parameter
@@ -283,17 +301,4 @@ class BaseFinetuning(Callback):
             if parameter.requires_grad and not (is_norm(module) and id(parameter) in had)
         ]
         unique = list({id(parameter): parameter for parameter in wanted}.values())
-        new = BaseFinetuning.filter_on_optimizer(optimizer, unique)
-        if not new:
-            return
-        first = optimizer.param_groups[0]
-        params: list[Any] = list(new)
-        if "param_names" in first:  # torch wants names for all groups or for none
-            number = len(optimizer.param_groups)
-            params = [(f"group{number}.{index}", parameter) for index, parameter in enumerate(new)]
-        rate = float(first["lr"]) / initial_denom_lr if lr is None else float(lr)
-        optimizer.add_param_group({"params": params, "lr": rate})
-
-
-def _parameters_of(optimizer: Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        add_group(optimizer, BaseFinetuning.filter_on_optimizer(optimizer, unique), lr, initial_denom_lr, name)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import Parameter
+from torch.nn.parameter import Parameter, is_lazy
 
 __all__ = [
     "Modules",
@@ -55,7 +55,7 @@ def set_trainable(parameters: Iterable[Parameter], trainable: bool) -> None:
     """Switch gradients on or off; integer parameters of quantised layers have none."""
     for parameter in parameters:
         if parameter.is_floating_point() or parameter.is_complex():
-            parameter.requires_grad_(trainable)
+            parameter.requires_grad = trainable  # requires_grad_() is refused to what a lazy layer has yet to shape
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -85,7 +85,10 @@ def freeze_norm(module: nn.Module) -> None:
         return
     held: Any = module
     held._held = _Held(bool(module.track_running_stats), module.training)
-    held.track_running_stats = False
+    if not any(
+        is_lazy(buffer) for buffer in module.buffers()
+    ):  # a lazy one makes its statistics only if it tracks them
+        held.track_running_stats = False
     held.training = False
     held.train = partial(_take_note, module)  # a partial of a function of this module can be pickled and copied
 

@@ -1,8 +1,9 @@
-"""What a checkpoint keeps of the optimizers' parameter groups: names in place of tensors."""
+"""Parameter groups of optimizers: adding one, checking them, and keeping them in a checkpoint, by names."""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +14,20 @@ from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
 
-__all__ = ["check_newly_trainable", "describe_groups", "named_parameters", "rebuild_groups"]
+__all__ = [
+    "add_group",
+    "check_groups",
+    "count_groups",
+    "describe_groups",
+    "name_new_parameters",
+    "named_parameters",
+    "parameters_of",
+    "rebuild_groups",
+]
 
 Group = dict[str, Any]
+
+_NUMBERED = re.compile(r"group\d+\.\d+")
 
 
 def named_parameters(module: nn.Module) -> dict[str, Parameter]:
@@ -33,7 +45,7 @@ def describe_groups(optimizer: Optimizer, module: nn.Module) -> list[Group]:
     names = {id(parameter): name for name, parameter in named_parameters(module).items()}
     described: list[Group] = []
     for group in optimizer.param_groups:
-        options = {key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "param_names")}
+        options = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
         described.append({"params": [names.get(id(parameter)) for parameter in group["params"]], **options})
     return described
 
@@ -56,9 +68,9 @@ def rebuild_groups(optimizer: Optimizer, described: Sequence[Mapping[str, Any]],
                 )
             parameters.append(parameter)
         groups.append({**copy.deepcopy({k: v for k, v in entry.items() if k != "params"}), "params": parameters})
-    if "param_names" in optimizer.param_groups[0]:
-        for group, entry in zip(groups, described, strict=True):
-            group["param_names"] = list(entry["params"])
+    if "param_names" not in optimizer.param_groups[0]:
+        for group in groups:
+            group.pop("param_names", None)
     if _structure(optimizer.param_groups) == _structure(groups):
         return  # also keeps what is not plain data in the groups as the user made it
     optimizer.param_groups.clear()
@@ -73,23 +85,62 @@ def _structure(groups: Sequence[Group]) -> list[list[int]]:
     return [[id(parameter) for parameter in group["params"]] for group in groups]
 
 
-def check_newly_trainable(names: Sequence[str], optimizers: Sequence[Optimizer], module: nn.Module, owner: str) -> None:
-    """Raise unless each of the parameters just set free is in exactly one parameter group of the optimizers."""
-    named = dict(module.named_parameters())
-    counts = Counter(id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
-    for name in names:
-        count = counts[id(named[name])]
-        if count == 1:
+def parameters_of(*optimizers: Optimizer) -> set[int]:
+    """Return the identities of all parameters that the optimizers have."""
+    return {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
+
+
+def add_group(
+    optimizer: Optimizer, parameters: Sequence[Parameter], lr: float | None, denominator: float, name: str | None
+) -> None:
+    """Add `parameters`, if there are any, as a group with the rate `lr`, or that of the first group over `denominator`.
+
+    A `name` that another group has gets a number.
+    """
+    if not parameters:
+        return
+    first, number = optimizer.param_groups[0], len(optimizer.param_groups)
+    group: Group = {"params": list(parameters), "lr": float(first["lr"]) / denominator if lr is None else float(lr)}
+    if lr is None and not group["lr"] and "initial_lr" in first:
+        group["initial_lr"] = first["initial_lr"] / denominator  # a warm-up begins at 0, which tells no proportion
+    if "param_names" in first:  # torch wants names for all groups or for none; see `name_new_parameters`
+        group["params"] = [(f"group{number}.{index}", one) for index, one in enumerate(parameters)]
+    if name is not None:
+        taken = {one.get("name") for one in optimizer.param_groups}
+        names = [name, *(f"{name}-{count}" for count in range(2, number + 2))]
+        group["name"] = next(one for one in names if one not in taken)
+    optimizer.add_param_group(group)
+
+
+def name_new_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Give the parameters that `add_group` could but number the names that they have in the module."""
+    if "param_names" not in optimizer.param_groups[0]:
+        return
+    names = {id(parameter): name for name, parameter in named_parameters(module).items()}
+    for group in optimizer.param_groups:
+        given = zip(group["param_names"], group["params"], strict=True)
+        group["param_names"] = [names.get(id(one), name) if _NUMBERED.fullmatch(name) else name for name, one in given]
+
+
+def count_groups(module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, int]:
+    """Return how many parameter groups have each trainable parameter of the module, by its name."""
+    counts = Counter(id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"])
+    return {name: counts[id(one)] for name, one in module.named_parameters() if one.requires_grad}
+
+
+def check_groups(before: Mapping[str, int], after: Mapping[str, int], owner: str) -> None:
+    """Raise unless each parameter that was set free or added between two `count_groups` is in exactly one group."""
+    for name, count in after.items():
+        if count == 1 or before.get(name) == count:
             continue
         if count == 0:
             raise MisconfigurationException(
                 f"{owner}.finetune_function made {name!r} trainable, but no optimizer has it, so that it would never "
-                "be "
-                "trained. Call self.unfreeze_and_add_param_group(modules, optimizer) instead of "
+                "be trained. Call self.unfreeze_and_add_param_group(modules, optimizer) instead of "
                 "self.make_trainable(modules)."
             )
         raise MisconfigurationException(
             f"{owner}.finetune_function made {name!r} trainable, and {count} parameter groups have it, so that each "
-            "step "
-            "would change it several times. Add it to one optimizer only: finetune_function is called once for each."
+            "step would change it several times. Add it to one optimizer only: finetune_function is called once for "
+            "each."
         )

@@ -2,7 +2,8 @@
 
 torch's schedulers keep one entry per group from the moment they are made, in lists of their own and in keys of the
 groups, and fail or go wrong when a group comes later. A new group follows the schedule of the first one, in proportion:
-what is half of the first group's rate when it is added stays half of it.
+what is half of the first group's rate when it is added stays half of it. What a scheduler does to the first group's
+momentum is done to the new one's; the rate that `SWALR` anneals to is that of the first.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch.optim import Optimizer
 
 __all__ = ["adopt_new_groups", "set_learning_rate"]
 
-_RATE_KEYS = ("initial_lr", "max_lr", "min_lr", "swa_lr")
-_OTHER_KEYS = ("base_momentum", "max_momentum")
+_RATE_KEYS = ("initial_lr", "max_lr", "min_lr")
+_OTHER_KEYS = ("base_momentum", "max_momentum", "swa_lr")
+_CYCLED = ("momentum", "betas")
 _RATE_LISTS = ("base_lrs", "max_lrs")
 _OTHER_LISTS = ("min_lrs", "base_momentums", "max_momentums", "lr_lambdas")
 
@@ -39,6 +41,9 @@ def set_learning_rate(schedulers: Sequence[Any], optimizer: Optimizer, index: in
         group["lr"].fill_(learning_rate)
     else:
         group["lr"] = learning_rate
+    for scheduler in _driving(schedulers, optimizer):
+        if isinstance(last := getattr(scheduler, "_last_lr", None), list):
+            last[index] = learning_rate
     if before == 0:
         return
     factor = learning_rate / before
@@ -66,12 +71,20 @@ def _known_groups(scheduler: Any, optimizer: Optimizer) -> int:
 
 
 def _proportion(group: dict[str, Any], first: dict[str, Any]) -> float:
-    rate = float(first["lr"])
-    return float(group["lr"]) / rate if rate else 1.0
+    rate, own = float(first["lr"]), float(group["lr"])
+    if rate:
+        return own / rate
+    base = float(first.get("initial_lr", 0.0))  # of a warm-up that begins at 0
+    if not base:
+        return 1.0
+    return float(group.get("initial_lr", own or base)) / base
 
 
 def _add_keys(group: dict[str, Any], first: dict[str, Any]) -> None:
     proportion = _proportion(group, first)
+    if "max_momentum" in first and "max_momentum" not in group:
+        # It has the optimizer's default; the scheduler has moved that of the first, and may not move it on for long.
+        group.update({key: first[key] for key in _CYCLED if key in first})
     for key in _RATE_KEYS:
         if key in first and key not in group:
             group[key] = first[key] * proportion
