@@ -20,14 +20,11 @@ __all__ = ["GradientAccumulationScheduler"]
 class GradientAccumulationScheduler(Callback):
     """Sets how many batches' gradients an optimizer step has, from given epochs, or given steps, on.
 
-    A change by epoch comes as its epoch begins, one by step with the window after the step that reaches it, within an
-    epoch too: no window is torn. For the rest it is as with ``Trainer(accumulate_grad_batches=...)``: an epoch's last
-    window may be shorter, each loss is divided by the factor, ``trainer.estimated_stepping_batches`` knows of all
-    changes. A run that is resumed, also within a window or between a step and its change, goes on exactly.
-
-    Arguments that types don't explain:
-        scheduling: the factor by the epoch, or the ``trainer.global_step``, from which on it holds; 1 before the first.
-        interval: what `scheduling` counts: ``"epoch"`` or ``"step"``, the optimizer steps of the run.
+    Args:
+        scheduling: the factor, in batches a step and at least 1, by the epoch or step from which on it holds; both are
+            counted from 0. Before the first that is named the factor is 1.
+        interval: what the keys of `scheduling` count: ``"epoch"``, or ``"step"``, the optimizer steps of the run
+            (``trainer.global_step``).
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at ``Trainer(...)`` beside

@@ -23,29 +23,31 @@ __all__ = ["EarlyStopping", "EarlyStoppingReason"]
 class EarlyStopping(Callback):
     """Stops when `monitor` has not improved by more than `min_delta` for `patience` checks, or is beyond a threshold.
 
-    A check is made when there is a new score: at the end of the training epoch, after validation, or every so many
-    optimizer steps. A score that was looked at already, because it was not measured since, counts no second time. In
-    several processes the first one's score decides, so that all agree. Each ``fit`` starts afresh unless it resumes a
-    checkpoint; one that was made after the stop was asked for ends like its run, unless an argument that decided on it
-    has changed since.
-
-    Arguments that types don't explain:
+    Args:
+        monitor: name of the metric, as it was given to `self.log`. Of one that is logged in several dataloaders the
+            name tells which: ``val_loss/dataloader_idx_1``.
+        min_delta: a score is an improvement when it is better than `best_score` by more than this, in the unit of the
+            metric; at least 0.
+        patience: checks in a row without improvement after which it stops; 0 is as 1.
+        verbose: log a line about each check.
+        mode: ``"min"`` for a metric that is to fall, ``"max"`` for one that is to rise.
         strict: a metric that is missing is an error; else there is a warning, once, and no check.
         check_finite: stop when the score is NaN or infinite.
-        stopping_threshold: stop at once when the score is better than this.
-        divergence_threshold: stop at once when the score is worse than this.
+        stopping_threshold: stop at once when the score is better than this; None never does.
+        divergence_threshold: stop at once when the score is worse than this; None never does.
         check_on_train_epoch_end: True checks at the end of the training epoch, False after validation. None chooses:
             the end of the epoch where a validation ends each epoch or there is none, else after each validation.
-        check_every_n_steps: check whenever `global_step` reaches a multiple of this, and nowhere else: the latest value
-            of a metric that is logged for steps, or of the last validation; one that is due at that batch comes first.
         log_rank_zero_only: with `verbose`, only the first process reports, without its rank.
+        check_every_n_steps: check whenever `global_step` reaches a multiple of this, and nowhere else; at least 1.
 
     Attributes:
-        best_score: the best score so far, 0-d; infinite before the first check.
-        wait_count: checks since it improved.
-        stopped_epoch: the epoch in which it asked to stop, 0 where it did not.
-        stopping_reason, stopping_reason_message: why it asked to stop.
-        monitor, patience, ...: the arguments; what is set later is checked as well.
+        best_score: the last score that was an improvement, 0-d; infinite before the first check.
+        wait_count: checks since then.
+        stopped_epoch: the epoch in which it asked to stop, counted from 0; 0 where it did not, too.
+        stopping_reason: why it asked to stop, an `EarlyStoppingReason`.
+        stopping_reason_message: the same as a sentence with numbers; None where it did not ask.
+        monitor, min_delta, patience, mode, check_finite, stopping_threshold, divergence_threshold: the arguments; what
+            is set later is checked like them, and holds from the next check on.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at the first check when `monitor` is

@@ -21,13 +21,14 @@ class EMAWeightAveraging(WeightAveraging):
 
     Otherwise it is a `WeightAveraging`: see there for validation, checkpoints and the end of training.
 
-    Arguments that types don't explain:
-        device, use_buffers: as for `WeightAveraging`.
-        decay: from 0 to 1. The average reaches back over about ``1 / (1 - decay)`` updates: 0.999 is for trainings of
-            many thousand steps, and one of a few hundred is better off with 0.9 to 0.99.
-        update_every_n_steps: update after the first of every so many optimizer steps.
-        update_starting_at_step: no update before the optimizer step of this number, from 0.
-        update_starting_at_epoch: no update before this epoch, from 0.
+    Args:
+        device: where the averaged copy is kept; None is beside each weight.
+        use_buffers: average the buffers, too, as told for `WeightAveraging`.
+        decay: how much of the average each update keeps, from 0 (the last weights) to 1 (the first).
+        update_every_n_steps: update after each optimizer step whose number, from 0, this divides; at least 1.
+        update_starting_at_step: no update before the optimizer step of this number, from 0; None is from the first on.
+        update_starting_at_epoch: no update before this epoch, from 0; None is from the first on. With both, both have
+            to be reached.
 
     Raises:
         MisconfigurationException: at once, with the arguments that cannot work.

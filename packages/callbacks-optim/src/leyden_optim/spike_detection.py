@@ -29,8 +29,8 @@ class TrainingSpikeException(RuntimeError):
     """The loss of a training batch was much worse than those before it.
 
     Attributes:
-        batch_idx: the batch, within its epoch.
-        epoch: the epoch.
+        batch_idx: the batch, within its epoch, from 0.
+        epoch: the epoch, from 0.
         loss: the loss of that batch.
         mean: the mean of those before it, NaN where there were none.
     """
@@ -48,24 +48,18 @@ class TrainingSpikeException(RuntimeError):
 class SpikeDetection(Callback):
     """Raises `TrainingSpikeException` for a training loss far above the mean of those before, and names its batch.
 
-    It looks before the gradients are computed, so that the weights, and a checkpoint made because of the exception, are
-    those of before that batch. The batch and the one before it, whose step may be what threw the weights off, go into a
-    file. A run that is restarted with ``fit(ckpt_path=...)`` reads the file and trains on neither: they are read, to
-    keep the order of the data, and left out as if ``training_step`` had returned None. Where the data are not shuffled
-    they are left out of each epoch, else of that one.
+    A run that is restarted with ``fit(ckpt_path=...)`` leaves out the batches that were named.
 
-    Each batch waits for its loss, which on a GPU is a synchronisation before the backward pass. Where the loss is
-    evaluated several times a batch, by LBFGS or by hand, the first counts. In several processes a spike in one is a
-    spike in all.
-
-    Arguments that types don't explain:
+    Args:
         mode: ``"min"`` for a loss that falls, ``"max"`` where one is maximised.
-        window: batches that the mean is over.
-        warmup: batches at the beginning of which only the mean is made.
-        atol: how much worse than the mean a loss has to be, at least.
-        rtol: the same in multiples of the mean: with 2.0 more than three times the mean. With both, both have to be.
-        exclude_batches_path: the file, or, where its name does not end in ``.json``, the folder of a
-            ``skip_batches.json``; by default the folder of the run (``trainer.log_dir``).
+        window: the mean is that of the last so many batches; at least 1.
+        warmup: the first so many batches of the run are judged by `finite_only` alone; at least 0.
+        atol: a loss is a spike only when it is worse than the mean by more than this, in the unit of the loss; None
+            leaves it to `rtol`.
+        rtol: a loss is a spike only when it is worse than the mean by more than this many times the mean: with 2.0 when
+            it is above three times the mean. None leaves it to `atol`; where both are given, both have to be exceeded.
+        exclude_batches_path: the file that names batches, or, where it does not end in ``.json``, the folder of a
+            ``skip_batches.json``; None is the folder of the run (``trainer.log_dir``).
         finite_only: a loss that is NaN or infinite is a spike, from the first batch on; else it is passed over.
 
     Raises:

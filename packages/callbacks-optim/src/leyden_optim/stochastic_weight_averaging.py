@@ -29,25 +29,21 @@ __all__ = ["StochasticWeightAveraging"]
 class StochasticWeightAveraging(Callback):
     """Averages the weights at the end of each of the last epochs, while the learning rate anneals to `swa_lrs`.
 
-    The averaged weights come into the module when training ends, also early, and a pass over the training data then
-    computes the BatchNorm statistics that belong to them (`update_batch_norm`); until then validation and checkpoints
-    are of the weights being trained. ``max_epochs`` stays as it is. From the first of these epochs on torch's `SWALR`
-    takes the place of the module's schedulers. A run resumed anywhere, also within annealing or the last pass, goes
-    on exactly; a checkpoint made after the end has the averaged weights in ``state_dict``, and the trained ones in
-    ``current_model_state`` for a run that goes on with more epochs.
+    The averaged weights come into the module when training ends, with BatchNorm statistics that belong to them.
 
     P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407.
 
-    Arguments that types don't explain:
+    Args:
         swa_lrs: the learning rate of the averaged epochs, above 0; a list has one for each parameter group, those of
             several optimizers one after the other.
         swa_epoch_start: the first averaged epoch, counted from 1; a float from 0.0 to 1.0 is a fraction of
             ``max_epochs``, rounded down.
         annealing_epochs: epochs the learning rate takes to `swa_lrs`; 0 is at once.
-        annealing_strategy: along a cosine ("cos") or a line ("linear").
+        annealing_strategy: along a cosine (``"cos"``) or a line (``"linear"``).
         avg_fn: gets an averaged tensor, the module's, and the number of models averaged so far; returns the new
             average. None is the mean.
-        device: where the average is kept; None is beside the weights.
+        device: where the average is kept, by default on the CPU; None is beside the weights. One that is not there is
+            an error before training.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; when fit begins, where the trainer or

@@ -25,14 +25,11 @@ _OF_ENTRY_POINT = {"fit": ("train", "sanity_check", "validate")}
 class Timer(Callback):
     """Measures how long each stage takes and asks the trainer to stop when training has taken `duration`.
 
-    Training is timed from its first batch to its end, validation within it included. The time goes on where a resumed
-    checkpoint left off. Each entry point starts the stages it has afresh: ``fit`` training and validation, ``test`` the
-    test. In several processes the first one's clock decides. ``Trainer(max_time=...)`` is this callback.
-
-    Arguments that types don't explain:
-        duration: ``"DD:HH:MM:SS"``, a timedelta, or its keywords as a dict; None measures only.
+    Args:
+        duration: ``"DD:HH:MM:SS"`` (days, hours, minutes, seconds), a timedelta, or its keywords as a dict:
+            ``{"hours": 11, "minutes": 45}``; not negative. None measures only.
         interval: look at the clock after each training batch (``"step"``), or each epoch (``"epoch"``).
-        verbose: say so when time is up.
+        verbose: log a line when time is up.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work.

@@ -17,7 +17,12 @@ T = TypeVar("T")
 
 
 class EarlyStoppingReason(StrEnum):
-    """Why `EarlyStopping` asked to stop, or that it did not."""
+    """Why `EarlyStopping` asked to stop, or that it did not; each is a string, too.
+
+    Example:
+        >>> EarlyStoppingReason.PATIENCE_EXHAUSTED == "patience_exhausted"
+        True
+    """
 
     NOT_STOPPED = "not_stopped"
     STOPPING_THRESHOLD = "stopping_threshold"

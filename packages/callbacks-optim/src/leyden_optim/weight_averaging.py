@@ -24,20 +24,16 @@ __all__ = ["WeightAveraging"]
 class WeightAveraging(Callback):
     """Averages the weights over training, by torch's `AveragedModel`; by default all optimizer steps count the same.
 
-    Override `should_update` to choose the steps or epochs. The first update makes the copy, so that a later start takes
-    no memory before. From then on validation runs on the averaged weights: they are in the module from
-    `on_validation_start` to `on_validation_end`. When training ends, also early, they stay in the module.
+    Override `should_update` to choose the steps or epochs. From the first update on validation runs on the averaged
+    weights, and when training ends they stay in the module.
 
-    A checkpoint has the averaged weights in ``state_dict``, so that whoever loads it gets them, with
-    ``load_from_checkpoint``, ``trainer.test(ckpt_path=...)`` or by hand; a resumed ``fit`` takes the trained ones from
-    ``current_model_state`` and goes on exactly. One of weights only holds the averaged.
-
-    Arguments that types don't explain:
-        device: where the averaged copy is kept; None is beside each weight. Another device saves memory on that of the
-            module, and each update waits for the transfer.
+    Args:
+        device: where the averaged copy is kept; None is beside each weight. One that is not there is an error before
+            training.
         use_buffers: average the buffers, such as the statistics of BatchNorm, too; else the copy has those of the
-            module at the last update, as it has those of integers, such as indices and masks, in either case.
-        kwargs: for `AveragedModel`: ``avg_fn`` or ``multi_avg_fn``. The latter is far cheaper.
+            module at the last update. Buffers of integers, such as indices and masks, are always the module's at the
+            last update, but for BatchNorm's counts: the average of torch would make another index of one.
+        kwargs: for `AveragedModel`: ``avg_fn`` or ``multi_avg_fn``, not both.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at ``Trainer(...)`` beside a callback
