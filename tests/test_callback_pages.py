@@ -30,16 +30,15 @@ WITH_A_PAGE = CALLBACKS | OTHERS
 # Pages that are still to be written; a page that is there must leave this list.
 MISSING = {
     "BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter", "BatchSizeFinder", "Callback", "Checkpoint",
-    "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "GPUStatsMonitor", "GradientAccumulationScheduler",
-    "LambdaCallback", "LearningRateFinder", "ModelCheckpoint", "ModelPruning", "ModelSummary", "OnExceptionCheckpoint",
+    "DeviceStatsMonitor", "GPUStatsMonitor", "LambdaCallback", "LearningRateFinder",
+    "ModelCheckpoint", "ModelPruning", "ModelSummary", "OnExceptionCheckpoint",
     "ProgressBar", "PrometheusExporter", "QuantizationAwareTraining", "RichModelSummary", "RichProgressBar",
-    "SpikeDetection", "StochasticWeightAveraging", "TQDMProgressBar", "TensorBoardLogger", "ThroughputMonitor", "Timer",
-    "WeightAveraging",
+    "TQDMProgressBar", "TensorBoardLogger", "ThroughputMonitor",
 }  # fmt: skip
 
 # Arguments that a docstring does not explain yet.
 UNEXPLAINED = {
-    ("EarlyStopping", "mode"), ("ModelCheckpoint", "auto_insert_metric_name"), ("ModelCheckpoint", "mode"),
+    ("ModelCheckpoint", "auto_insert_metric_name"), ("ModelCheckpoint", "mode"),
     ("ModelCheckpoint", "save_on_exception"), ("ModelCheckpoint", "save_weights_only"), ("ModelCheckpoint", "verbose"),
 }  # fmt: skip
 
