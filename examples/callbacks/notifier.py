@@ -20,7 +20,7 @@ class Notifier(Callback):
         self.to, self.monitor, self.sign, self.timeout_s = to, monitor, {"min": 1, "max": -1}[mode], timeout_s
         self.best: float | None = None
         self._thread: Thread | None = None
-        self._errors: list[Exception] = []
+        self._errors: list[str] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tell(trainer, "starts")
@@ -42,7 +42,7 @@ class Notifier(Callback):
         if self._thread is not None:
             self._thread.join(self.timeout_s)
             if self._errors or self._thread.is_alive():
-                rank_zero_warn(f"Notifier could not send everything: {self._errors[:1] or 'it takes too long'}")
+                rank_zero_warn(f"Notifier could not send everything: {[*self._errors, 'it takes too long'][0]}")
             self._thread, self._errors = None, []
 
     def state_dict(self) -> dict[str, float | None]:
@@ -57,14 +57,14 @@ class Notifier(Callback):
             self._thread = Thread(target=self._send, args=(text, self._thread, self._errors), daemon=True)
             self._thread.start()
 
-    def _send(self, text: str, before: Thread | None, errors: list[Exception]) -> None:
+    def _send(self, text: str, before: Thread | None, errors: list[str]) -> None:
         if before is not None:
             before.join()  # messages arrive in their order
         try:
             body, kind = json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
             self.to(text) if callable(self.to) else urlopen(Request(self.to, body, kind), None, self.timeout_s).close()
         except Exception as error:
-            errors.append(error)
+            errors.append(repr(error))
 
 
 def main(arguments: Sequence[str] = ()) -> list[str]:
