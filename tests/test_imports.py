@@ -44,6 +44,16 @@ LAYERS = [
 
 A name stands for a module and what is below it, unless that has a layer of its own.
 """
+TITLES = (
+    "what all the others use",
+    "hook contract, files",
+    "what users subclass",
+    "the parts of a run",
+    "the loops",
+    "the trainer",
+    "around it",
+)
+"""What a layer is called in the documentation's picture, ``docs/pictures_house.py``."""
 LAYER_OF = {f"leyden.{name}": number for number, layer in enumerate(LAYERS) for name in layer} | {"leyden": len(LAYERS)}
 
 UPWARD = {
