@@ -40,7 +40,7 @@ class LatentWalk(leyden.Callback):
         start = model.encode(self.images.to(model.device))[0].unsqueeze(1)  # (walks, 1, latents)
         end = start.roll(-1, dims=0)
         share = torch.linspace(0, 1, self.steps, device=start.device).view(-1, 1)
-        points = start + share * (end - start)
+        points = torch.lerp(start, end, share)
         images: Tensor = model.decode(points.flatten(0, 1))
         return images.view(len(start), self.steps, *images.shape[1:])
 
