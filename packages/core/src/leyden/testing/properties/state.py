@@ -1,0 +1,154 @@
+"""What a callback's state is made of, and whether a fresh callback takes it up as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.errors import MisconfigurationException
+from leyden.testing.differences import first_difference
+from leyden.testing.report import Broken, NotChecked
+from leyden.testing.runs import Exam, described
+from leyden.testing.saving import CHECKPOINT, Saved, saved_run
+from leyden.trainer import Trainer
+
+__all__ = ["safe_state", "state_round_trip"]
+
+_SPARE_BYTES = 4096
+
+
+def safe_state(exam: Exam) -> str:
+    """What it puts into checkpoints is read back without running code, and takes no more room than it says."""
+    _, made = saved_run(exam)
+    if not made:
+        raise NotChecked("the fit ended before anything could be saved")
+    for saved in made:
+        if saved.error is not None:
+            error = saved.error
+            text = str(error) if isinstance(error, MisconfigurationException) else f"it raises {described(error)}"
+            raise Broken(f"saving {saved.when}: {' '.join(text.split())}")
+        key, state = _state_in(exam, saved)
+        for where, tensor in _tensors(state, key):
+            if tensor.grad_fn is not None or tensor.requires_grad:
+                raise Broken(f"{where} is part of a graph of autograd; store tensor.detach()")
+            if tensor.device.type != "cpu":
+                raise Broken(f"{where} is on {tensor.device}; store tensor.cpu()")
+            room = tensor.untyped_storage().nbytes()
+            if room > tensor.nbytes + _SPARE_BYTES:
+                raise Broken(f"{where} is a view that saves all {room} bytes it is a part of; store tensor.clone()")
+    return "" if _state_in(exam, made[-1])[1] else "it has no state"
+
+
+def state_round_trip(exam: Exam) -> str:
+    """State, loaded into a fresh callback and asked for again, is the same; asking for it changes nothing."""
+    outcome, made = saved_run(exam)
+    callback = exam.straight.callbacks[0]
+    if callback.state_key != exam.claims.fresh().state_key:
+        raise Broken(f"state_key changes in a run, to {callback.state_key!r}; a resumed run would not find its state")
+    _check_asking(exam, callback)
+    differs = first_difference(
+        exam.without_varying(outcome.end), exam.without_varying(exam.straight.end)
+    ) or first_difference(exam.without_varying(outcome.rows), exam.without_varying(exam.straight.rows))
+    if differs:
+        raise Broken(f"saving changes the run: {differs}; state_dict and on_save_checkpoint have only to look")
+    stateful = [saved for saved in made if _state_in(exam, saved)[1]]
+    for saved in stateful[-1:] + stateful[:1]:
+        _check_loading(exam, saved)
+    return "" if stateful else "it has no state"
+
+
+def _check_asking(exam: Exam, callback: Callback) -> None:
+    state = callback.state_dict()
+    if not isinstance(state, dict):
+        raise Broken(f"state_dict returns {state!r:.60}; expected a dict")
+    before = copy.deepcopy(state)
+    if differs := first_difference(exam.without_varying(callback.state_dict()), exam.without_varying(before)):
+        raise Broken(f"state_dict, called twice, differs: {differs}; let it only look")
+
+
+def _check_loading(exam: Exam, saved: Saved) -> None:
+    exam.empty_folder()
+    callback = exam.claims.fresh()
+    probe = _Loading(exam, callback)
+    trainer, _ = exam.trainer([probe, callback])
+    exam.seeded()
+    try:
+        trainer.fit(exam.module(), ckpt_path=saved.folder / CHECKPOINT)
+    except _SeenEnough:
+        return
+    except Broken as error:
+        raise Broken(f"the state saved {saved.when}: {error}") from None
+    except Exception as error:
+        raise Broken(f"loading the state saved {saved.when} raises {described(error)}") from error
+
+
+class _SeenEnough(Exception):
+    """Ends a run of which only the beginning counts."""
+
+
+class _Loading(Callback):
+    """Looks at another callback's state as soon as that was loaded."""
+
+    position = "first"
+
+    def __init__(self, exam: Exam, other: Callback) -> None:
+        self._exam, self._other = exam, other
+        self._given: Any = {}
+        self._before: Any = {}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._given = checkpoint["callbacks"].get(self._other.state_key, {})
+        self._before = copy.deepcopy(self._given)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        clean = self._exam.without_varying
+        loads = type(self._other).load_state_dict is not Callback.load_state_dict
+        if differs := first_difference(self._given, self._before):
+            raise Broken(f"loading changes the checkpoint: {differs}; copy what is to be changed")
+        if loads or type(self._other).state_dict is not Callback.state_dict:
+            loaded = copy.deepcopy(self._other.state_dict())
+            if differs := first_difference(clean(loaded), clean(self._before)):
+                raise Broken(f"is not the same when it was loaded into a fresh callback: {differs}")
+            _scramble(self._given)
+            if differs := first_difference(clean(self._other.state_dict()), clean(loaded)):
+                raise Broken(f"is still the checkpoint's own when it was loaded: {differs}; copy it in load_state_dict")
+        raise _SeenEnough
+
+
+def _state_in(exam: Exam, saved: Saved) -> tuple[str, Any]:
+    key = exam.straight.callbacks[0].state_key
+    return key, saved.checkpoint["callbacks"].get(key, {})
+
+
+def _tensors(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{where}[{index}]")
+
+
+def _scramble(value: Any) -> None:
+    """Change everything in a nested value that can be changed in place."""
+    if isinstance(value, Tensor):
+        with torch.no_grad():
+            value.copy_(torch.zeros_like(value) if value.bool().any() else torch.ones_like(value))
+    elif isinstance(value, dict):
+        for item in list(value.values()):
+            _scramble(item)
+        value["scrambled by the check"] = 1
+    elif isinstance(value, list):
+        for item in value:
+            _scramble(item)
+        value.append("scrambled by the check")
+    elif isinstance(value, tuple):
+        for item in value:
+            _scramble(item)

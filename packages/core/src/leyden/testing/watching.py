@@ -1,0 +1,225 @@
+"""Looks at what each hook of a callback does to the run: what it changes, and where it waits for the device."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from leyden.hooks.binding import Call
+from leyden.state.rng import collect_rng
+from leyden.testing.costs import EVERY_BATCH
+from leyden.testing.differences import first_difference
+
+if TYPE_CHECKING:
+    from leyden.callback import Callback
+    from leyden.testing.runs import Exam, Watch
+    from leyden.trainer import Trainer
+
+__all__ = ["Watching"]
+
+_READS = {
+    "item", "tolist", "numpy", "cpu", "nonzero", "is_nonzero", "equal", "allclose", "masked_select", "unique",
+    "__float__", "__int__", "__bool__", "__index__", "__complex__", "__array__", "__repr__", "__format__",
+    "argwhere", "unique_consecutive", "bincount", "__contains__",
+}  # fmt: skip
+"""Functions and methods of tensors that need their values, or how many there are, on the CPU."""
+
+_READS_INSIDE = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "_unique2"}
+"""The same among the operations that functions of torch are made of."""
+
+_MAKES = {
+    "tensor", "as_tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "randint",
+    "randperm", "scalar_tensor", "from_numpy", "frombuffer", "eye",
+}  # fmt: skip
+
+
+class Watching:
+    """Wraps the hooks of one callback.
+
+    Tensors that the callback makes on the CPU itself, and those that it computes from these alone, are read without
+    waiting for anything; all others count as the device's, wherever they are in this run.
+
+    Attributes:
+        changes: what hooks changed, in words.
+        waits: which hooks read values of tensors off the reporting steps, in words.
+    """
+
+    def __init__(self, exam: Exam) -> None:
+        self._exam = exam
+        self._own = WeakTensorKeyDictionary()
+        self.changes: list[str] = []
+        self.waits: list[str] = []
+        self._hook = ""
+
+    def made(self, make: Callable[[], Callback]) -> Callback:
+        """Return what `make` does, with its tensors known as its own."""
+        with self._modes(waits=False):
+            return make()
+
+    def watch(self, callback: Callback) -> Watch:
+        """Return what wraps the hooks of `callback`."""
+
+        def wrap(owner: object, hook: str, call: Call) -> Call:
+            return self._watched(hook, call, callback) if owner is callback else call
+
+        return wrap
+
+    def _watched(self, hook: str, call: Call, callback: Callback) -> Call:
+        def watched(*args: Any) -> Any:
+            reference = callback._trainer_ref
+            trainer = None if reference is None else reference()
+            if trainer is None or hook in ("state_dict", "load_state_dict"):
+                return call(*args)
+            before = _of_run(trainer)
+            with self._modes(waits=hook in EVERY_BATCH and not self._reports(trainer, hook, args)):
+                self._hook = hook
+                result = call(*args)
+            if differs := first_difference(_of_run(trainer), before):
+                self.changes.append(f"{hook} changes {_in_words(differs)}")
+            return result
+
+        return watched
+
+    def _reports(self, trainer: Trainer, hook: str, args: tuple[Any, ...]) -> bool:
+        if "_batch_" in hook and "train" not in hook and hook not in ("on_batch_start", "on_batch_end"):
+            index = args[2 if hook.endswith("_end") else 1]
+            return any(count % self._exam.every_n_steps == 0 for count in (index, index + 1))
+        return self._exam.is_reporting(trainer)
+
+    @contextmanager
+    def _modes(self, *, waits: bool) -> Iterator[None]:
+        with _Functions(self._called, waits), _Operations(self._operated, waits):
+            yield
+
+    # -- what the modes see -----------------------------------------------------------------------------------------
+
+    def _called(self, function: Callable[..., Any], args: Any, kwargs: Any, waits: bool) -> Any:
+        name = getattr(function, "__name__", "")
+        if waits and self._reads(name, args, kwargs) and any(map(self._is_of_device, _tensors((args, kwargs)))):
+            self._note(f"Tensor.{name}" if isinstance(next(iter(args), None), Tensor) else f"torch.{name}")
+        result = function(*args, **kwargs)
+        self._remember(name, args, kwargs, result)
+        return result
+
+    def _reads(self, name: str, args: Any, kwargs: Any) -> bool:
+        if name == "to":
+            given = [*args[1:], kwargs.get("device")]
+            return any(isinstance(one, (str, torch.device)) and torch.device(one).type == "cpu" for one in given)
+        if name in ("tensor", "as_tensor"):
+            return bool(args) and isinstance(args[0], (list, tuple))
+        if name == "__getitem__":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in index)
+        return name in _READS or (name == "where" and len(args) == 1)
+
+    def _operated(self, operation: Any, args: Any, kwargs: Any, waits: bool) -> Any:
+        name = operation.overloadpacket.__name__
+        if waits and name in _READS_INSIDE and any(map(self._is_of_device, _tensors((args, kwargs)))):
+            self._note(f"aten.{name}")
+        result = operation(*args, **kwargs)
+        self._remember(name, args, kwargs, result)
+        return result
+
+    def _is_of_device(self, tensor: Tensor) -> bool:
+        return tensor not in self._own
+
+    def _remember(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        """Note which tensors are on the CPU in any run: made there, or copied there, or computed from such."""
+        inputs = list(_tensors((args, kwargs)))
+        device = kwargs.get("device")
+        made = name in _MAKES and (device is None or device == "cpu") and not inputs
+        copied = name in ("cpu", "numpy") or (name == "to" and self._reads(name, args, kwargs))
+        if made or copied or (inputs and not any(map(self._is_of_device, inputs))):
+            for tensor in _tensors(result):
+                if not any(tensor is one for one in inputs):
+                    self._own[tensor] = True
+
+    def _note(self, what: str) -> None:
+        place = _place()
+        sentence = f"{self._hook} waits for the device in {what}{f' ({place})' if place else ''}"
+        if sentence not in self.waits and not any(place and place in one for one in self.waits):
+            self.waits.append(sentence)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, called: Callable[..., Any], waits: bool) -> None:
+        super().__init__()
+        self._called, self._waits = called, waits
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._called(func, args, kwargs or {}, self._waits)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, operated: Callable[..., Any], waits: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._operated, self._waits = operated, waits
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._operated(func, args, kwargs or {}, self._waits)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _place() -> str:
+    """Return ``file:line`` of the innermost frame below the hook that is neither torch's nor this module's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if frame.f_code.co_name == "watched" and file == __file__:
+            return ""
+        if file != __file__ and not file.startswith(_TORCH) and not file.endswith("contextlib.py"):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def _of_run(trainer: Trainer) -> dict[str, Any]:
+    """Return copies of all that a callback which only watches leaves alone."""
+    module = trainer.lightning_module
+    return {
+        "random numbers": collect_rng(),
+        "weights": {name: one.detach().clone() for name, one in module.named_parameters()},
+        "buffers": {name: one.detach().clone() for name, one in module.named_buffers()},
+        "gradients": {name: None if one.grad is None else one.grad.clone() for name, one in module.named_parameters()},
+        "requires_grad": {name: one.requires_grad for name, one in module.named_parameters()},
+        "training modes": {name: part.training for name, part in module.named_modules()},
+        "parts": [f"{name}: {type(part).__name__}" for name, part in module.named_modules()],
+        "optimizers": [_of_optimizer(optimizer) for optimizer in trainer.optimizers],
+    }
+
+
+def _of_optimizer(optimizer: Any) -> dict[str, Any]:
+    state = {
+        str(index): {name: one.clone() if isinstance(one, Tensor) else one for name, one in of_parameter.items()}
+        for index, of_parameter in enumerate(optimizer.state.values())
+    }
+    groups = [{name: one for name, one in group.items() if name != "params"} for group in optimizer.param_groups]
+    return {"state": state, "groups": groups, "sizes": [len(group["params"]) for group in optimizer.param_groups]}
+
+
+def _in_words(differs: str) -> str:
+    what = differs.split("]", maxsplit=1)[0].strip("['")
+    if what == "random numbers":
+        return "the state of a random number generator"
+    return f"{what} ({differs})"

@@ -1,0 +1,96 @@
+"""The kit's front: the table, what it is given, what it leaves alone, and the tests that pytest collects."""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from leyden import Callback
+from leyden.errors import MisconfigurationException
+from leyden.testing import callback_tests, check_callback
+from leyden.testing.properties import PROPERTIES
+
+
+class CountBatches(Callback):
+    """A good one."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batches += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.batches = state_dict["batches"]
+
+
+class Forgets(CountBatches):
+    """Does not load what it saves."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+test_count_batches = callback_tests(CountBatches, only_watches=True)
+
+
+def test_a_good_callback_holds_everything() -> None:
+    report = check_callback(CountBatches, only_watches=True)
+    assert report
+    assert list(report) == list(PROPERTIES)
+    assert {result.outcome for result in report.values()} == {"holds"}
+
+
+def test_the_table_names_what_is_broken_and_why() -> None:
+    report = check_callback(Forgets)
+    assert not report
+    assert report.broken == ["state_round_trip"]
+    assert str(report).startswith("Forgets: 1 of 13 properties is broken\n")
+    assert report["state_round_trip"].reason.endswith("loaded into a fresh callback: ['batches']: 0 is not 12")
+    assert report["resume"].outcome == "not checked"
+    reason = report["state_round_trip"].reason
+    assert repr(report) == f"Forgets: 1 of 13 properties is broken. state_round_trip: {reason}"
+
+
+def test_the_process_is_left_as_it_was(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    before = torch.get_rng_state(), random.getstate(), os.getcwd(), dict(os.environ), list(warnings.filters)
+    check_callback(CountBatches)
+    after = torch.get_rng_state(), random.getstate(), os.getcwd(), dict(os.environ), list(warnings.filters)
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"only_watch": True}, "check_callback() has no argument 'only_watch'. Did you mean 'only_watches'?"),
+        ({"without": {"resumes": "slow"}}, "without= has 'resumes', which there is not. Did you mean 'resume'?"),
+        ({"without": {"resume": ""}}, "without={'resume': ''}: expected the reason"),
+        ({"stages": ["fitting"]}, "stages= has 'fitting'"),
+        ({"trainer": {"callbacks": []}}, "the callback that is checked is the one that `make` returns"),
+        ({"reports_every_n_steps": 0}, "reports_every_n_steps=0: expected an int >= 1"),
+        ({"varies": "time"}, "varies='time': expected a list of parts of names"),
+    ],
+)
+def test_mistakes_in_what_is_claimed_are_told_at_once(what: dict[str, Any], message: str) -> None:
+    for check in (check_callback, callback_tests):
+        with pytest.raises(MisconfigurationException) as caught:
+            check(CountBatches, **what)
+        assert message in str(caught.value)
+
+
+def test_an_instance_is_no_way_to_make_one() -> None:
+    with pytest.raises(MisconfigurationException, match="expected a callable that returns a fresh callback"):
+        check_callback(CountBatches())  # type: ignore[arg-type]
