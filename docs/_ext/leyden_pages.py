@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["documented_on_pages", "setup"]
 
 PAGES = Path(__file__).parents[1] / "callbacks"
-CORE = ["Callback", "Checkpoint", "LambdaCallback"]
+FAMILIES = ("checkpoint", "monitoring", "finetune", "optim")
 
 
 def documented_on_pages() -> dict[str, Path]:
@@ -67,8 +68,32 @@ def _skip_what_a_page_documents(
     return None
 
 
+def _show_public_bases(app: Sphinx, name: str, obj: type, options: object, bases: list[Any]) -> None:
+    """Name the bases that are documented in place of the private ones between, which only keep modules short."""
+    shown: list[Any] = []
+    for base in bases:
+        shown += [one for one in _public(base) if one not in shown]
+    bases[:] = shown or [object]
+
+
+def _public(base: Any) -> list[Any]:
+    """Return `base` where it is documented or not ours, else what it is documented as being made of."""
+    if not isinstance(base, type) or not base.__module__.startswith("leyden"):
+        return [base]
+    if base.__name__ in _public_names():
+        return [base]
+    return [one for above in base.__bases__ if above is not object for one in _public(above)]
+
+
+@cache
+def _public_names() -> set[str]:
+    modules = ["leyden", "leyden.loggers", "leyden.testing", *map("leyden_{}".format, FAMILIES)]
+    return {name for module in modules for name in importlib.import_module(module).__all__}
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Add the directive, and let autodoc document nothing twice."""
     app.add_directive("callback-list", CallbackList)
     app.connect("autodoc-skip-member", _skip_what_a_page_documents)
+    app.connect("autodoc-process-bases", _show_public_bases)
     return {"version": "1", "parallel_read_safe": True}

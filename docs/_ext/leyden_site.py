@@ -159,9 +159,11 @@ class Changes(SphinxDirective):
         return self.parse_text_to_nodes(f"{text}\n\n{released}", allow_section_headings=True)
 
 
-def _rename_sections(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def _write_for_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let napoleon, which runs next, read a heading that it does not know as the list of arguments that it is."""
     lines[:] = ["Args:" if line == "Arguments that types don't explain:" else line for line in lines]
+    if what in ("attribute", "property", "data"):
+        lines.insert(0, "")  # napoleon takes what stands before a colon in the first line for a type
 
 
 def _skip_torchs_own(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
@@ -175,7 +177,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_directive("changes", Changes)
     app.add_directive("command", Command)
     app.add_directive("file", File)
-    app.connect("autodoc-process-docstring", _rename_sections, priority=400)
+    app.connect("autodoc-process-docstring", _write_for_napoleon, priority=400)
     app.connect("autodoc-skip-member", _skip_torchs_own)
     return {"version": "1", "parallel_read_safe": True}
 
