@@ -57,13 +57,18 @@ class ModelCheckpoint(Checkpoint):
         filename: template without extension, ``{epoch}-{step}`` unless given; any metric may be named, with a format:
             ``{epoch:02d}-{val_loss:.2f}``. A metric that is missing reads ``nan``.
         monitor: metric to rank by; also ``"step"`` and ``"epoch"``, which need not be logged.
+        mode: whether a smaller score is a better one, ``"min"``, or a larger, ``"max"``.
         save_top_k: checkpoints to keep; -1 keeps all, 0 none (then `save_last` alone writes).
         save_last: keep the newest as ``last.ckpt`` too, whether it is among the best or not. ``"link"`` makes it a link
             where the newest is among the best, and a file where it is not, or where there are no links.
+        save_on_exception: save the run when an exception, Ctrl-C or SIGTERM ends the training, under these names.
+        save_weights_only: leave out all that a fit needs to go on; such a file is for `load_from_checkpoint`.
         save_on_train_epoch_end: True saves at the end of the training epoch, False after validation. None chooses: the
             end of the epoch where a validation ends each epoch or there is none, else after each validation; also
             there with a monitor beside a callback that changes weights at the end of the epoch, as ModelPruning does.
+        auto_insert_metric_name: put names before their values, ``epoch=1``; False leaves the template as it is.
         enable_version_counter: a name that is taken gets ``-v1``; False overwrites.
+        verbose: log each save with its score, and each that was not among the best.
         asynchronous: training waits only while the tensors are copied to CPU memory (as much as a checkpoint has), and
             goes on while a thread writes them. One save is in flight at most, the next waits for it; an error is raised
             at the next save or at the end of the fit. Paths are named from the beginning of their save on:
