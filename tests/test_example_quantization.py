@@ -37,6 +37,6 @@ def test_the_int8_model_is_as_good_and_much_smaller() -> None:
     check(rows)
     assert rows["float32"][0] >= 95
 
-    page = rows_of((ROOT / "docs" / "quantization.md").read_text(encoding="utf-8"))
+    page = rows_of((ROOT / "docs" / "callbacks" / "quantization_aware_training.md").read_text(encoding="utf-8"))
     check(page)
     assert [kilobytes for _, kilobytes in page.values()] == [kilobytes for _, kilobytes in rows.values()]

@@ -507,7 +507,11 @@ def test_layers_made_in_configure_model_are_pruned() -> None:
 def test_what_is_reported(verbose: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "leyden")
     pruning = ModelPruning(
-        "l1_unstructured", parameter_names=["weight"], use_global_unstructured=False, amount=0.5, verbose=verbose
+        "l1_unstructured",
+        parameter_names=["weight"],
+        use_global_unstructured=False,
+        use_lottery_ticket_hypothesis=False,
+        verbose=verbose,
     )
     fit(Net(), pruning, max_epochs=2)
     told = [record.getMessage() for record in caplog.records if "ModelPruning" in record.getMessage()]
@@ -527,6 +531,15 @@ def test_what_is_reported(verbose: int, caplog: pytest.LogCaptureFixture) -> Non
     else:
         assert [one.splitlines()[0] for one in told] == [first, second]
         assert told[1] == second + table
+
+
+@pytest.mark.parametrize(("prunings", "told"), [(2, True), (1, False)])
+def test_a_training_that_ends_with_initial_values_says_so(
+    prunings: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "leyden")
+    fit(Net(), ModelPruning("l1_unstructured", apply_pruning=lambda epoch: epoch < prunings), max_epochs=2)
+    assert ("they are not trained. Let epochs follow the last pruning" in caplog.text) is told
 
 
 def test_with_manual_optimisation_two_optimizers_and_accumulation() -> None:

@@ -34,27 +34,22 @@ _LOADERS = {
 class BatchSizeFinder(Callback):
     """Finds the largest batch size whose steps do not run out of memory, before a fit or an evaluation begins.
 
-    Each trial makes `steps_per_trial` steps beside the run (`leyden.loops.trial`): in a fit optimizer steps, then as
-    many validation batches where it validates; module, optimizer, data and random numbers are put back as they were,
-    and other callbacks and loggers hear nothing of it. Then the attribute gets the size that was found, and the run
-    asks for its dataloaders, as if the attribute had been so from the beginning.
+    The attribute gets the size that was found, and the run asks for its dataloaders, as if the attribute had been so
+    from the beginning.
 
-    It searches in each fit that begins anew. One that resumes takes over what was found; a search that was cut short is
-    made anew. `scale_batch_size` searches at any other time, such as in a subclass's `on_train_epoch_start`.
-
-    Arguments that types don't explain:
-        mode: ``"power"`` doubles until a size does not fit and takes the one before; ``"binsearch"`` goes on between
-            the two.
-        steps_per_trial: optimizer steps, or batches of an evaluation, that have to succeed.
-        init_val: the size that is tried first; where it does not fit, smaller ones are.
+    Args:
+        mode: ``"power"`` doubles the size and takes the last that fits; ``"binsearch"`` goes on between that and the
+            one that does not.
+        steps_per_trial: optimizer steps, or batches of an evaluation, that have to succeed; at least 1.
+        init_val: the size in samples that is tried first; where it does not fit, it is halved.
         max_trials: sizes that are tried at most.
         batch_arg_name: where module, datamodule or the ``hparams`` of these keep the size; ``"data.batch_size"`` goes
             into `data`. The dataloader hooks have to use it.
-        margin: the part that ``"binsearch"`` takes off what it found, since memory is never used quite alike.
+        margin: the part, from 0 to below 1, that ``"binsearch"`` takes off again, where any size did not fit.
         max_val: no larger size is tried, nor one that is larger than the dataset.
 
     Attributes:
-        optimal_batch_size: what was found, None before.
+        optimal_batch_size: what was found, in samples; None before.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; when the run begins, without the

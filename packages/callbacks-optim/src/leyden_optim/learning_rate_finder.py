@@ -26,19 +26,15 @@ _NAMES = ("lr", "learning_rate")
 class LearningRateFinder(Callback):
     """Finds a learning rate before a fit: the loss of some steps, each with a higher rate than the one before.
 
-    The search is a trial beside the run (`leyden.loops.trial`): module, optimizer, data and random numbers are put back
-    as they were, other callbacks and loggers hear nothing of it. Then the module's attribute gets the rate at which the
-    loss fell steepest, and ``configure_optimizers`` is asked again, so that all is as if the attribute had been so from
-    the beginning. An optimizer that does not follow the attribute gets the rate in every group.
+    The module's attribute gets the rate at which the loss fell steepest, and ``configure_optimizers`` is asked again,
+    so that all is as if the attribute had been so from the beginning.
 
-    It searches in each fit that begins anew. One that resumes takes over what was found; a search that was cut short is
-    made anew. `lr_find` searches at any other time, such as in a subclass's `on_train_epoch_start`; the optimizers of a
-    training that is under way keep their state, and their groups get the rate.
-
-    Arguments that types don't explain:
-        min_lr: rate of the first step, and `max_lr` of the last.
-        num_training_steps: optimizer steps. A rate can be suggested from 14 on: ten at the beginning are left out.
-        mode: the rate rises by a factor (``"exponential"``) or an amount (``"linear"``).
+    Args:
+        min_lr: the rate of the first step, above 0.
+        max_lr: the rate of the last step, above `min_lr`.
+        num_training_steps: optimizer steps, with all the batches that gradients are accumulated over; at least 2. A
+            rate can be suggested from 13 on.
+        mode: ``"exponential"``: each rate is the one before times a factor; ``"linear"``: plus an amount.
         early_stop_threshold: end the search when the smoothed loss is so many times the lowest so far, or is not
             finite; None goes on to the end.
         update_attr: set the module's attribute and the optimizers; else only `optimal_lr` tells what was found.
@@ -46,7 +42,7 @@ class LearningRateFinder(Callback):
             ``"lr"`` or ``"learning_rate"``.
 
     Attributes:
-        optimal_lr: what was found, a `LearningRateSearch`, None before.
+        optimal_lr: what was found, a `LearningRateSearch`; None before.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; when fit begins, under manual
@@ -129,7 +125,10 @@ class LearningRateFinder(Callback):
             self.lr_find(trainer, pl_module)
 
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, in a hook of a fit, and let module and optimizers have what is found."""
+        """Search, in a hook of a fit, and let module and optimizers have what is found.
+
+        The optimizers of a training that is under way keep their state; each group gets the rate.
+        """
         self.search(trainer, pl_module)
         if self._lr is None or not self.update_attr:
             return

@@ -29,32 +29,35 @@ __all__ = ["ModelPruning"]
 class ModelPruning(Callback):
     """Prunes weights at the end of epochs with `torch.nn.utils.prune`, and keeps them at zero.
 
-    Each pruning acts on what the ones before have left: ``amount=0.5`` leaves a half, then a quarter. While it trains
-    the model has ``weight_orig``, the parameter that the optimizer holds, and ``weight_mask``; a weight that several
-    layers share has one mask. Resuming restores masks and what is behind them. A second ``fit`` starts without masks,
-    unless they were not made permanent.
-
-    Arguments that types don't explain:
-        pruning_fn: "l1_unstructured", "random_unstructured", "ln_structured", "random_structured", "identity", or a
-            subclass of `torch.nn.utils.prune.BasePruningMethod`. It gets amount, ``n`` and ``dim`` where it takes them.
-        parameters_to_prune: pairs of a layer, or its name in the model, and the name of a parameter in it; by default
-            those of `parameter_names` in every layer.
-        parameter_names: by default "weight" and "bias"; of a structured method those with two dimensions or more.
-        use_global_unstructured: compare the weights of all layers with one another, for unstructured methods; False
-            prunes each layer by itself.
-        amount: an int counts weights (slices, of a structured method), a float is a fraction of what is left; or a
-            function of the epoch, which may return either, and 0 for none.
-        apply_pruning: whether to prune; a function is asked at the end of each epoch.
+    Args:
+        pruning_fn: ``"l1_unstructured"`` prunes the smallest weights, ``"random_unstructured"`` any;
+            ``"ln_structured"`` and ``"random_structured"`` prune slices whole along `pruning_dim`, the former those of
+            the smallest `pruning_norm`; ``"identity"`` prunes none. Or a subclass of
+            `torch.nn.utils.prune.BasePruningMethod`, torch's or yours, which gets ``amount``, ``n`` (the norm) and
+            ``dim`` where its ``__init__`` takes them.
+        parameters_to_prune: pairs of a layer, or its name in the model, and the name of a parameter in it:
+            ``[(model.head, "weight")]`` or ``[("head", "weight")]``; empty is `parameter_names` in every layer.
+        parameter_names: without pairs, the names that are pruned in every layer; None is ``["weight", "bias"]``,
+            BatchNorm's too, of a structured method those with two dimensions or more.
+        use_global_unstructured: compare the weights of all layers with one another, so that a layer of small ones loses
+            more; False takes `amount` of each parameter. A structured method needs False.
+        amount: a float is a fraction of what is left, from 0.0 to 1.0, an int counts weights (slices, of a structured
+            method); or a function of the epoch, from 0, that returns either, and 0 for none.
+        apply_pruning: whether to prune; or a function of the epoch, which is asked at the end of each.
         make_pruning_permanent: whether the weights in checkpoints, and the model after the fit, are without masks: a
             plain model loads them. A function is asked with the epoch at each save, and with the last at the end.
         use_lottery_ticket_hypothesis: whether the weights that are left return, after each pruning, to the values that
-            they had when the fit began (https://arxiv.org/abs/1803.03635). A function is asked at each pruning.
+            they had when the fit began. A function is asked with the epoch at each pruning.
         resample_parameters: they return to new random values instead, by the layer's ``reset_parameters``, where it has
             one.
-        pruning_dim: of a structured method, the dimension whose slices are pruned whole.
-        pruning_norm: of "ln_structured", the p of the norm.
-        verbose: 1 says how much was pruned, 2 also shows a table by layer.
-        prune_on_train_epoch_end: False prunes after each validation instead.
+        pruning_dim: of a structured method, the dimension whose slices are pruned whole: 0 is the outputs of a layer, 1
+            its inputs.
+        pruning_norm: of ``"ln_structured"``, the p of the norm by which slices are compared, such as 2, or ``"fro"``.
+        verbose: 1 logs how much was pruned, 2 a table by layer, 0 nothing.
+        prune_on_train_epoch_end: False prunes after each validation instead; a fit without one is refused.
+
+    Attributes:
+        amount: the argument; what is set later holds from the next pruning on.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; as fit starts, when they do not fit
@@ -63,8 +66,8 @@ class ModelPruning(Callback):
     Example:
         >>> from leyden import Trainer
         >>> from leyden.testing import BoringModule
-        >>> pruning = ModelPruning("l1_unstructured", parameter_names=["weight"], amount=0.5)
-        >>> trainer = Trainer(max_epochs=2, logger=False, callbacks=[pruning], discover_callbacks=False)
+        >>> pruning = ModelPruning("l1_unstructured", parameter_names=["weight"], apply_pruning=lambda epoch: epoch < 2)
+        >>> trainer = Trainer(max_epochs=4, logger=False, callbacks=[pruning], discover_callbacks=False)
         >>> trainer.fit(BoringModule())
         >>> print(pruning.sparsity_table())
         ┌──────────────┬────────┬─────────┬────────┬──────────┐
@@ -129,6 +132,7 @@ class ModelPruning(Callback):
         self._targets: list[Target] = []
         self._initial: dict[str, Tensor] = {}
         self._given: dict[str, Any] | None = None  # the state of a checkpoint, or of the run that is over
+        self._returned_at: int | None = None  # the step after which weights were given the values of the beginning
         self._unhook: Callable[[], None] | None = None
 
     # -- what is there --------------------------------------------------------------------------------------------
@@ -234,7 +238,7 @@ class ModelPruning(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let weights be loaded whether they, and the module, are pruned or not; a new fit starts afresh."""
         if stage == "fit":
-            self._given, self._initial, self._targets = None, {}, []
+            self._given, self._initial, self._targets, self._returned_at = None, {}, [], None
         self._let_go()
         handle = pl_module.register_load_state_dict_pre_hook(fit_weights)  # type: ignore[no-untyped-call]
         self._unhook = handle.remove
@@ -274,17 +278,23 @@ class ModelPruning(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune here, unless it is done after validation."""
         if self._at_epoch_end:
-            self._prune(trainer.current_epoch)
+            self._prune(trainer)
         else:
             self._refresh()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune here where this is the place for it, in validations that belong to a fit."""
         if not self._at_epoch_end and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._prune(trainer.current_epoch)
+            self._prune(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the pruning permanent."""
+        """Make the pruning permanent; say so where nothing was trained since weights returned to their beginnings."""
+        if self._returned_at == trainer.global_step:
+            rank_zero_info(
+                f"{type(self).__name__} pruned as the training ended, and gave the weights that are left the values "
+                "they had when it began: they are not trained. Let epochs follow the last pruning, as by "
+                "apply_pruning=lambda epoch: epoch < 5, or give use_lottery_ticket_hypothesis=False."
+            )
         self._finish(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -302,7 +312,8 @@ class ModelPruning(Callback):
         for target in self._targets:
             target.refresh()
 
-    def _prune(self, epoch: int) -> None:
+    def _prune(self, trainer: Trainer) -> None:
+        epoch = trainer.current_epoch
         amount = self._amount_in(epoch) if answer(self._apply_pruning, epoch) else 0
         if not amount:
             self._refresh()
@@ -311,6 +322,7 @@ class ModelPruning(Callback):
         self.apply_pruning(amount)
         if answer(self._use_lottery, epoch):
             self.apply_lottery_ticket_hypothesis()
+            self._returned_at = trainer.global_step
         if self._verbose:
             self._report(before, epoch, amount)
 

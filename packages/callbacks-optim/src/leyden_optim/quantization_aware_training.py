@@ -39,24 +39,21 @@ M = TypeVar("M", bound=nn.Module)
 class QuantizationAwareTraining(Callback):
     """Rounds weights and activations in training as int8 does, so that the int8 module loses next to no accuracy.
 
-    When the module is whole (after ``configure_model``), layers are fused and replaced by such that fake-quantise; the
-    parameters stay the same. Observers collect the ranges of values; before the first batch they see, all computes in
-    floats. Checkpoints hold the fake-quantised module, also after `quantize_on_fit_end` has made the trained module
-    int8: a run goes on from them, ``test(ckpt_path="best")`` reads them, and another ``fit`` trains on.
-
-    Arguments that types don't explain:
-        qconfig: the engine to train for, ``"fbgemm"`` or ``"x86"`` for servers, ``"qnnpack"`` for ARM, ``"onednn"``; or
-            a ``torch.ao.quantization.QConfig`` of fake-quantising parts. A layer's own ``qconfig``, None for a layer to
-            leave in floats, goes before it.
-        observer_type: ``"average"``: ranges are moving averages; ``"histogram"``: those of least error, at a high cost
-            per batch (not with a QConfig, which names its own).
-        collect_quantization: in which batches of the `observer_enabled_stages` observers collect: None for all, the
-            number of those at the start, or a function of the trainer that is asked before each batch.
+    Args:
+        qconfig: the engine that will run it: ``"fbgemm"`` or ``"x86"`` on servers, ``"qnnpack"`` on ARM, ``"onednn"``;
+            each with torch's own settings for training. Or a ``torch.ao.quantization.QConfig`` of fake-quantising
+            parts.
+        observer_type: ``"average"``: ranges are moving averages of the least and the greatest value; ``"histogram"``:
+            those of least error, at many times the cost of the layer (not with a QConfig, which names its own).
+        collect_quantization: in which batches of the `observer_enabled_stages` ranges of activations are observed: None
+            is all, an int of at least 1 the first so many, a function of the trainer is asked before each batch.
+            Weights need no data: from the first on they are observed in every training batch.
         modules_to_fuse: names of layers that become one, as ``[["conv", "bn", "relu"], ["fc", "act"]]``.
-        input_compatible: the int8 module takes and gives floats, as before; with False it takes what
-            ``module.quant(x)`` gives, returns quantised tensors, and can be scripted.
+        input_compatible: the int8 module takes and gives floats, as before. With False it takes ``module.quant(x)`` and
+            gives what ``module.dequant(y)`` makes floats, and can be scripted.
         quantize_on_fit_end: the trained module becomes int8 when fit has ended; else see `convert`.
-        observer_enabled_stages: of ``"train"``, ``"validate"``, ``"test"``, ``"predict"``; never the sanity check.
+        observer_enabled_stages: some of ``"train"``, ``"validate"``, ``"test"``, ``"predict"``; the sanity check is
+            none of them.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at the start of fit for names to fuse
