@@ -126,7 +126,8 @@ class Manual(Net):
 
 class Finetuned(Net):
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.head.parameters(), lr=0.05)
+        named = [(name, one) for name, one in self.named_parameters() if one.requires_grad]
+        optimizer = torch.optim.Adam([{"params": named, "name": "first"}], lr=0.05)
         return [optimizer], [lr_scheduler.ExponentialLR(optimizer, 0.9)]
 
 

@@ -52,7 +52,7 @@ class Net(LightningModule):
         self.log("val", self.head(self.backbone(batch)).pow(2).mean() + torch.rand(()), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.head.parameters(), lr=0.05)
+        optimizer = torch.optim.Adam([one for one in self.parameters() if one.requires_grad], lr=0.05)
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
 
 

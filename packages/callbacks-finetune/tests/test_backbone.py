@@ -12,7 +12,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden.testing.models import RandomDataset
+from leyden.testing import RandomDataset
 from leyden_finetune import BackboneFinetuning, BaseFinetuning
 from leyden_finetune.backbone import multiplicative
 from leyden_finetune.factory import make_callbacks
@@ -184,6 +184,8 @@ def test_every_wrong_argument_is_named_at_once() -> None:
         "train_bn": 1,
         "verbose": "yes",
         "rounding": 1.5,
+        "strategy": ["layer4"],
+        "level_ratio_lr": -1,
     }
     with pytest.raises(MisconfigurationException) as caught:
         BackboneFinetuning(**arguments)
@@ -211,6 +213,9 @@ def test_trainable_parameter_in_no_group() -> None:
 
 def test_trainable_parameter_in_two_groups() -> None:
     class Twice(Levels):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.backbone, train_bn=False)
+
         def finetune_function(self, pl_module: Any, epoch: int, optimizer: Optimizer) -> None:
             self.unfreeze_and_add_param_group(pl_module.backbone, optimizer)
 

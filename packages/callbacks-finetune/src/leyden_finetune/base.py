@@ -32,6 +32,7 @@ from leyden_finetune.groups import (
     named_parameters,
     parameters_of,
     rebuild_groups,
+    warn_of_untrained,
 )
 from leyden_finetune.schedulers import adopt_new_groups
 
@@ -160,6 +161,7 @@ class BaseFinetuning(Callback):
             self._restore(trainer, pl_module, self._restored)
             self._adopt_new_groups(trainer)
         self._restored = None
+        warn_of_untrained(count_groups(pl_module, trainer.optimizers), type(self).__name__, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, skipped, self._epoch_to_skip = trainer.current_epoch, self._epoch_to_skip, None

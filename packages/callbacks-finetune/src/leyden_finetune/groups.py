@@ -13,6 +13,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_warn
 
 __all__ = [
     "add_group",
@@ -23,6 +24,7 @@ __all__ = [
     "named_parameters",
     "parameters_of",
     "rebuild_groups",
+    "warn_of_untrained",
 ]
 
 Group = dict[str, Any]
@@ -143,4 +145,21 @@ def check_groups(before: Mapping[str, int], after: Mapping[str, int], owner: str
             f"{owner}.finetune_function made {name!r} trainable, and {count} parameter groups have it, so that each "
             "step would change it several times. Add it to one optimizer only: finetune_function is called once for "
             "each."
+        )
+
+
+def warn_of_untrained(counts: Mapping[str, int], owner: str, module: nn.Module) -> None:
+    """Warn of trainable parameters that no optimizer has as training starts.
+
+    That is no error: they may join later, as the BatchNorm layers of a frozen backbone do where the optimizer was made
+    of the head, and a teacher that follows the trained network is often left trainable.
+    """
+    names = [name for name, count in counts.items() if not count]
+    if names:
+        shown = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        rank_zero_warn(
+            f"{owner}: {len(names)} trainable parameters are in no optimizer as training starts, and rest until "
+            f"finetune_function adds them: {shown}. If they are to be trained from the start, make the optimizer in "
+            f"{type(module).__name__}.configure_optimizers of all that is trainable: "
+            "Adam([p for p in self.parameters() if p.requires_grad]); if never, freeze them."
         )
