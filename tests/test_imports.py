@@ -60,6 +60,7 @@ UPWARD = {
     "leyden.module_hooks imports leyden.data.transfer",  # the default of transfer_batch_to_device
     "leyden.module_export imports leyden.data.transfer",  # example inputs go where the module is
     "leyden.cli.doctor.versions imports leyden",  # the doctor says which version there is
+    "leyden.cli.new.names imports leyden",  # a new family depends on this version
     "leyden.state.checkpoint imports leyden",  # a checkpoint says which version wrote it
 }
 """What is imported upward, within a function."""

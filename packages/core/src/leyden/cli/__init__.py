@@ -1,4 +1,4 @@
-"""The command ``leyden``: what a run would be made of, what is wrong with it, and what checkpoints hold."""
+"""The command ``leyden``: what a run would be made of, what is wrong with it, what checkpoints hold; a new family."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from leyden.cli import callbacks, checkpoint, doctor, hooks
+from leyden.cli import callbacks, checkpoint, doctor, hooks, new
 from leyden.cli.output import one_line, plain, say
 from leyden.errors import MisconfigurationException
 
@@ -44,8 +44,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="leyden", description="Look into runs of Leyden before and after they happen.")
+    parser = _Parser(
+        prog="leyden", description="Look into runs of Leyden before and after they happen; begin a family of callbacks."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (callbacks, hooks, doctor, checkpoint):
+    for group in (callbacks, hooks, doctor, checkpoint, new):
         group.add_to(commands)
     return parser

@@ -1,0 +1,93 @@
+"""A family that ``leyden new`` wrote, as its author has it: built, installed, discovered, attached, tested, typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from tests.clean_environments import Environment, run
+
+TRAIN = """
+import torch, leyden
+from leyden.testing import BoringModule
+
+torch.manual_seed(1)
+trainer = leyden.Trainer(max_epochs=2, accelerator="cpu", log_every_n_steps=1)
+trainer.fit(BoringModule())
+(callback,) = trainer.callbacks
+print(type(callback).__module__, type(callback).__name__, callback.every_n_steps, callback.largest > 0)
+print(trainer.log_dir)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
+    """The core and pytest, and nothing else: the command that makes the family is that of the wheel."""
+    made = Environment(tmp_path_factory.mktemp("author"), wheels, "pytest")
+    made.install("leyden")
+    return made
+
+
+@pytest.fixture(scope="module")
+def family(environment: Environment) -> Path:
+    """The folder of a new family, whose wheel is installed."""
+    leyden, folder = environment.folder / "bin" / "leyden", environment.folder / "work"
+    run(leyden, "new", "callbacks-grad-norm", "--dir", folder, cwd=environment.folder)
+    made = folder / "callbacks-grad-norm"
+    run(sys.executable, "-m", "hatchling", "build", cwd=made)  # what `python -m build` calls, without an index
+    (wheel,) = (made / "dist").glob("leyden_callbacks_grad_norm-0.1.0-py3-none-any.whl")
+    environment.install(str(wheel))
+    return made
+
+
+def test_it_builds_a_source_distribution_with_all_that_was_written(family: Path) -> None:
+    (archive,) = (family / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()} - {"PKG-INFO"}
+    assert packed == {str(path.relative_to(family)) for path in family.rglob("*") if path.is_file()} - {
+        *(f"dist/{path.name}" for path in (family / "dist").iterdir())
+    }
+
+
+def test_the_command_lists_it_and_what_it_attaches(environment: Environment, family: Path) -> None:
+    command = environment.folder / "bin" / "leyden"
+    shown = json.loads(run(command, "callbacks", "--json", cwd=environment.folder))
+    assert shown["installed"][-1] == {
+        "distribution": "leyden-callbacks-grad-norm",
+        "version": "0.1.0",
+        "callbacks": ["GradNorm"],
+        "factories": [{"name": "grad_norm", "value": "leyden_grad_norm.factory:make_callbacks"}],
+    }
+    assert [(one["callback"], one["distribution"]) for one in shown["attached"]] == [
+        ("GradNorm", "leyden-callbacks-grad-norm 0.1.0")
+    ]
+    assert (shown["broken"], shown["warnings"], shown["notes"]) == ([], [], [])
+    assert json.loads(run(command, "doctor", "--json", cwd=environment.folder))["healthy"]
+
+
+def test_a_run_attaches_it_with_the_settings_of_the_configuration(environment: Environment, family: Path) -> None:
+    configuration = environment.folder / "leyden.toml"
+    configuration.write_text("[discovery.settings.grad_norm]\nevery_n_steps = 3\n")
+    said, log_dir = environment.run(TRAIN, LEYDEN_CONFIG=str(configuration)).splitlines()[-2:]
+    assert said == "leyden_grad_norm.grad_norm GradNorm 3 True"
+    rows = Path(environment.folder, log_dir, "metrics.csv").read_text().splitlines()
+    assert "grad_norm" in rows[0]
+    configuration.write_text("[callbacks.GradNorm]\nevery_n_steps = 2\n")
+    said = environment.run(TRAIN, LEYDEN_CONFIG=str(configuration)).splitlines()[-2]
+    assert said == "leyden_grad_norm.grad_norm GradNorm 2 True"
+
+
+def test_its_own_tests_pass(environment: Environment, family: Path) -> None:
+    printed = run(environment.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=family, OMP_NUM_THREADS="1")
+    assert " passed" in printed
+    assert not {"failed", "error", "skipped"} & set(printed.split())
+
+
+def test_it_passes_mypy_and_ruff(environment: Environment, family: Path) -> None:
+    python = ("--python-executable", environment.python, "--cache-dir", family.parent / "mypy")
+    assert "no issues found" in run(sys.executable, "-m", "mypy", *python, cwd=family)
+    run(sys.executable, "-m", "ruff", "check", "--no-cache", cwd=family)
+    run(sys.executable, "-m", "ruff", "format", "--check", "--no-cache", cwd=family)
