@@ -2,7 +2,8 @@
 
 ``{hook-order}`` writes the hooks of the contract as a table, ``{changes} core`` the changelog of one package with the
 fragments of its next release on top, ``{command} leyden …`` runs that command and shows what it printed, in a folder
-that holds the page's ``{file} NAME`` blocks. Run as a script it prints the table of the README.
+that holds the page's ``{file} NAME`` blocks, ``{new-family} PATH`` shows a file of a family that ``leyden new`` writes.
+Run as a script it prints the table of the README.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from leyden.cli.hooks import arguments_in_words, receivers
+from leyden.cli.new import files_of as files_of_family
+from leyden.cli.new.names import choose_names
 from leyden.hooks.contract import HOOKS, Hook
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["output_of", "setup", "table_of_older_hooks", "table_of_order"]
 
 PACKAGES = Path(__file__).parents[2] / "packages"
-LANGUAGES = {".py": "python", ".toml": "toml"}
+LANGUAGES = {".py": "python", ".toml": "toml", ".md": "markdown"}
 KINDS = ("added", "changed", "fixed", "removed")
 
 
@@ -141,6 +144,16 @@ def output_of(line: str, files: Mapping[str, str]) -> str:
     return (done.stdout + done.stderr).replace(folder, "/work").replace(sys.prefix, "/venv").rstrip()
 
 
+class NewFamily(SphinxDirective):
+    """``{new-family} PATH``: a file of what ``leyden new callbacks-grad-norm`` writes."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def run(self) -> list[nodes.Node]:
+        text = files_of_family(choose_names("callbacks-grad-norm"))[self.arguments[0]].rstrip()
+        return [nodes.literal_block(text, text, language=LANGUAGES[Path(self.arguments[0]).suffix])]
+
+
 class Changes(SphinxDirective):
     """``{changes} FOLDER``: the changelog of the package in that folder of `packages/`."""
 
@@ -177,6 +190,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_directive("changes", Changes)
     app.add_directive("command", Command)
     app.add_directive("file", File)
+    app.add_directive("new-family", NewFamily)
     app.connect("autodoc-process-docstring", _write_for_napoleon, priority=400)
     app.connect("autodoc-skip-member", _skip_torchs_own)
     return {"version": "1", "parallel_read_safe": True}
