@@ -17,8 +17,10 @@ from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
+from zipfile import ZipFile
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from leyden.cli.hooks import arguments_in_words, receivers
@@ -28,7 +30,7 @@ from leyden.hooks.contract import HOOKS, Hook
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-    from sphinx.util.typing import ExtensionMetadata
+    from sphinx.util.typing import ExtensionMetadata, OptionSpec
 
 __all__ = ["output_of", "setup", "table_of_older_hooks", "table_of_order"]
 
@@ -112,19 +114,28 @@ class File(SphinxDirective):
 
 
 class Command(SphinxDirective):
-    """``{command} leyden …``: the command, and what it prints on a terminal of 100 columns."""
+    """``{command} leyden …``: the command, and what it prints on a terminal of 100 columns.
+
+    With ``:new-family:`` where the family of ``{new-family}`` is installed.
+    """
 
     required_arguments: ClassVar[int] = 1
     final_argument_whitespace: ClassVar[bool] = True
+    option_spec: ClassVar[OptionSpec] = {"new-family": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         line = self.arguments[0]
-        text = f"$ {line}\n{output_of(line, files_of(self))}"
+        with TemporaryDirectory() as folder:
+            installed = install_new_family(Path(folder)) if "new-family" in self.options else None
+            text = f"$ {line}\n{output_of(line, files_of(self), installed)}"
         return [nodes.literal_block(text, text, language="text")]
 
 
-def output_of(line: str, files: Mapping[str, str]) -> str:
-    """Run ``NAME=value … leyden …`` in an empty folder that holds `files`; a traceback is an error of the page."""
+def output_of(line: str, files: Mapping[str, str], installed: Path | None = None) -> str:
+    """Run ``NAME=value … leyden …`` in an empty folder that holds `files`; a traceback is an error of the page.
+
+    `installed` is a folder with distributions beside those that are installed.
+    """
     variables = list(takewhile(lambda word: "=" in word, shlex.split(line)))
     program, *arguments = shlex.split(line)[len(variables) :]
     if program != "leyden":
@@ -132,6 +143,9 @@ def output_of(line: str, files: Mapping[str, str]) -> str:
     code = "import sys; from leyden.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LEYDEN_")}
     environment |= {"COLUMNS": "100", "PYTHONIOENCODING": "utf-8"} | dict(one.split("=", 1) for one in variables)
+    if installed is not None:
+        paths = [str(installed), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with TemporaryDirectory() as folder:
         for name, content in files.items():
             Path(folder, name).write_text(content, encoding="utf-8")
@@ -144,13 +158,31 @@ def output_of(line: str, files: Mapping[str, str]) -> str:
     return (done.stdout + done.stderr).replace(folder, "/work").replace(sys.prefix, "/venv").rstrip()
 
 
+def install_new_family(folder: Path) -> Path:
+    """Build the family in `folder` and return another with what pip would install of its wheel."""
+    for path, text in new_family().items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "wheels"]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True)
+    (wheel,) = (folder / "wheels").iterdir()
+    with ZipFile(wheel) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def new_family() -> dict[str, str]:
+    """Return what ``leyden new callbacks-grad-norm`` writes, by path."""
+    return files_of_family(choose_names("callbacks-grad-norm"))
+
+
 class NewFamily(SphinxDirective):
     """``{new-family} PATH``: a file of what ``leyden new callbacks-grad-norm`` writes."""
 
     required_arguments: ClassVar[int] = 1
 
     def run(self) -> list[nodes.Node]:
-        text = files_of_family(choose_names("callbacks-grad-norm"))[self.arguments[0]].rstrip()
+        text = new_family()[self.arguments[0]].rstrip()
         return [nodes.literal_block(text, text, language=LANGUAGES[Path(self.arguments[0]).suffix])]
 
 
