@@ -58,6 +58,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     try:
         try:
             with numerics(trainer.settings):
+                trainer.strategy.setup_environment()
                 _prepare(trainer, ckpt_path, weights_only, set_up)
                 result = _read_on(trainer, body)
                 trainer.raise_on_sigterm()  # one that came after the last batch

@@ -32,12 +32,14 @@ from leyden.optimizers import LRSchedulerConfig
 from leyden.profilers import Profiler, make_profiler
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import TrainerFn, TrainerState
+from leyden.runtime.choose import choose_strategy
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
 from leyden.runtime.module_init import module_init
+from leyden.runtime.places import choose_num_nodes, place_of
 from leyden.runtime.precision import Precision, choose_precision
 from leyden.runtime.signals import SigtermListener
-from leyden.runtime.strategy import Strategy, choose_strategy
+from leyden.runtime.strategy import Strategy
 from leyden.settings import Settings
 from leyden.state.checkpoint import dump
 from leyden.state.storage import save
@@ -148,13 +150,13 @@ class Trainer(TrainerProperties):
         self._attach_callbacks(callbacks)
 
     def _choose_runtime(self, accelerator: str, devices: Any, num_nodes: int, precision: Any, strategy: Any) -> None:
-        if num_nodes != 1:
-            raise MisconfigurationException(
-                f"Trainer(num_nodes={num_nodes!r}): this version trains in one process; leave num_nodes at 1."
-            )
         self.accelerator = choose_accelerator(accelerator)
-        self.device_ids = choose_devices(devices, self.accelerator)
-        self.strategy = choose_strategy(strategy, root_device(self.accelerator, self.device_ids[0]))
+        place = place_of()
+        self.device_ids = choose_devices(devices, self.accelerator, None if place is None else place.local_world_size)
+        self._num_nodes = choose_num_nodes(num_nodes, place)
+        self.strategy = choose_strategy(strategy, len(self.device_ids) * self.num_nodes)
+        own = self.device_ids[0 if place is None else place.local_rank]
+        self.strategy.connect(root_device(self.accelerator, own), place)
         self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)
 
     def _init_run_state(self) -> None:

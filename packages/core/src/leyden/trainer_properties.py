@@ -294,7 +294,7 @@ class TrainerProperties:
     @property
     def num_nodes(self) -> int:
         """Machines of this run."""
-        return 1
+        return self._num_nodes
 
     @property
     def world_size(self) -> int:

@@ -35,20 +35,29 @@ def choose_accelerator(name: object) -> str:
     return name
 
 
-def choose_devices(devices: object, accelerator: str) -> list[int]:
-    """Return the device indices for the Trainer's `devices`: "auto", a count, -1 for all, "0,2" or indices."""
+def choose_devices(devices: object, accelerator: str, processes: int | None = None) -> list[int]:
+    """Return the device indices of this machine for the Trainer's `devices`, one for each of its processes.
+
+    Args:
+        devices: "auto", a count, -1 for all, "0,2" or indices. A CPU is as many devices as are asked for.
+        processes: How many a launcher has started on this machine; None where there was none.
+    """
     available = torch.cuda.device_count() if accelerator == "cuda" else 1
-    wanted = _parse_devices(devices, available)
+    if devices == "auto":
+        wanted = list(range(processes or 1))
+    else:
+        wanted = _parse_devices(devices, available)
     if not wanted or len(set(wanted)) != len(wanted):
         raise MisconfigurationException(f"Trainer(devices={devices!r}): expected at least one device, each once.")
-    if len(wanted) > 1:
+    if processes is not None and len(wanted) != processes:
         raise MisconfigurationException(
-            f"Trainer(devices={devices!r}): this version trains in one process on one device; use devices=1 or one "
-            "index such as devices=[0]."
+            f"Trainer(devices={devices!r}), but the launcher started {processes} process(es) on this machine. Leave "
+            f"devices out, or start as many: torchrun --nproc-per-node {len(wanted)}."
         )
-    if wanted[0] >= available:
+    if accelerator != "cpu" and max(wanted) >= available:
         raise MisconfigurationException(
-            f"Trainer(devices={devices!r}): this machine has {available} {accelerator} device(s), counted from 0."
+            f"Trainer(devices={devices!r}): this machine has {available} {accelerator} device(s), counted from 0, and "
+            f"{len(wanted)} process(es) need one each."
         )
     return wanted
 
@@ -59,8 +68,6 @@ def root_device(accelerator: str, index: int) -> torch.device:
 
 
 def _parse_devices(devices: Any, available: int) -> list[int]:
-    if devices == "auto":
-        return [0]
     wanted = devices
     if isinstance(devices, str):
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from leyden.errors import MisconfigurationException
+if TYPE_CHECKING:
+    from leyden.runtime.places import Place
 
-__all__ = ["SingleDeviceStrategy", "Strategy", "choose_strategy"]
+__all__ = ["SingleDeviceStrategy", "Strategy"]
 
 
 class Strategy:
@@ -21,15 +22,25 @@ class Strategy:
         root_device: device of this process.
         no_grad_sync: makes the context for a backward whose gradients need not be synchronised yet; None where there is
             nothing to hold back.
+        before_backward: called with the loss before a backward pass under manual optimisation; None where nobody asks.
     """
 
     no_grad_sync: Callable[[], AbstractContextManager[Any]] | None = None
 
-    def __init__(self, root_device: torch.device) -> None:
-        self.root_device = root_device
+    before_backward: Callable[[Tensor], None] | None = None
+
+    def __init__(self, root_device: torch.device | None = None) -> None:
+        self.root_device = torch.device("cpu") if root_device is None else root_device
 
     global_rank = local_rank = node_rank = 0
     world_size = 1
+
+    def connect(self, root_device: torch.device, place: Place | None) -> None:
+        """Take this process's device, and its place where a launcher gave it one; called once, by the Trainer."""
+        self.root_device = root_device
+
+    def setup_environment(self) -> None:
+        """Meet the other processes; called as each entry point begins, before any hook."""
 
     @property
     def is_global_zero(self) -> bool:
@@ -83,13 +94,3 @@ class SingleDeviceStrategy(Strategy):
     """One process, one device."""
 
 
-def choose_strategy(strategy: object, root_device: torch.device) -> Strategy:
-    """Return the strategy the Trainer's `strategy` names; an instance is taken as it is."""
-    if isinstance(strategy, Strategy):
-        return strategy
-    if strategy in ("auto", "single_device"):
-        return SingleDeviceStrategy(root_device)
-    raise MisconfigurationException(
-        f"Trainer(strategy={strategy!r}): expected 'auto' or an instance of leyden.runtime.strategy.Strategy; "
-        "this version trains in one process on one device."
-    )

@@ -1,0 +1,52 @@
+"""Which strategy a run has: what `strategy=` names, for the processes and devices that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.runtime.strategy import SingleDeviceStrategy, Strategy
+
+__all__ = ["choose_strategy"]
+
+
+def _ddp(**options: bool) -> Callable[[], Strategy]:
+    def make() -> Strategy:
+        from leyden.runtime.ddp import DDPStrategy  # torch.distributed's parts are imported where they are used
+
+        return DDPStrategy(**options)  # type: ignore[arg-type]
+
+    return make
+
+
+_NAMES: dict[str, Callable[[], Strategy]] = {
+    "single_device": SingleDeviceStrategy,
+    "ddp": _ddp(),
+    "ddp_find_unused_parameters_true": _ddp(find_unused_parameters=True),
+    "ddp_find_unused_parameters_false": _ddp(),
+}
+
+
+def choose_strategy(strategy: object, processes: int) -> Strategy:
+    """Return the strategy the Trainer's `strategy` names; an instance is taken as it is.
+
+    "auto" is "ddp" where there are several processes.
+    """
+    if isinstance(strategy, Strategy):
+        chosen = strategy
+    elif strategy == "auto":
+        chosen = _NAMES["ddp" if processes > 1 else "single_device"]()
+    elif isinstance(strategy, str) and strategy in _NAMES:
+        chosen = _NAMES[strategy]()
+    else:
+        hint = did_you_mean(strategy, _NAMES) if isinstance(strategy, str) else ""
+        raise MisconfigurationException(
+            f"Trainer(strategy={strategy!r}): expected 'auto', {', '.join(map(repr, _NAMES))}, or an instance of "
+            f"leyden.strategies.Strategy.{hint}"
+        )
+    if processes > 1 and isinstance(chosen, SingleDeviceStrategy):
+        raise MisconfigurationException(
+            f"Trainer(strategy={strategy!r}) is for one process, and there are {processes}; leave strategy out, or "
+            "write 'ddp'."
+        )
+    return chosen
