@@ -5,7 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["MisconfigurationException", "SIGTERMException", "UnknownArgumentError", "did_you_mean", "with_article"]
+__all__ = [
+    "MisconfigurationException",
+    "ProcessFailedError",
+    "SIGTERMException",
+    "UnknownArgumentError",
+    "did_you_mean",
+    "with_article",
+]
 
 
 class MisconfigurationException(Exception):
@@ -14,6 +21,10 @@ class MisconfigurationException(Exception):
 
 class UnknownArgumentError(MisconfigurationException, TypeError):
     """An argument that a function does not have: a configuration error, and the TypeError Python itself would raise."""
+
+
+class ProcessFailedError(RuntimeError):
+    """Another process of the run failed, so that this one can't go on; the message has that one's traceback."""
 
 
 class SIGTERMException(SystemExit):

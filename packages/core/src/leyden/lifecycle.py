@@ -57,19 +57,22 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     trainer.sigterm.start()
     try:
         try:
+            trainer.strategy.begin(lambda: trainer.fit_loop.batches_seen, trainer.hear_sigterm)
             with numerics(trainer.settings):
-                trainer.strategy.setup_environment()
                 _prepare(trainer, ckpt_path, weights_only, set_up)
                 result = _read_on(trainer, body)
-                trainer.raise_on_sigterm()  # one that came after the last batch
+                _end_together(trainer)
                 if fn is TrainerFn.FITTING and trainer.plan.on_fit_end is not None:
                     trainer.plan.on_fit_end()
-        except BaseException as error:
+        except BaseException as raised:
             trainer.state.status = TrainerStatus.INTERRUPTED
+            error = trainer.strategy.explain(raised)
             tell_of(trainer, error)
             for problem, where in tear_down(trainer, set_up):
                 note(error, problem, where)
-            raise
+            if error is raised:
+                raise
+            raise error from raised
         end_well(trainer, set_up)
         trainer.raise_on_sigterm()  # one that came while the run was ending: that is done, the process is asked to go
         trainer.state.status = TrainerStatus.FINISHED
@@ -83,6 +86,12 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     if trainer.profiler is not None:
         trainer.profiler.describe()
     return result
+
+
+def _end_together(trainer: Trainer) -> None:
+    """Raise in every process when one was asked to end after its last batch."""
+    if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
+        raise SIGTERMException()
 
 
 def _read_on(trainer: Trainer, body: Callable[[], T]) -> T:

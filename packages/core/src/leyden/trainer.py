@@ -170,7 +170,7 @@ class Trainer(TrainerProperties):
         self.accumulate_grad_batches = self.settings.accumulate_grad_batches
         self.ckpt_path: str | None = None
         self.received_sigterm = self.attention_wanted = self._should_stop = False
-        self.sigterm = SigtermListener(self._hear_sigterm)
+        self.sigterm = SigtermListener(self.hear_sigterm)
         self._watching: list[Wrap] = []
 
     def _make_loops(self) -> None:
@@ -192,7 +192,7 @@ class Trainer(TrainerProperties):
         aside.profiler, aside.discovered = None, copy.copy(self.discovered)
         aside.loggers = [DummyLogger() for _ in self.loggers]
         aside.received_sigterm = aside.attention_wanted = aside._should_stop = False
-        aside.sigterm = SigtermListener(aside._hear_sigterm)
+        aside.sigterm = SigtermListener(aside.hear_sigterm)
         aside._watching = []
         aside._make_loops()
         attached = AttachedCallbacks([Placed(callback) for callback in callbacks], aside._compile_plan)
@@ -424,12 +424,17 @@ class Trainer(TrainerProperties):
         return overrides(self.lightning_module, name)
 
     def raise_on_sigterm(self) -> None:
-        """Raise `SIGTERMException` when the process was asked to end; called between batches."""
-        if self.received_sigterm:
+        """Raise `SIGTERMException` when the process was asked to end; called between batches.
+
+        Processes that train together are all asked, and end behind the same training batch.
+        """
+        if self.received_sigterm and self.strategy.stops_behind(self.fit_loop.batches_seen):
             raise SIGTERMException()
 
-    def _hear_sigterm(self) -> None:
+    def hear_sigterm(self) -> None:
+        """Take note that this process, or another of the run, was asked to end."""
         self.received_sigterm = self.attention_wanted = True
+        self.strategy.ask_to_stop()
 
 
 def _root_dir(given: Any) -> str:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden.runtime.strategy import SingleDeviceStrategy, Strategy, choose_strategy
+from leyden.runtime.choose import choose_strategy
+from leyden.runtime.strategy import SingleDeviceStrategy, Strategy
 
 CPU = torch.device("cpu")
 

@@ -269,8 +269,8 @@ class EvaluationLoop(GradientFreeLoop):
                 self._row_is_due = False
                 if marks is not None:
                     marks()
-                if trainer.attention_wanted:
-                    trainer.raise_on_sigterm()
+                if trainer.attention_wanted and not (self._is_of_fit and trainer.world_size > 1):
+                    trainer.raise_on_sigterm()  # processes that train together end behind the same training batch
             if dataloader_idx + 1 < len(source.loaders):
                 self._open_loader(dataloader_idx + 1)
                 if marks is not None:  # before the loader begins, which draws random numbers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from leyden.data.samplers import distributed_loader
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, ProcessFailedError, SIGTERMException
 from leyden.rank_zero import rank_zero_only
+from leyden.runtime.agreement import Agreement
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
@@ -32,6 +35,9 @@ class DistributedStrategy(Strategy):
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
     """
 
+    _runs = 0
+    """Entry points that the processes of this program have begun together, each under a name of its own."""
+
     def __init__(
         self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None
     ) -> None:
@@ -43,6 +49,7 @@ class DistributedStrategy(Strategy):
             )
         self.timeout, self.process_group_backend = timeout, process_group_backend
         self.place: Place | None = None
+        self._agreement: Agreement | None = None
 
     def connect(self, root_device: torch.device, place: Place | None) -> None:
         super().connect(root_device, place)
@@ -51,30 +58,29 @@ class DistributedStrategy(Strategy):
         self.node_rank, self.world_size = self.place.node_rank, self.place.world_size
         rank_zero_only.rank = self.global_rank
 
-    def setup_environment(self) -> None:
+    def begin(self, position: Callable[[], int], heard: Callable[[], None]) -> None:
         """Meet the other processes, unless the group is there already: from an earlier run, or made by the script."""
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
         if dist.is_initialized():
             self._check_group()
-            return
-        assert self.place is not None
-        backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
-        if self.world_size == 1 and not self.place.master_port:
-            dist.init_process_group(
-                backend, store=dist.HashStore(), rank=0, world_size=1, timeout=self.timeout
-            )
         else:
-            dist.init_process_group(
-                backend, init_method="env://" if self.place.launcher != "slurm" else self._address,
-                rank=self.global_rank, world_size=self.world_size, timeout=self.timeout,
-            )  # fmt: skip
-        atexit.register(_leave)
+            self._join()
+        if self.world_size > 1:
+            DistributedStrategy._runs += 1
+            store = dist.distributed_c10d._get_default_store().clone()
+            self._agreement = Agreement(store, str(self._runs), self.global_rank, self.world_size, position, heard)
 
-    @property
-    def _address(self) -> str:
+    def _join(self) -> None:
         assert self.place is not None
-        return f"tcp://{self.place.master_addr}:{self.place.master_port}"
+        options: dict[str, Any] = {"rank": self.global_rank, "world_size": self.world_size, "timeout": self.timeout}
+        if self.world_size == 1:
+            options["store"] = dist.HashStore()
+        elif self.place.launcher == "slurm":
+            options["init_method"] = f"tcp://{self.place.master_addr}:{self.place.master_port}"
+        backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
+        dist.init_process_group(backend, **options)
+        atexit.register(_leave)
 
     def _check_group(self) -> None:
         if dist.get_world_size() != self.world_size or dist.get_rank() != self.global_rank:
@@ -83,6 +89,36 @@ class DistributedStrategy(Strategy):
                 f"{dist.get_world_size()}, the environment as {self.global_rank} of {self.world_size}. Leave out "
                 "torch.distributed.init_process_group, or give it the numbers of the environment."
             )
+
+    def ask_to_stop(self) -> None:
+        if self._agreement is not None:
+            self._agreement.ask()
+
+    def stops_behind(self, batches: int) -> bool:
+        return self._agreement is None or self._agreement.stops_behind(batches)
+
+    def explain(self, error: BaseException) -> BaseException:
+        agreement = self._agreement
+        if agreement is None or isinstance(error, SIGTERMException):
+            return error
+        lost = _is_of_lost_peer(error)
+        if lost and (failure := agreement.failure(within_s=5.0)):
+            agreement.fail("")  # others know by now
+            rank, text = failure
+            other = ProcessFailedError(
+                f"Process {rank} of {self.world_size} failed, so that process {self.global_rank} cannot go on. What "
+                f"process {rank} raised:\n{text}"
+            )
+            other.__cause__ = error
+            return other
+        agreement.fail("".join(traceback.format_exception(error)))
+        return error
+
+    def teardown(self) -> None:
+        if self._agreement is not None:
+            self._agreement.close()
+            self._agreement = None
+        super().teardown()
 
     # -- how processes agree ----------------------------------------------------------------------------------------
 
@@ -125,6 +161,11 @@ class DistributedStrategy(Strategy):
 
     def prepare_loader(self, loader: Any, stage: str) -> Any:
         return distributed_loader(loader, self.world_size, self.global_rank, stage)
+
+
+def _is_of_lost_peer(error: BaseException) -> bool:
+    """Whether `error` is what a collective raises when another process is gone or does not come."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def _leave() -> None:

@@ -39,9 +39,6 @@ class Strategy:
         """Take this process's device, and its place where a launcher gave it one; called once, by the Trainer."""
         self.root_device = root_device
 
-    def setup_environment(self) -> None:
-        """Meet the other processes; called as each entry point begins, before any hook."""
-
     @property
     def is_global_zero(self) -> bool:
         """Whether this is the process that writes and prints."""
@@ -86,8 +83,26 @@ class Strategy:
         """Return the processes' tensors stacked along a new first dimension; one process's own as it is."""
         return tensor
 
+    def begin(self, position: Callable[[], int], heard: Callable[[], None]) -> None:
+        """Begin an entry point, together with the other processes, before any hook.
+
+        `position` returns the number of training batches done; `heard` is to be called, in any thread, when another
+        process was asked to stop.
+        """
+
+    def ask_to_stop(self) -> None:
+        """Ask all processes to stop behind the same batch; called in the handler of a signal."""
+
+    def stops_behind(self, batches: int) -> bool:
+        """Whether that is behind so many training batches, of a process that was asked to stop."""
+        return True
+
+    def explain(self, error: BaseException) -> BaseException:
+        """Return what ends this process's run: `error`, or that another process failed, which has led to it."""
+        return error
+
     def teardown(self) -> None:
-        """Give up what `setup_module` took."""
+        """Give up what `begin` and `setup_module` took; called last, also where these failed."""
 
 
 class SingleDeviceStrategy(Strategy):
