@@ -35,6 +35,7 @@ from leyden.run_state import TrainerFn, TrainerState
 from leyden.runtime.choose import choose_strategy
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
+from leyden.runtime.launching import check_can_launch, launch_script
 from leyden.runtime.module_init import module_init
 from leyden.runtime.places import choose_num_nodes, place_of
 from leyden.runtime.precision import Precision, choose_precision
@@ -155,6 +156,9 @@ class Trainer(TrainerProperties):
         self.device_ids = choose_devices(devices, self.accelerator, None if place is None else place.local_world_size)
         self._num_nodes = choose_num_nodes(num_nodes, place)
         self.strategy = choose_strategy(strategy, len(self.device_ids) * self.num_nodes)
+        if place is None and len(self.device_ids) > 1:
+            check_can_launch(f"Trainer(devices={devices!r})")
+            launch_script(len(self.device_ids))
         own = self.device_ids[0 if place is None else place.local_rank]
         self.strategy.connect(root_device(self.accelerator, own), place)
         self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)
