@@ -95,9 +95,10 @@ class GradientFreeLoop:
         """
         trainer, module = self._trainer, self._trainer.lightning_module
         modes = modes_of(module)
+        inference_mode = trainer.settings.inference_mode and trainer.strategy.allows_inference_mode
         try:
             self._call_module("model_eval")
-            with torch.inference_mode() if trainer.settings.inference_mode else torch.no_grad():
+            with torch.inference_mode() if inference_mode else torch.no_grad():
                 yield
         except BaseException:
             restore_modes(modes)  # whoever catches this may train on

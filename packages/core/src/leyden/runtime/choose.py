@@ -19,11 +19,18 @@ def _ddp(**options: bool) -> Callable[[], Strategy]:
     return make
 
 
+def _fsdp() -> Strategy:
+    from leyden.runtime.fsdp import FSDPStrategy
+
+    return FSDPStrategy()
+
+
 _NAMES: dict[str, Callable[[], Strategy]] = {
     "single_device": SingleDeviceStrategy,
     "ddp": _ddp(),
     "ddp_find_unused_parameters_true": _ddp(find_unused_parameters=True),
     "ddp_find_unused_parameters_false": _ddp(),
+    "fsdp": _fsdp,
 }
 
 

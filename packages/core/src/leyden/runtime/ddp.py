@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from leyden.runtime.distributed import DistributedStrategy
+from leyden.runtime.distributed import DistributedStrategy, in_place_of
 
 __all__ = ["DDPStrategy"]
 
@@ -61,12 +61,7 @@ class DDPStrategy(DistributedStrategy):
         if self.ddp_comm_hook is not None:
             parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
         self.no_grad_sync = parallel.no_sync
-
-        def through_ddp(*args: Any) -> Any:
-            return parallel(*args)
-
-        through_ddp.__signature__ = __import__("inspect").signature(step)  # type: ignore[attr-defined]
-        return through_ddp
+        return in_place_of(step, parallel)
 
     def teardown(self) -> None:
         self.parallel = self.no_grad_sync = None

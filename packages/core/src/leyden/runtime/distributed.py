@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,7 +20,7 @@ from leyden.runtime.agreement import Agreement
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
-__all__ = ["DistributedStrategy"]
+__all__ = ["DistributedStrategy", "in_place_of"]
 
 _OPERATIONS = {
     "mean": dist.ReduceOp.SUM, "avg": dist.ReduceOp.SUM, "sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN,
@@ -161,6 +162,16 @@ class DistributedStrategy(Strategy):
 
     def prepare_loader(self, loader: Any, stage: str) -> Any:
         return distributed_loader(loader, self.world_size, self.global_rank, stage)
+
+
+def in_place_of(step: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `call` as a function that says to take what `step` takes."""
+
+    def run(*args: Any) -> Any:
+        return call(*args)
+
+    run.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]
+    return run
 
 
 def _is_of_lost_peer(error: BaseException) -> bool:

@@ -22,11 +22,13 @@ class Strategy:
         root_device: device of this process.
         no_grad_sync: makes the context for a backward whose gradients need not be synchronised yet; None where there is
             nothing to hold back.
+        allows_inference_mode: whether evaluation may run under `torch.inference_mode` and not only `torch.no_grad`.
         before_backward: called with the loss before a backward pass under manual optimisation; None where nobody asks.
     """
 
     no_grad_sync: Callable[[], AbstractContextManager[Any]] | None = None
 
+    allows_inference_mode = True
     before_backward: Callable[[Tensor], None] | None = None
 
     def __init__(self, root_device: torch.device | None = None) -> None:
