@@ -68,11 +68,10 @@ def test_every_way_to_say_one_device(devices: Any) -> None:
         ("", "expected at least one device"),
         (",", "expected at least one device"),
         ([0, 0], "expected at least one device, each once"),
-        (2, "trains in one process on one device"),
-        ("0,1", "trains in one process on one device"),
-        ([0, 1], "trains in one process on one device"),
-        ([1], "this machine has 1 cpu device"),
-        ("3,", "this machine has 1 cpu device"),
+        (2, "starts the running script once for each process, but this is a test"),
+        ("0,1", "starts the running script once for each process, but this is a test"),
+        ([1], "the CPU is one device, which any number of processes share"),
+        ("3,", "the CPU is one device, which any number of processes share"),
     ],
 )
 def test_everything_else_is_an_error(devices: Any, message: str) -> None:

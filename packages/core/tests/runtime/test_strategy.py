@@ -175,10 +175,16 @@ def test_one_process_is_its_own_answer() -> None:
 
 
 def test_names_of_strategies() -> None:
-    assert isinstance(choose_strategy("auto", CPU), SingleDeviceStrategy)
-    assert isinstance(choose_strategy("single_device", CPU), SingleDeviceStrategy)
+    assert isinstance(choose_strategy("auto", 1), SingleDeviceStrategy)
+    assert isinstance(choose_strategy("single_device", 1), SingleDeviceStrategy)
     own = Recording()
-    assert choose_strategy(own, CPU) is own
-    for wrong in ("ddp", None, Recording):
-        with pytest.raises(MisconfigurationException, match=r"Trainer\(strategy=.*\): expected 'auto' or an instance"):
-            choose_strategy(wrong, CPU)
+    assert choose_strategy(own, 1) is own
+    for wrong in ("dpp", None, Recording):
+        with pytest.raises(
+            MisconfigurationException, match=r"Trainer\(strategy=.*\): expected 'auto', 'single_device'"
+        ):
+            choose_strategy(wrong, 1)
+    with pytest.raises(MisconfigurationException, match="Did you mean 'fsdp'"):
+        choose_strategy("fsdp2", 2)
+    with pytest.raises(MisconfigurationException, match="is for one process, and there are 2"):
+        choose_strategy("single_device", 2)

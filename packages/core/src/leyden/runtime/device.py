@@ -54,6 +54,11 @@ def choose_devices(devices: object, accelerator: str, processes: int | None = No
             f"Trainer(devices={devices!r}), but the launcher started {processes} process(es) on this machine. Leave "
             f"devices out, or start as many: torchrun --nproc-per-node {len(wanted)}."
         )
+    if accelerator == "cpu" and wanted != list(range(len(wanted))):
+        raise MisconfigurationException(
+            f"Trainer(devices={devices!r}): the CPU is one device, which any number of processes share; give that "
+            "number, such as devices=2."
+        )
     if accelerator != "cpu" and max(wanted) >= available:
         raise MisconfigurationException(
             f"Trainer(devices={devices!r}): this machine has {available} {accelerator} device(s), counted from 0, and "

@@ -39,9 +39,7 @@ class DistributedStrategy(Strategy):
     _runs = 0
     """Entry points that the processes of this program have begun together, each under a name of its own."""
 
-    def __init__(
-        self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None
-    ) -> None:
+    def __init__(self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None) -> None:
         super().__init__()
         if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
             raise MisconfigurationException(

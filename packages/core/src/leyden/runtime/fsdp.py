@@ -10,14 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from leyden.errors import MisconfigurationException
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
 
 __all__ = ["FSDPStrategy"]
+
 
 class FSDPStrategy(DistributedStrategy):
     """Every process has a share of each weight, its gradient and its optimizer state; FSDP2 gathers what a layer needs.

@@ -24,8 +24,17 @@ class Place:
         master_port: its port.
 
     Example:
-        >>> place_of({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",
-        ...           "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}).node_rank
+        >>> place_of(
+        ...     {
+        ...         "RANK": "3",
+        ...         "LOCAL_RANK": "1",
+        ...         "WORLD_SIZE": "4",
+        ...         "LOCAL_WORLD_SIZE": "2",
+        ...         "GROUP_RANK": "1",
+        ...         "MASTER_ADDR": "node0",
+        ...         "MASTER_PORT": "29500",
+        ...     }
+        ... ).node_rank
         1
     """
 

@@ -109,5 +109,3 @@ class Strategy:
 
 class SingleDeviceStrategy(Strategy):
     """One process, one device."""
-
-
