@@ -36,6 +36,7 @@ class TrainerProperties:
     settings: Settings
     state: TrainerState
     strategy: Strategy
+    _num_nodes: int
     precision_plugin: Precision
     device_ids: list[int]
     engine: Engine

@@ -43,10 +43,7 @@ def choose_devices(devices: object, accelerator: str, processes: int | None = No
         processes: How many a launcher has started on this machine; None where there was none.
     """
     available = torch.cuda.device_count() if accelerator == "cuda" else 1
-    if devices == "auto":
-        wanted = list(range(processes or 1))
-    else:
-        wanted = _parse_devices(devices, available)
+    wanted = list(range(processes or 1)) if devices == "auto" else _parse_devices(devices, available)
     if not wanted or len(set(wanted)) != len(wanted):
         raise MisconfigurationException(f"Trainer(devices={devices!r}): expected at least one device, each once.")
     if processes is not None and len(wanted) != processes:

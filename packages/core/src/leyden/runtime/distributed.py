@@ -41,7 +41,7 @@ class DistributedStrategy(Strategy):
 
     def __init__(self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None) -> None:
         super().__init__()
-        if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
+        if timeout <= timedelta(0):
             raise MisconfigurationException(
                 f"{type(self).__name__}(timeout={timeout!r}): expected a timedelta above 0, such as "
                 "timedelta(minutes=30)."
@@ -67,14 +67,16 @@ class DistributedStrategy(Strategy):
             self._join()
         if self.world_size > 1:
             DistributedStrategy._runs += 1
-            store = dist.distributed_c10d._get_default_store().clone()
-            self._agreement = Agreement(store, str(self._runs), self.global_rank, self.world_size, position, heard)
+            store: Any = dist.distributed_c10d._get_default_store()
+            self._agreement = Agreement(
+                store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard
+            )
 
     def _join(self) -> None:
         assert self.place is not None
         options: dict[str, Any] = {"rank": self.global_rank, "world_size": self.world_size, "timeout": self.timeout}
         if self.world_size == 1:
-            options["store"] = dist.HashStore()
+            options["store"] = dist.HashStore()  # type: ignore[attr-defined]
         elif self.place.launcher == "slurm":
             options["init_method"] = f"tcp://{self.place.master_addr}:{self.place.master_port}"
         backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")

@@ -77,7 +77,7 @@ class FSDPStrategy(DistributedStrategy):
 
     def step_of(self, module: nn.Module, name: str) -> Callable[..., Any]:
         if name not in vars(module):
-            register_fsdp_forward_method(module, name)  # type: ignore[no-untyped-call]
+            register_fsdp_forward_method(module, name)
         own: Callable[..., Any] = getattr(type(module), name).__get__(module)
         return in_place_of(own, getattr(module, name))
 

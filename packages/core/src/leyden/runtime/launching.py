@@ -1,4 +1,4 @@
-"""More than one process from a plain script: it is started again, once for each, by torch.distributed's own launcher."""
+"""More than one process from a plain script: it is started again for each by torch.distributed's launcher."""
 
 from __future__ import annotations
 
