@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 __all__ = ["Agreement"]
 
 _POLL_S = 0.2
+_TAKING_NOTE_S = 3.0
 _PATIENCE_S = 20.0
 """How long a process that another one's failure has left waiting may take to end by itself."""
 
@@ -43,6 +45,7 @@ class Agreement:
         self._asked, self._told, self._over = threading.Event(), threading.Event(), threading.Event()
         self._ends = threading.Event()  # by itself, be it well or with an error
         self._behind = 0
+        self._failure: tuple[int, str] | None = None
         self._thread = threading.Thread(target=self._listen, name="leyden-agreement", daemon=True)
         self._thread.start()
 
@@ -56,22 +59,23 @@ class Agreement:
         return batches >= self._behind
 
     def fail(self, error: str) -> None:
-        """Tell the others that this process has failed; only the first failure of a run is told."""
+        """Tell the others that this process has failed, unless another has; wait a moment for them to take note.
+
+        The store may be this process's own, and go with it.
+        """
         self._ends.set()
-        self._store.compare_set(f"{self._prefix}/failed", "", json.dumps([self._rank, error]))
+        told = json.dumps([self._rank, error])
+        others = [f"{self._prefix}/failed/{rank}" for rank in range(self._world_size) if rank != self._rank]
+        with contextlib.suppress(RuntimeError):  # the store is gone: nobody is left to be told
+            if self._store.compare_set(f"{self._prefix}/failed", "", told) == told.encode():
+                until = time.monotonic() + _TAKING_NOTE_S
+                while not self._store.check(others) and time.monotonic() < until:
+                    time.sleep(0.02)
 
     def failure(self, within_s: float = 0.0) -> tuple[int, str] | None:
         """Return who failed first, if another process, and how; None where none has by then."""
-        key, until = f"{self._prefix}/failed", time.monotonic() + within_s
-        try:
-            while not self._store.check([key]):
-                if time.monotonic() >= until:
-                    return None
-                time.sleep(0.05)
-            rank, error = json.loads(self._store.get(key))
-        except RuntimeError:  # the store was that process's, and went with it
-            return None
-        return None if rank == self._rank else (int(rank), str(error))
+        self._thread.join(within_s)  # it ends when it has taken note
+        return self._failure
 
     def close(self) -> None:
         """End the thread. Processes that wait for this one's word get it: it will not go further than it is."""
@@ -81,9 +85,8 @@ class Agreement:
 
     def _listen(self) -> None:
         try:
-            self._listen_for_all()
-        except RuntimeError:  # the store is gone, and with it who held it: nothing is agreed any more
-            self._heard()
+            with contextlib.suppress(RuntimeError):  # the store is gone with its process: nothing is agreed any more
+                self._listen_for_all()
         finally:
             self._told.set()
 
@@ -93,8 +96,8 @@ class Agreement:
         while not self._over.wait(_POLL_S):
             if self._asked.is_set() and not store.check([wanted]):
                 store.set(wanted, "1")
-            if store.check([failed]) and (failure := self.failure()):
-                self._end_after(failure)
+            if store.check([failed]):
+                self._take_note(json.loads(store.get(failed)))
                 return
             if not self._told.is_set() and store.check([wanted]):
                 self._heard()
@@ -112,13 +115,23 @@ class Agreement:
         self._behind = max(int(place) for place in self._store.multi_get(places))
         self._told.set()
 
-    def _end_after(self, failure: tuple[int, str]) -> None:
+    def _take_note(self, failure: tuple[int, str]) -> None:
+        rank, error = failure
+        if rank == self._rank:
+            return
+        self._failure = rank, error
+        self._store.set(f"{self._prefix}/failed/{self._rank}", "1")
         self._told.set()
+        threading.Thread(target=self._end_if_it_waits, name="leyden-end", daemon=True).start()
+
+    def _end_if_it_waits(self) -> None:
+        assert self._failure is not None
         if self._ends.wait(_PATIENCE_S):
             return
+        rank, error = self._failure
         sys.stderr.write(
-            f"Process {failure[0]} of {self._world_size} failed, and process {self._rank} still waits for it; it is "
-            f"ended.\n{failure[1]}"
+            f"Process {rank} of {self._world_size} failed, and process {self._rank} still waits for it; it is ended.\n"
+            f"{error}"
         )
         sys.stderr.flush()
         os._exit(1)

@@ -49,6 +49,7 @@ class DistributedStrategy(Strategy):
         self.timeout, self.process_group_backend = timeout, process_group_backend
         self.place: Place | None = None
         self._agreement: Agreement | None = None
+        self._is_torn = False  # by an error, after which the processes no longer are at the same place
 
     def connect(self, root_device: torch.device, place: Place | None) -> None:
         super().connect(root_device, place)
@@ -67,6 +68,7 @@ class DistributedStrategy(Strategy):
             self._join()
         if self.world_size > 1:
             DistributedStrategy._runs += 1
+            self._is_torn = False
             store: Any = dist.distributed_c10d._get_default_store()
             self._agreement = Agreement(
                 store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard
@@ -100,6 +102,7 @@ class DistributedStrategy(Strategy):
 
     def explain(self, error: BaseException) -> BaseException:
         agreement = self._agreement
+        self._is_torn = not isinstance(error, SIGTERMException)
         if agreement is None or isinstance(error, SIGTERMException):
             return error
         lost = _is_of_lost_peer(error)
@@ -119,6 +122,8 @@ class DistributedStrategy(Strategy):
         if self._agreement is not None:
             self._agreement.close()
             self._agreement = None
+            if not self._is_torn:
+                self.barrier("teardown")  # the store is there until nobody looks into it
         super().teardown()
 
     # -- how processes agree ----------------------------------------------------------------------------------------
