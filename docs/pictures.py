@@ -83,7 +83,7 @@ def play(scene: str) -> None:
     from torch import Tensor, nn
 
     from leyden import Callback, LightningModule, Trainer
-    from leyden.callbacks import ModelSummary, RichModelSummary, RichProgressBar, TQDMProgressBar
+    from leyden.callbacks import RichModelSummary, RichProgressBar, TQDMProgressBar
 
     class Digits(LightningModule):
         def __init__(self) -> None:
@@ -127,7 +127,6 @@ def play(scene: str) -> None:
     shown = {
         "tqdm_bar": TQDMProgressBar(leave=True),
         "rich_bar": RichProgressBar(leave=True),
-        "summary": ModelSummary(max_depth=2),
         "rich_summary": RichModelSummary(max_depth=2),
     }[scene]
     batches = [torch.randn(32, 1, 8, 8) for _ in range(80)]
@@ -145,7 +144,7 @@ def main() -> None:
         return
     folder = Path(__file__).parent / "pictures"
     folder.mkdir(exist_ok=True)
-    for scene in ("tqdm_bar", "rich_bar", "summary", "rich_summary"):
+    for scene in ("tqdm_bar", "rich_bar", "rich_summary"):
         (folder / f"{scene}.svg").write_text(draw(record(scene)), encoding="utf-8")
 
 
