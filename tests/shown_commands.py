@@ -88,7 +88,7 @@ def problem_of(command: str) -> str | None:
 def _of_pip(arguments: list[str]) -> str | None:
     for one in arguments:
         if one.startswith((".", "packages/")):
-            if not (ROOT / one).exists():
+            if not (ROOT / one.partition("[")[0]).exists():
                 return f"there is no folder {one}"
         elif not one.startswith("-"):
             known = _distributions()
@@ -133,7 +133,8 @@ def _of_python(arguments: list[str]) -> str | None:
         return None
     if missing := [source for source in sources if not source.exists()]:
         return f"there is no {missing[0].relative_to(ROOT)}"
-    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    beside = [one for source in sources for one in source.parent.glob("*.py")]  # examples share their parsers
+    text = "".join(one.read_text(encoding="utf-8") for one in beside)
     options = [one.partition("=")[0] for one in arguments if one.startswith("--")]
     unknown = [one for one in options if f'"{one}"' not in text]
     return f"{', '.join(unknown)}: no such option" if unknown else None

@@ -31,16 +31,6 @@ WITH_A_PAGE = CALLBACKS | OTHERS
 MISSING = {
     "BackboneFinetuning",
     "BaseFinetuning",
-    "DeviceStatsMonitor",
-    "GPUStatsMonitor",
-    "ModelSummary",
-    "ProgressBar",
-    "PrometheusExporter",
-    "RichModelSummary",
-    "RichProgressBar",
-    "TQDMProgressBar",
-    "TensorBoardLogger",
-    "ThroughputMonitor",
 }
 
 

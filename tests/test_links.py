@@ -11,6 +11,8 @@ from tests.pages import PAGES, ROOT, headings_of, name_of, prose_of
 
 # Nothing is fetched: whether these are still there is for a person to see, before a release.
 OUTSIDE = {
+    "https://docs.pypi.org/trusted-publishers/",
+    "https://twine.readthedocs.io",
     "https://arxiv.org/abs/1803.03635",
     "https://docs.pytorch.org/docs/stable/nn.html#torch.nn.utils.prune.BasePruningMethod",
     "https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema",
@@ -33,7 +35,7 @@ LINKS = [(page, target) for page in PAGES for target in targets_of(page)]
 
 @cache
 def anchors_of(page: Path) -> set[str]:
-    """Return the anchors of a page: its headings as GitHub writes them, which are the site's too, and its own."""
+    """Return the anchors of a page: its headings as GitHub writes them and as docutils does, and its own."""
     found: set[str] = set()
     for _, heading in headings_of(page):
         plain = re.sub(r"\{[^}]*\}|[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
@@ -43,6 +45,8 @@ def anchors_of(page: Path) -> set[str]:
             number += 1
             anchor = f"{slug}-{number}"
         found.add(anchor)
+        if page.is_relative_to(ROOT / "docs"):
+            found.add(re.sub(r"[^a-z0-9]+", "-", plain).strip("-"))
     return found | set(re.findall(r"^\((\S+)\)=$", prose_of(page), flags=re.MULTILINE))
 
 

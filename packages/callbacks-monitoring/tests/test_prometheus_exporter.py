@@ -28,7 +28,7 @@ from leyden.runtime.strategy import SingleDeviceStrategy
 from leyden.testing.models import BoringModule
 from leyden_monitoring import DeviceStatsMonitor, GPUStatsMonitor, PrometheusExporter
 
-PAGE = Path(__file__).parents[3] / "docs" / "production.md"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def _load_fakes() -> Any:
@@ -617,7 +617,11 @@ def test_names_follow_the_conventions_and_the_page_lists_them_all(monkeypatch: p
         assert re.fullmatch(r"leyden_[a-z_]+[a-z]", name)
         assert name.endswith("_total") is (kind == "counter")
         assert text.endswith(".")
-    listed = re.findall(r"^\| `(leyden_[a-z_]+)", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    listed = re.findall(
+        r"^\| `(leyden_[a-z_]+)",
+        (DOCS / "callbacks" / "prometheus_exporter.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
     assert sorted(listed) == sorted(families)
 
 
@@ -633,7 +637,7 @@ def test_the_page_s_configuration_and_alerts(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def yaml_blocks() -> Iterator[str]:
-    yield from re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    yield from re.findall(r"```yaml\n(.*?)```", (DOCS / "production.md").read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_a_step_that_reports_nothing_costs_one_python_call() -> None:
