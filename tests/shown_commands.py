@@ -133,8 +133,10 @@ def _of_python(arguments: list[str]) -> str | None:
         return None
     if missing := [source for source in sources if not source.exists()]:
         return f"there is no {missing[0].relative_to(ROOT)}"
-    beside = [one for source in sources for one in source.parent.glob("*.py")]  # examples share their parsers
-    text = "".join(one.read_text(encoding="utf-8") for one in beside)
+    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    imported = re.findall(r"^\s*(?:from|import) (\w+)", text, flags=re.MULTILINE)
+    beside = [path for name in imported if (path := sources[0].parent / f"{name}.py").exists()]
+    text += "".join(path.read_text(encoding="utf-8") for path in beside)  # examples share parsers of arguments
     options = [one.partition("=")[0] for one in arguments if one.startswith("--")]
     unknown = [one for one in options if f'"{one}"' not in text]
     return f"{', '.join(unknown)}: no such option" if unknown else None
