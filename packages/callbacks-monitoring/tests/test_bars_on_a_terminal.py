@@ -12,17 +12,17 @@ import sys
 import termios
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pseudo_terminal import Clock, Look, Model, Terminal, always_due_fixture, make_trainer, terminal_fixture
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from leyden import Callback, Trainer
-from leyden.testing.models import RandomDataset
+from leyden.testing import RandomDataset, RandomStream
 from leyden_monitoring import RichProgressBar, TQDMProgressBar, live_progress
 
 __all__ = ["always_due_fixture", "terminal_fixture"]
@@ -106,12 +106,9 @@ def test_sanity_check(terminal: Terminal, bar_class: Any) -> None:
 
 @pytest.mark.usefixtures("always_due")
 def test_loader_without_length(terminal: Terminal, bar_class: Any) -> None:
-    class Endless(IterableDataset[Tensor]):
-        def __iter__(self) -> Iterator[Tensor]:
-            return iter(RandomDataset(4, 6).data)
-
     look = Look(terminal, "on_train_batch_start", "on_train_epoch_end")
-    make_trainer(terminal, bar_class(), look, limit_val_batches=0).fit(Model(), DataLoader(Endless(), batch_size=2))
+    stream = DataLoader(RandomStream(4, 6), batch_size=2)
+    make_trainer(terminal, bar_class(), look, limit_val_batches=0).fit(Model(), stream)
     assert [read(lines[0])[1] for _, lines in look.seen] == ["0/?", "1/?", "2/?", "3/?"]
     assert not any("<" in lines[0] for _, lines in look.seen)  # no time left that nobody knows
 

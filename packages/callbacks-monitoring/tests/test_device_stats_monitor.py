@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from leyden import Callback, MisconfigurationException, Trainer
 from leyden.loggers import CSVLogger, Logger
-from leyden.testing.models import BoringModule, RandomDataset
+from leyden.testing import BoringModule, RandomDataset
 from leyden_monitoring import DeviceStatsMonitor
 from leyden_monitoring.factory import make_callbacks
 

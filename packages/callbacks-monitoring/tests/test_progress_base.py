@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from leyden import Callback, Trainer
 from leyden.loggers import CSVLogger
-from leyden.testing.models import BoringModule, RandomDataset
+from leyden.testing import BoringModule, RandomDataset, RandomStream
 from leyden_monitoring import ProgressBar, ProgressBarBase, TQDMProgressBar, display, live_progress
 
 
@@ -217,11 +216,7 @@ def test_lines_of_other_entry_points(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_loader_without_length(capsys: pytest.CaptureFixture[str]) -> None:
-    class Endless(IterableDataset[Tensor]):
-        def __iter__(self) -> Iterator[Tensor]:
-            return iter(RandomDataset(4, 6).data)
-
-    make_trainer(TQDMProgressBar(), limit_val_batches=0).fit(Model(), DataLoader(Endless(), batch_size=2))
+    make_trainer(TQDMProgressBar(), limit_val_batches=0).fit(Model(), DataLoader(RandomStream(4, 6), batch_size=2))
     assert lines_of(capsys) == ["Epoch 0: 3 batches in TIME, a=2.000, c=7.000"]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from leyden import LightningDataModule, LightningModule, MisconfigurationException, Trainer
-from leyden.testing.models import BoringModule, RandomDataset
+from leyden.testing import BoringModule, RandomDataset
 
 
 class Model(LightningModule):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ConstantLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 
 from leyden import LightningModule, MisconfigurationException, Trainer
-from leyden.testing.models import BoringModule, RandomDataset
+from leyden.testing import BoringModule, RandomDataset
 
 
 def attached(module: LightningModule, *optimizers: torch.optim.Optimizer) -> LightningModule:
