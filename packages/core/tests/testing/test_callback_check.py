@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from leyden import Callback
+from leyden import Callback, LightningModule, Trainer
 from leyden.errors import MisconfigurationException
 from leyden.testing import callback_tests, check_callback
 from leyden.testing.properties import PROPERTIES
@@ -39,6 +39,20 @@ class Forgets(CountBatches):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
+class LogsTensors(Callback):
+    """Logs tensors at every batch, which `self.log` takes as they are, and has an optimizer of its own."""
+
+    def __init__(self) -> None:
+        self.optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", "/tmp")  # as torch does with the first one of a process
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.log("of_batch", outputs["loss"] + 1)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.log("of_validation", torch.ones(2, device=pl_module.device).mean() + next(pl_module.parameters()).mean())
+
+
 test_count_batches = callback_tests(CountBatches, only_watches=True)
 
 
@@ -47,6 +61,12 @@ def test_a_good_callback_holds_everything() -> None:
     assert report
     assert list(report) == list(PROPERTIES)
     assert {result.outcome for result in report.values()} == {"holds"}
+
+
+def test_logging_tensors_is_no_waiting_and_an_optimizer_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    report = check_callback(LogsTensors, only_watches=True, calls_per_step=100)
+    assert report
 
 
 def test_the_table_names_what_is_broken_and_why() -> None:

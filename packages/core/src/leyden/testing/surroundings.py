@@ -57,13 +57,17 @@ def _set_environment(before: dict[str, str]) -> None:
             os.environ[name] = value
 
 
+_OF_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Set where torch first imports its compiler, which the first optimizer of a process does."""
+
+
 def process_marks() -> dict[str, dict[str, Any]]:
     """Return what of the process a run may not leave changed, by kind and name."""
     return {
         "thread": {f"{one.name!r}": one.ident for one in threading.enumerate()},
         "open file": _open_files(),
         "signal handler": {number.name: _of_signal(number) for number in signal.valid_signals() if _is_named(number)},
-        "environment variable": dict(os.environ),
+        "environment variable": {name: value for name, value in os.environ.items() if name not in _OF_TORCH},
         "hook of the interpreter": {
             name: getattr(sys, name) for name in ("excepthook", "displayhook", "breakpointhook")
         }

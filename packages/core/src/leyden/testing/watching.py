@@ -145,6 +145,8 @@ class Watching:
 
     def _note(self, what: str) -> None:
         place = _place()
+        if place == _IN_LOG:  # which reads what is on the CPU, and keeps what is on a device for later
+            return
         sentence = f"{self._hook} waits for the device in {what}{f' ({place})' if place else ''}"
         if sentence not in self.waits and not any(place and place in one for one in self.waits):
             self.waits.append(sentence)
@@ -179,10 +181,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _place() -> str:
-    """Return ``file:line`` of the innermost frame below the hook that is neither torch's nor this module's."""
+    """Return ``file:line`` of the innermost frame below the hook that is neither torch's nor this module's.
+
+    That is `_IN_LOG` where it belongs to ``self.log``.
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None:
         file = frame.f_code.co_filename
+        if file.startswith(_LOGGING):
+            return _IN_LOG
         if frame.f_code.co_name == "watched" and file == __file__:
             return ""
         if file != __file__ and not file.startswith(_TORCH) and not file.endswith("contextlib.py"):
@@ -192,6 +199,8 @@ def _place() -> str:
 
 
 _TORCH = str(Path(torch.__file__).parent)
+_LOGGING = str(Path(__file__).parents[1] / "logging")
+_IN_LOG = "self.log"
 
 
 def _of_run(trainer: Trainer) -> dict[str, Any]:
