@@ -12,7 +12,9 @@ from metrics_tracker import MetricsTracker
 from tests.cut_runs import Setting, ends
 
 from leyden import Trainer
-from leyden.testing import BoringModule
+from leyden.testing import BoringModule, callback_tests
+
+test_metrics_tracker = callback_tests(MetricsTracker, only_watches=True)
 
 
 def test_the_example_prints_its_history_and_draws_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -15,8 +15,27 @@ from tests.cut_runs import Net, Setting, ends
 from torch import Tensor
 
 from leyden import Callback, LightningModule, Trainer
+from leyden.testing import TinyClassifier, callback_tests
 
 NOTHING: Any = None
+
+
+class TaughtClassifier(TinyClassifier):
+    """The kit's classifier, whose head has a teacher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = deepcopy(self.head).requires_grad_(False)
+
+    def ema_decay(self, step: int) -> float:
+        return 0.9
+
+
+test_module_ema = callback_tests(
+    lambda: ModuleEMA("head", "teacher"),
+    module=TaughtClassifier,
+    calls_per_step=100,  # walks the parameters of both at each optimizer step
+)
 
 
 class Taught(Net):
@@ -46,12 +65,12 @@ class Follows(Callback):
         self.step, self.average = 0, NOTHING
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.average = [weight.detach().clone() for weight in pl_module.backbone.parameters()]  # type: ignore[union-attr, operator]
+        self.average = [weight.detach().clone() for weight in pl_module.backbone.parameters()]  # type: ignore[union-attr]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step > self.step:
             self.step, count = trainer.global_step, trainer.global_step + 1
-            weights = list(pl_module.backbone.parameters())  # type: ignore[union-attr, operator]
+            weights = list(pl_module.backbone.parameters())  # type: ignore[union-attr]
             self.average = [mine + (its - mine) / count for mine, its in zip(self.average, weights, strict=True)]
 
 

@@ -16,7 +16,9 @@ from notifier import Notifier
 
 from leyden import Callback, Trainer
 from leyden.callbacks import ModelCheckpoint
-from leyden.testing import BoringModule
+from leyden.testing import BoringModule, callback_tests
+
+test_notifier = callback_tests(lambda: Notifier(len, "val_acc", "max"), only_watches=True)
 
 
 class Server(ThreadingHTTPServer):
@@ -136,7 +138,9 @@ def refuses(text: str) -> None:
 def test_what_cannot_be_sent_is_reported_once_and_changes_nothing(how: str, server: Server) -> None:
     expected = fit(Scored(0.1, 0.9, 0.8, 0.7))
     server.status = 500
-    to = {"a status of 500": server.url, "no server": "http://127.0.0.1:1/", "a function that raises": refuses}[how]
+    to: Any = {"a status of 500": server.url, "no server": "http://127.0.0.1:1/", "a function that raises": refuses}[
+        how
+    ]
     with pytest.warns(UserWarning, match="Notifier could not send everything: .*Error") as caught:
         ended = fit(Scored(0.1, 0.9, 0.8, 0.7), Notifier(to, "score"))
     assert len(caught) == 1

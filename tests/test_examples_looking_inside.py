@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import sampling
 import torch
 from cnn import Classifier
-from digits_data import loaders, one_of_each
+from digits_data import Batch, digits, loaders, one_of_each
 from flow import Flow
 from gradient_flip import GradientFlip
 from latent_walk import LatentWalk
@@ -23,6 +24,7 @@ from sampling import SampleImages
 from simclr import SimCLR
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from vae import VAE
 from watching import evaluating, grid
 
@@ -30,6 +32,7 @@ from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import ModelCheckpoint
 from leyden.loggers import TensorBoardLogger
 from leyden.state.checkpoint import dump
+from leyden.testing import callback_tests
 
 CASES: dict[str, tuple[Callable[[], Callback], type[LightningModule]]] = {
     "OnlineProbe": (lambda: OnlineProbe(features=8), SimCLR),
@@ -108,6 +111,44 @@ def test_a_grid_has_the_images_row_by_row() -> None:
     picture = grid(images, columns=2, scale=1)
     assert picture.shape == (1, 6, 6)
     assert picture[0, [1, 1, 4, 4], [1, 4, 1, 4]].tolist() == [1.0, 0.0, 0.75, 0.0]  # dark on white
+
+
+# -- the kit -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def few_digits(count: int) -> TensorDataset:
+    images, labels = digits()[0][:count]
+    return TensorDataset(images, labels)
+
+
+class WithData(LightningModule):
+    """Brings the data and the steps that the kit runs a module with."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(few_digits(32), batch_size=4, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(few_digits(8), batch_size=4)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None: ...
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None: ...
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None: ...
+
+
+def checked(name: str, **what: Any) -> Callable[..., None]:
+    make, kind = CASES[name]
+    return callback_tests(make, module=type(kind.__name__, (WithData, kind), {}), only_watches=True, **what)
+
+
+test_online_probe = checked("OnlineProbe", calls_per_step=400)  # a step of its own, with an optimizer
+test_gradient_flip = checked("GradientFlip", calls_per_step=0)
+test_latent_walk = checked("LatentWalk", calls_per_step=0)
+test_sample_images = checked("SampleImages", calls_per_step=0)
 
 
 # -- the probe --------------------------------------------------------------------------------------------------------

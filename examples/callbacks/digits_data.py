@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.loggers import TensorBoardLogger
+from leyden.tables import render_table
 
 Batch = list[Tensor]  # images (N, 1, 8, 8) and labels (N,)
 
@@ -52,9 +53,13 @@ def read_options(arguments: Sequence[str] | None, about: str | None, max_epochs:
     return options.max_epochs, options.folder
 
 
-def some_epochs(max_epochs: int) -> list[int]:
-    """Return up to five epochs to show, counted from 1, the early ones closer together: there most is learned."""
-    return sorted({round(max_epochs ** (share / 4)) for share in range(5)})
+def print_epochs(shares: dict[str, list[float]]) -> list[int]:
+    """Print the shares of five epochs, the early ones closer together: there most is learned. Return which, from 1."""
+    max_epochs = max(map(len, shares.values()))
+    epochs = sorted({round(max_epochs ** (part / 4)) for part in range(5)})
+    rows = [[epoch, *(f"{column[epoch - 1]:.1%}" for column in shares.values())] for epoch in epochs]
+    print(render_table(["epoch", *shares], rows))
+    return epochs
 
 
 def trainer(max_epochs: int, folder: Path, name: str, *callbacks: leyden.Callback) -> leyden.Trainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from digit_classifier import Classifier, loaders
@@ -37,10 +38,10 @@ class MetricsTracker(Callback):
                 points.append([trainer.current_epoch, step, float(value)])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": {name: list(points) for name, points in self.history.items()}}
+        return {"history": deepcopy(self.history)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = {name: list(points) for name, points in state_dict["history"].items()}
+        self.history = deepcopy(state_dict["history"])
 
     def plot(self) -> Any:
         """Return a matplotlib figure with a curve for each metric."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from digits_data import Batch, loaders, read_options, some_epochs, trainer
+from digits_data import Batch, loaders, print_epochs, read_options, trainer
 from simclr import SimCLR
 from torch import Tensor, nn
 from torch.nn import functional
 from watching import evaluating, save_curves
 
 from leyden import Callback, LambdaCallback, LightningModule, Trainer, seed_everything
-from leyden.tables import render_table
 
 
 class OnlineProbe(Callback):
@@ -53,7 +53,7 @@ class OnlineProbe(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.head.load_state_dict(state_dict["head"])
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.optimizer.load_state_dict(deepcopy(state_dict["optimizer"]))  # it would go on in the tensors it is given
 
 
 def train(learning_rate: float, max_epochs: int, folder: Path) -> list[float]:
@@ -70,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     """Watch an encoder that learns and one that does not, print and draw both."""
     max_epochs, folder = read_options(arguments, __doc__, max_epochs=30)
     curves = {"trained encoder": train(2e-3, max_epochs, folder), "untrained": train(0.0, max_epochs, folder)}
-    rows = [[epoch, *(f"{curve[epoch - 1]:.1%}" for curve in curves.values())] for epoch in some_epochs(max_epochs)]
-    print(render_table(["epoch", *curves], rows))
+    print_epochs(curves)
     save_curves(curves, "accuracy of the probe", folder / "online_probe.png")
     return curves
 

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from digits_data import loaders, read_options, some_epochs, trainer
+from digits_data import loaders, print_epochs, read_options, trainer
 from flow import Flow
 from sklearn.svm import SVC
 from torch import Tensor
 from watching import evaluating, grid, log_picture, save_picture
 
 import leyden
-from leyden.tables import render_table
 
 
 class SampleImages(leyden.Callback):
@@ -56,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 
     run = trainer(max_epochs, folder, "sampling", sampler, leyden.LambdaCallback(on_train_epoch_end=note))
     run.fit(Flow(), train)
-    epochs = some_epochs(max_epochs)
-    print(render_table(["epoch", "recognised"], [[epoch, f"{shares[epoch - 1]:.1%}"] for epoch in epochs]))
+    epochs = print_epochs({"recognised": shares})
     save_picture(grid(torch.cat([shown[epoch - 1] for epoch in epochs]), columns=10), folder / "sampling.png")
     return shares
 
