@@ -610,6 +610,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pruning_fn": "l1_unstructred"}, r"expected one of 'l1_unstructured'.* Did you mean 'l1_unstructured'\?"),
     ({"pruning_fn": nn.Linear}, "expected a name or a subclass of torch.nn.utils.prune.BasePruningMethod"),
     ({"pruning_fn": EveryOther()}, "the class, not an instance"),
+    ({"pruning_fn": prune.l1_unstructured}, r"Give the name of this function, 'l1_unstructured'"),
     ({"pruning_fn": "ln_structured", "pruning_dim": 0, "pruning_norm": 2}, "Set use_global_unstructured=False"),
     ({"pruning_fn": "ln_structured", "use_global_unstructured": False, "pruning_norm": 2}, "pruning_dim=None"),
     ({"pruning_fn": "ln_structured", "use_global_unstructured": False, "pruning_dim": 0}, "pruning_norm=None"),
@@ -617,6 +618,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pruning_fn": "l1_unstructured", "amount": 1.5}, "amount=1.5: expected a fraction"),
     ({"pruning_fn": "l1_unstructured", "amount": -1}, "amount=-1: expected"),
     ({"pruning_fn": "l1_unstructured", "amount": True}, "amount=True: expected"),
+    ({"pruning_fn": "l1_unstructured", "amount": lambda: 0.5}, "or a function of the epoch"),
+    ({"pruning_fn": "l1_unstructured", "apply_pruning": lambda: True}, "such as lambda epoch: epoch < 5"),
     ({"pruning_fn": "l1_unstructured", "verbose": 3}, "verbose=3: expected 0, 1 or 2"),
     ({"pruning_fn": "l1_unstructured", "apply_pruning": "yes"}, "apply_pruning='yes': expected True, False or a func"),
     ({"pruning_fn": "l1_unstructured", "parameter_names": "weight"}, r"expected a list of names, such as \['weight'\]"),
@@ -654,6 +657,10 @@ def test_all_mistakes_are_told_together_and_a_method_that_needs_more_is_refused(
         ModelPruning(Untyped)
     with pytest.warns(UserWarning, match="does nothing with use_lottery_ticket_hypothesis=False"):
         ModelPruning("identity", use_lottery_ticket_hypothesis=False, resample_parameters=True)
+    with pytest.warns(UserWarning, match=r"\(pruning_dim=0\) does nothing with pruning_fn='l1_unstructured'"):
+        ModelPruning("l1_unstructured", pruning_dim=0)
+    with pytest.warns(UserWarning, match=r"\(pruning_norm=2\) does nothing with pruning_fn='random_structured'"):
+        structured(pruning_norm=2)
 
 
 def structured(**arguments: Any) -> ModelPruning:
@@ -672,7 +679,7 @@ UNFIT: list[tuple[Callable[[], ModelPruning], str]] = [
     ),
     (lambda: structured(amount=5), "net.0.weight has 4 slices along pruning_dim=1, fewer than amount=5"),
     (lambda: structured(parameter_names=["bias"]), r"net.0.bias has the shape \(6,\), without slices"),
-    (lambda: structured(pruning_dim=2), "without slices along pruning_dim=2"),
+    (lambda: structured(pruning_dim=2), r"net.0.weight has the shape \(6, 4\), and no dimension 2: give pruning_dim=0"),
     (
         lambda: ModelPruning("ln_structured", None, None, False, pruning_dim=0, pruning_norm="nuc"),
         r"net.0.weight has the shape \(6, 4\), of whose slices torch has no norm 'nuc': give a number, such as 2",

@@ -35,6 +35,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"collect_quantization": 0}, "collect_quantization=0: expected None, an int >= 1, or a function of the trainer"),
     ({"collect_quantization": True}, "collect_quantization=True: expected None"),
     ({"collect_quantization": 1.5}, "collect_quantization=1.5: expected None"),
+    ({"collect_quantization": lambda: True}, "a function of the trainer that returns whether to collect"),
     ({"modules_to_fuse": "conv"}, "modules_to_fuse='conv': expected lists of two or more names"),
     ({"modules_to_fuse": ["conv"]}, r"modules_to_fuse=\['conv'\]: expected lists of two or more names"),
     ({"modules_to_fuse": [["conv", 1]]}, "modules_to_fuse=.*expected lists"),

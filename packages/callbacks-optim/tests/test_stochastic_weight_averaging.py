@@ -448,7 +448,8 @@ def test_arguments_that_cannot_work() -> None:
         "StochasticWeightAveraging(swa_epoch_start=0): expected an int >= 1, or a float from 0.0 to 1.0.",
         "StochasticWeightAveraging(annealing_epochs=-1): expected an int >= 0.",
         "StochasticWeightAveraging(annealing_strategy='cosine'): expected 'cos' or 'linear'.",
-        "StochasticWeightAveraging(avg_fn=3): expected a function or None.",
+        "StochasticWeightAveraging(avg_fn=3): expected a function of three arguments (the averaged weights, the "
+        "current ones, the number of updates so far) or None.",
         "StochasticWeightAveraging(device='gpu'): expected a device of torch, such as 'cpu' or 'cuda:1', or None.",
     ]
     for start in (1.5, -0.1, True, "0.8"):

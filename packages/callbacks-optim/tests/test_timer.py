@@ -65,7 +65,7 @@ def trainer_with(*callbacks: Callback, **given: Any) -> Trainer:
     ("arguments", "told"),
     [
         ({"duration": "1h"}, "duration='1h': expected 'DD:HH:MM:SS'"),
-        ({"duration": 60}, "duration=60: expected 'DD:HH:MM:SS', a timedelta or a dict"),
+        ({"duration": 60}, "duration=60: expected 'DD:HH:MM:SS', a timedelta or a dict such as {'seconds': 60}"),
         ({"duration": {"hour": 1}}, "Did you mean 'hours'?"),
         ({"duration": timedelta(seconds=-1)}, "not negative"),
         ({"interval": "batch"}, "interval='batch': expected 'step' or 'epoch'"),
@@ -190,8 +190,12 @@ def test_it_says_when_time_is_up_unless_told_not_to(caplog: pytest.LogCaptureFix
     for verbose in (True, False):
         with caplog.at_level(logging.INFO, logger="leyden"):
             trainer_with(ByHand("00:00:00:25", verbose=verbose)).fit(Slow())
+    trainer_with(ByHand({"milliseconds": 50})).fit(Slow())
     told = [record.message for record in caplog.records if "the time is up" in record.message]
-    assert told == ["ByHand: the time is up (0:00:30 of 0:00:25); training stops."]
+    assert told == [
+        "ByHand: the time is up (0:00:30 of 0:00:25); training stops.",
+        "ByHand: the time is up (0:00:10 of 0.05 s); training stops.",
+    ]
 
 
 def test_a_real_clock_moves_on() -> None:

@@ -536,11 +536,19 @@ def test_arguments_that_cannot_work() -> None:
         "WeightAveraging(...) cannot work:",
         "  - device='gpu': expected a device of torch, such as 'cpu' or 'cuda:1', or None",
         "  - use_buffers=1: expected True or False",
-        "  - avg_fn=3: expected a function or None",
-        "  - decay=0.9: there is no such argument; AveragedModel has avg_fn, multi_avg_fn",
+        "  - avg_fn=3: expected a function of three arguments (the averaged weights, the current ones, the number of "
+        "updates so far) or None",
+        "  - decay=0.9: that is an argument of EMAWeightAveraging; use this one",
     ]
     with pytest.raises(MisconfigurationException, match="avg_fn and multi_avg_fn: give one of the two"):
         WeightAveraging(avg_fn=halfway, multi_avg_fn=halfway)
+    for name in ("avg_fn", "multi_avg_fn"):
+        with pytest.raises(MisconfigurationException, match=rf"{name}=.*: expected a function of three arguments"):
+            WeightAveraging(**{name: lambda averaged, current: averaged})
+    with pytest.raises(MisconfigurationException, match=r"\(device=0.99\): .* a decay is given as decay=0.99"):
+        EMAWeightAveraging(0.99)  # type: ignore[arg-type]
+    with pytest.raises(MisconfigurationException, match="other='x': there is no such argument; AveragedModel has"):
+        WeightAveraging(other="x")
     with pytest.raises(MisconfigurationException) as told:
         EMAWeightAveraging(decay=1.5, update_every_n_steps=0, update_starting_at_step=-1)
     assert str(told.value).splitlines() == [

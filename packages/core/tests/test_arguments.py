@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from leyden import MisconfigurationException
-from leyden.arguments import check_arguments, is_count, is_int, is_name, is_number, is_positive, refuse
+from leyden.arguments import check_arguments, is_count, is_int, is_name, is_number, is_positive, refuse, takes
 
 
 def test_every_wrong_argument_is_named_at_once() -> None:
@@ -39,3 +39,23 @@ def test_problems_are_listed_and_none_is_no_error() -> None:
 def test_what_is_what(check: Callable[[object], bool], right: list[object], wrong: list[object]) -> None:
     assert [check(value) for value in right] == [True] * len(right)
     assert [check(value) for value in wrong] == [False] * len(wrong)
+
+
+@pytest.mark.parametrize(
+    ("value", "takes_one"),
+    [
+        (lambda one: one, True),
+        (lambda one, two=2: one, True),
+        (lambda *all_of_them: 0, True),
+        (lambda: 0, False),
+        (lambda one, two: one, False),
+        (lambda *, one: one, False),
+        (len, True),
+        (max, True),  # of which nobody knows the signature
+        (int, True),
+        (1, False),
+        (None, False),
+    ],
+)
+def test_what_takes_one_argument(value: object, takes_one: bool) -> None:
+    assert takes(value, 1) is takes_one

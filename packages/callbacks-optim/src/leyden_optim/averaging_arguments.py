@@ -8,9 +8,15 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from leyden.arguments import takes
 from leyden.errors import MisconfigurationException
 
-__all__ = ["averaging_problems", "check_device", "is_device"]
+__all__ = ["AVERAGE", "averaging_problems", "check_device", "is_device"]
+
+AVERAGE = "a function of three arguments (the averaged weights, the current ones, the number of updates so far) or None"
+"""What `avg_fn` is; to `multi_avg_fn` the weights are lists of tensors."""
+
+_OF_EMA = ("decay", "update_every_n_steps", "update_starting_at_step", "update_starting_at_epoch")
 
 
 def is_device(device: Any) -> bool:
@@ -41,10 +47,12 @@ def averaging_problems(device: Any, use_buffers: Any, averaging: dict[str, Any])
         problems.append(f"use_buffers={use_buffers!r}: expected True or False")
     known = [name for name in inspect.signature(AveragedModel).parameters if name.endswith("avg_fn")]
     for name, value in averaging.items():
-        if name not in known:
+        if name in _OF_EMA:
+            problems.append(f"{name}={value!r}: that is an argument of EMAWeightAveraging; use this one")
+        elif name not in known:
             problems.append(f"{name}={value!r}: there is no such argument; AveragedModel has {', '.join(known)}")
-        elif value is not None and not callable(value):
-            problems.append(f"{name}={value!r}: expected a function or None")
+        elif value is not None and not takes(value, 3):
+            problems.append(f"{name}={value!r}: expected {AVERAGE}")
     if all(averaging.get(name) is not None for name in ("avg_fn", "multi_avg_fn")):
         problems.append("avg_fn and multi_avg_fn: give one of the two")
     return problems

@@ -257,8 +257,8 @@ class BatchSizeFinder(Callback):
         raise MisconfigurationException(
             f"{type(self).__name__}: {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} no "
             f"{self.batch_arg_name}, neither as an attribute nor in hparams, that could be given the batch size. Set "
-            f"self.{self.batch_arg_name} in __init__ and use it in the dataloader hooks, or name it with "
-            "batch_arg_name=...."
+            f"self.{self.batch_arg_name} in __init__ and use it in the dataloader hooks, or give the "
+            "name that it has there as batch_arg_name."
         )
 
     # -- state ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from leyden.arguments import is_number
 from leyden.errors import did_you_mean
 
 __all__ = ["Duration", "seconds_of"]
@@ -32,7 +33,8 @@ def seconds_of(duration: Any) -> float:
     elif isinstance(duration, Mapping):
         length = _of_units(duration)
     else:
-        raise ValueError("expected 'DD:HH:MM:SS', a timedelta or a dict such as {'hours': 1}")
+        example = {"seconds": duration} if is_number(duration) else {"hours": 1}
+        raise ValueError(f"expected 'DD:HH:MM:SS', a timedelta or a dict such as {example}")
     if length < timedelta(0):
         raise ValueError("expected a length of time that is not negative")
     return length.total_seconds()

@@ -58,6 +58,12 @@ class EMAWeightAveraging(WeightAveraging):
         )
         check_arguments(
             type(self).__name__,
+            (
+                "device",
+                device,
+                not isinstance(device, float),
+                f"a device or None; a decay is given as decay={device}",
+            ),
             ("decay", decay, is_number(decay) and 0 <= decay <= 1, "a number from 0 to 1"),
             ("update_every_n_steps", update_every_n_steps, is_count(update_every_n_steps, least=1), "an int >= 1"),
             *[(name, value, value is None or is_count(value), "an int >= 0 or None") for name, value in starts],

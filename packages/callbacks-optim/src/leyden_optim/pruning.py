@@ -117,6 +117,12 @@ class ModelPruning(Callback):
         )
         refuse(type(self).__name__, problems)
         assert method is not None
+        for name, given, taken_as in (("pruning_dim", pruning_dim, "dim"), ("pruning_norm", pruning_norm, "n")):
+            if given is not None and taken_as not in method.arguments:
+                rank_zero_warn(
+                    f"{type(self).__name__}({name}={given!r}) does nothing with pruning_fn={method.name!r}, which "
+                    "takes none."
+                )
         if resample_parameters and use_lottery_ticket_hypothesis is False:
             rank_zero_warn(
                 f"{type(self).__name__}(resample_parameters=True) does nothing with "

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from torch import nn
 
-from leyden.arguments import is_int, is_name, is_number
+from leyden.arguments import is_int, is_name, is_number, takes
 from leyden_optim.pruning_method import is_amount
 
 __all__ = ["Switch", "answer", "mistakes"]
@@ -34,12 +34,12 @@ def mistakes(
 ) -> list[str]:
     """Return what is wrong with the arguments that need no more than a look."""
     wrong = [
-        (name, value, "True, False or a function of the epoch")
+        (name, value, "True, False or a function of the epoch, such as lambda epoch: epoch < 5")
         for name, value in switches.items()
-        if not isinstance(value, bool) and not callable(value)
+        if not isinstance(value, bool) and not takes(value, 1)
     ]
     wrong += [(name, value, "True or False") for name, value in flags.items() if not isinstance(value, bool)]
-    if not callable(amount) and not is_amount(amount):
+    if not takes(amount, 1) and not is_amount(amount):
         wrong.append(("amount", amount, "a fraction from 0.0 to 1.0, a count of weights, or a function of the epoch"))
     if names is not None and not (_is_list(names) and all(map(is_name, names))):
         wrong.append(("parameter_names", names, "a list of names, such as ['weight'], or None"))

@@ -84,9 +84,11 @@ class Method:
         elif inspect.isclass(pruning_fn) and issubclass(pruning_fn, prune.BasePruningMethod):
             chosen = pruning_fn
         else:
+            name = getattr(pruning_fn, "__name__", None)
+            nearest = f". Give the name of this function, {name!r}" if name in METHODS else ""
             return None, [
                 f"pruning_fn={pruning_fn!r}: expected a name or a subclass of torch.nn.utils.prune.BasePruningMethod "
-                "(the class, not an instance of it)"
+                f"(the class, not an instance of it){nearest}"
             ]
         return cls._made_of(chosen, use_global, {"dim": dim, "n": norm})
 

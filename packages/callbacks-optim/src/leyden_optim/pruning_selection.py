@@ -141,11 +141,13 @@ def _wrong_with(parameter: nn.Parameter, method: Method, count: int) -> str | No
         return "has no values yet: run a batch through the model before fit"
     if not parameter.is_floating_point():
         return f"holds {parameter.dtype}; only floating point numbers are pruned"
-    if dim is not None and (len(shape) < 2 or not -len(shape) <= dim < len(shape)):
+    if dim is not None and len(shape) < 2:
         return (
             f"has the shape {shape}, without slices along pruning_dim={dim}: leave it out "
             "(parameter_names=['weight']), or use an unstructured method"
         )
+    if dim is not None and not -len(shape) <= dim < len(shape):
+        return f"has the shape {shape}, and no dimension {dim}: give pruning_dim=0 for its outputs, or leave it out"
     if len(shape) not in _DIMENSIONS.get(method.norm, [len(shape)]):
         return f"has the shape {shape}, of whose slices torch has no norm {method.norm!r}: give a number, such as 2"
     size = parameter.numel() if dim is None else shape[dim]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from leyden.arguments import is_count, is_name
+from leyden.arguments import is_count, is_name, takes
 from leyden.errors import did_you_mean
 from leyden_optim.torch_quantization import ENGINES, problem_with_qconfig
 
@@ -34,7 +34,7 @@ def problems_with(
         problems.append(f"observer_type={observer_type!r}: expected 'average' or 'histogram'.{nearest}")
     elif observer_type == "histogram" and not isinstance(qconfig, str):
         problems.append("observer_type='histogram' with a QConfig, which has observers of its own: leave it out")
-    if not (collect is None or callable(collect) or is_count(collect, least=1)):
+    if not (collect is None or takes(collect, 1) or is_count(collect, least=1)):
         problems.append(
             f"collect_quantization={collect!r}: expected None, an int >= 1, or a function of the trainer that returns "
             "whether to collect"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim.swa_utils import SWALR
 
-from leyden.arguments import check_arguments, is_count, is_int, is_positive
+from leyden.arguments import check_arguments, is_count, is_int, is_positive, takes
 from leyden.errors import MisconfigurationException
 from leyden.optimizers import LRSchedulerConfig
 from leyden.rank_zero import rank_zero_info
-from leyden_optim.averaging_arguments import is_device
+from leyden_optim.averaging_arguments import AVERAGE, is_device
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -47,7 +47,7 @@ class SWASchedule:
                 self.annealing_strategy in ("cos", "linear"),
                 "'cos' or 'linear'",
             ),
-            ("avg_fn", avg_fn, avg_fn is None or callable(avg_fn), "a function or None"),
+            ("avg_fn", avg_fn, avg_fn is None or takes(avg_fn, 3), AVERAGE),
             ("device", device, is_device(device), "a device of torch, such as 'cpu' or 'cuda:1', or None"),
         )
 

@@ -175,7 +175,7 @@ class Timer(Callback):
             return
         trainer.should_stop = True
         if self.verbose:
-            spent, given = (timedelta(seconds=int(seconds)) for seconds in (elapsed, self._duration_s))
+            spent, given = _told(elapsed), _told(self._duration_s)
             rank_zero_info(f"{type(self).__name__}: the time is up ({spent} of {given}); training stops.")
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -189,3 +189,7 @@ class Timer(Callback):
         for stage, elapsed in state_dict.get("time_elapsed", {}).items():
             if stage in self._watches:
                 self._watches[stage] = Stopwatch(elapsed)
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 1 else str(timedelta(seconds=int(seconds)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from leyden.errors import MisconfigurationException
 
-__all__ = ["check_arguments", "is_count", "is_int", "is_name", "is_number", "is_positive", "refuse"]
+__all__ = ["check_arguments", "is_count", "is_int", "is_name", "is_number", "is_positive", "refuse", "takes"]
 
 
 def check_arguments(owner: str, *checks: tuple[str, Any, bool, str]) -> None:
@@ -62,3 +63,25 @@ def is_positive(value: object) -> bool:
 def is_name(value: object) -> bool:
     """Whether `value` is a string that is not empty."""
     return isinstance(value, str) and bool(value)
+
+
+def takes(value: object, count: int) -> bool:
+    """Whether `value` is a function that can be called with so many arguments by position.
+
+    One whose signature nobody knows, as some of C, is taken to be one.
+
+    Example:
+        >>> takes(lambda epoch: epoch < 5, 1), takes(lambda: True, 1), takes(5, 1)
+        (True, False, False)
+    """
+    if not callable(value):
+        return False
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True

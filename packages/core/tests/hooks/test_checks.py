@@ -39,7 +39,7 @@ def nothing(*args: Any, **kwargs: Any) -> None: ...
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (Callback, r"callbacks= holds the class Callback\. Give an instance of it: Callback\(\)\."),
+        (Callback, r"callbacks= holds the class Callback\. Give an instance of it: Callback\(\.\.\.\)\."),
         (
             "EarlyStopping",
             r"callbacks= holds 'EarlyStopping', a str; expected instances of leyden\.Callback\. "

@@ -65,7 +65,7 @@ def _checked_callback(given: object, where: str) -> Callback:
         return given
     if isinstance(given, type) and issubclass(given, Callback):
         raise MisconfigurationException(
-            f"{where} holds the class {given.__qualname__}. Give an instance of it: {given.__name__}()."
+            f"{where} holds the class {given.__qualname__}. Give an instance of it: {given.__name__}(...)."
         )
     raise MisconfigurationException(
         f"{where} holds {given!r:.80}, {with_article(type(given).__qualname__)}; expected instances of leyden.Callback."
