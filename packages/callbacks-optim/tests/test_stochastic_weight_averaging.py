@@ -320,7 +320,7 @@ def test_finetuning_adds_a_group_in_an_averaged_epoch_and_the_monitor_sees_the_r
 
     watch = Watch()
     monitor = LearningRateMonitor("epoch")
-    finetuning = BackboneFinetuning(thaws_at, lambda epoch: 1.0)
+    finetuning = BackboneFinetuning(thaws_at, lambda epoch: 1.0, train_bn=False)
     callbacks = [StochasticWeightAveraging(lrs, 2, 2), finetuning, watch, monitor]
     fit(net(Frozen), *callbacks, logger=CSVLogger(tmp_path))
     assert [len(seen) for seen in watch.lrs] == [1 if epoch < thaws_at else 2 for epoch in range(5)]

@@ -544,7 +544,7 @@ def test_arguments_that_cannot_work() -> None:
         WeightAveraging(avg_fn=halfway, multi_avg_fn=halfway)
     for name in ("avg_fn", "multi_avg_fn"):
         with pytest.raises(MisconfigurationException, match=rf"{name}=.*: expected a function of three arguments"):
-            WeightAveraging(**{name: lambda averaged, current: averaged})
+            WeightAveraging(**{name: lambda averaged, current: averaged})  # type: ignore[arg-type]
     with pytest.raises(MisconfigurationException, match=r"\(device=0.99\): .* a decay is given as decay=0.99"):
         EMAWeightAveraging(0.99)  # type: ignore[arg-type]
     with pytest.raises(MisconfigurationException, match="other='x': there is no such argument; AveragedModel has"):

@@ -84,8 +84,8 @@ class Method:
         elif inspect.isclass(pruning_fn) and issubclass(pruning_fn, prune.BasePruningMethod):
             chosen = pruning_fn
         else:
-            name = getattr(pruning_fn, "__name__", None)
-            nearest = f". Give the name of this function, {name!r}" if name in METHODS else ""
+            own = getattr(pruning_fn, "__name__", None)
+            nearest = f". Give the name of this function, {own!r}" if own in METHODS else ""
             return None, [
                 f"pruning_fn={pruning_fn!r}: expected a name or a subclass of torch.nn.utils.prune.BasePruningMethod "
                 f"(the class, not an instance of it){nearest}"
