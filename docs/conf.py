@@ -17,7 +17,14 @@ try:
 except metadata.PackageNotFoundError:  # run from a checkout that is on the path but not installed
     release = "0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "leyden_site", "leyden_pages"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "leyden_site",
+    "leyden_pages",
+    "lightning_names",
+]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 

@@ -138,9 +138,7 @@ def refuses(text: str) -> None:
 def test_what_cannot_be_sent_is_reported_once_and_changes_nothing(how: str, server: Server) -> None:
     expected = fit(Scored(0.1, 0.9, 0.8, 0.7))
     server.status = 500
-    to: Any = {"a status of 500": server.url, "no server": "http://127.0.0.1:1/", "a function that raises": refuses}[
-        how
-    ]
+    to = refuses if how == "a function that raises" else {"no server": "http://127.0.0.1:1/"}.get(how, server.url)
     with pytest.warns(UserWarning, match="Notifier could not send everything: .*Error") as caught:
         ended = fit(Scored(0.1, 0.9, 0.8, 0.7), Notifier(to, "score"))
     assert len(caught) == 1

@@ -17,7 +17,8 @@ CORE = PACKAGES / "core" / "src" / "leyden"
 FAMILIES = sorted(path for path in PACKAGES.glob("callbacks-*/src/*") if path.is_dir())
 
 LAYERS = [
-    {"arguments", "callback_paths", "errors", "lazy_names", "older_arguments", "rank_zero", "seed", "types"},
+    {"arguments", "callback_paths", "errors", "lazy_names", "lightning_paths", "older_arguments", "rank_zero", "seed"}
+    | {"types"},
     {"hooks.contract", "state.integrity", "state.lightning_types", "state.pickles", "state.plain", "state.remote"}
     | {"state.pickled_keys", "state.storage", "state.temporaries", "state.writing"},
     {"callback", "datamodule", "flops", "gradients", "hparams", "hparams_encoding", "module", "module_attachment"}

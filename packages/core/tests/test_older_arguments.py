@@ -9,7 +9,7 @@ import pytest
 
 import leyden.callbacks
 from leyden.errors import UnknownArgumentError
-from leyden.older_arguments import OLDER_ARGUMENTS
+from leyden.older_arguments import OLDER_ARGUMENTS, OLDER_ATTRIBUTES
 from leyden.trainer import Trainer
 
 TODAY = set(inspect.signature(Trainer.__init__).parameters)
@@ -19,7 +19,9 @@ TODAY = set(inspect.signature(Trainer.__init__).parameters)
 def test_an_argument_of_an_earlier_generation(name: str, instead: str) -> None:
     with pytest.raises(UnknownArgumentError) as raised:
         Trainer(**{name: 1})  # type: ignore[arg-type]
-    assert str(raised.value) == f"Trainer() has no argument {name!r}. It was an argument of 1.x; instead, {instead}"
+    assert (
+        str(raised.value) == f"Trainer() has no argument {name!r}. It is an argument of Lightning; instead, {instead}"
+    )
 
 
 def test_what_is_advised_is_there() -> None:
@@ -36,3 +38,27 @@ def test_any_other_argument_is_answered_with_the_nearest_name() -> None:
         UnknownArgumentError, match=r"^Trainer\(\) has no argument 'max_epoch'. Did you mean 'max_epochs'\?$"
     ):
         Trainer(max_epoch=3)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    return Trainer(logger=False, discover_callbacks=False)
+
+
+@pytest.mark.parametrize(("name", "instead"), OLDER_ATTRIBUTES.items())
+def test_an_attribute_of_an_earlier_generation(name: str, instead: str, trainer: Trainer) -> None:
+    with pytest.raises(AttributeError) as raised:
+        getattr(trainer, name)
+    assert str(raised.value) == (
+        f"Trainer has no attribute {name!r}. It is an attribute of Lightning; instead, {instead}"
+    )
+    for used in re.findall(r"trainer\.(\w+)", instead):
+        assert hasattr(trainer, used), used
+
+
+def test_any_other_attribute_is_missing_as_ever(trainer: Trainer) -> None:
+    with pytest.raises(AttributeError, match=r"^'Trainer' object has no attribute 'max_epoch'"):
+        trainer.max_epoch  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match=r"^this Trainer has no module yet; call fit"):
+        trainer.lightning_module  # noqa: B018
+    assert not hasattr(trainer, "tune")

@@ -100,7 +100,7 @@ def test_arguments_that_contradict_each_other(settings: dict[str, Any], words: l
         ("max_epoch", " Did you mean 'max_epochs'?"),
         ("callback", " Did you mean 'callbacks'?"),
         ("val_check_intervall", " Did you mean 'val_check_interval'?"),
-        ("gpus", ' It was an argument of 1.x; instead, write accelerator="gpu", devices=...'),
+        ("gpus", ' It is an argument of Lightning; instead, write accelerator="gpu", devices=...'),
         ("colour", ""),
     ],
 )

@@ -7,7 +7,7 @@ import gc
 _collects = gc.isenabled()
 gc.disable()  # what imports make lasts: passes over it and all of torch, some 60 ms each, would find nothing to free
 try:
-    from leyden import callbacks, loggers, profilers
+    from leyden import callbacks, lightning_paths, loggers, profilers
     from leyden.callback import Callback, Checkpoint, LambdaCallback
     from leyden.data.combined import CombinedLoader
     from leyden.datamodule import LightningDataModule
@@ -21,6 +21,8 @@ try:
     from leyden.seed import isolate_rng, seed_everything
     from leyden.trainer import Trainer
     from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT, STEP_OUTPUT
+
+    lightning_paths.add_paths()
 finally:
     if _collects:
         gc.enable()

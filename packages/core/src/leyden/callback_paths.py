@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from types import ModuleType
-from typing import Any
 
-from leyden.errors import did_you_mean
+from leyden.lightning_paths import ModulePath
 
 __all__ = ["PATHS", "add_paths"]
 
@@ -43,27 +42,6 @@ PATHS: dict[str, tuple[str, ...]] = {
 """What each path holds."""
 
 
-class _Path(ModuleType):
-    """A module of the front, with some of its names."""
-
-    def __init__(self, front: ModuleType, path: str) -> None:
-        names = PATHS[path]
-        super().__init__(f"{front.__name__}.{path}", f"{' and '.join(names)}, as {front.__name__} has them.")
-        self.__all__ = list(names)
-        self._front = front
-        self.__path__: list[str] = []  # a package, of which there are no files
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self.__all__:
-            raise AttributeError(
-                f"module {self.__name__!r} has no attribute {name!r}.{did_you_mean(name, self.__all__)}"
-            )
-        return getattr(self._front, name)
-
-    def __dir__(self) -> list[str]:
-        return self.__all__
-
-
 def add_paths(front: ModuleType) -> None:
     """Let the names of `front` be imported by their paths too; nothing of a family is imported by that.
 
@@ -73,7 +51,5 @@ def add_paths(front: ModuleType) -> None:
         >>> Callback is leyden.callbacks.Callback
         True
     """
-    for path in PATHS:
-        module = sys.modules[f"{front.__name__}.{path}"] = _Path(front, path)
-        outer, _, name = path.rpartition(".")
-        setattr(sys.modules[f"{front.__name__}.{outer}"] if outer else front, name, module)
+    for path, names in PATHS.items():
+        ModulePath(f"{front.__name__}.{path}", names, partial(getattr, front)).add()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.callback import Callback, Checkpoint
 from leyden.hooks.attached import as_list
 from leyden.loops.schedule import expected_steps
+from leyden.older_arguments import OLDER_ATTRIBUTES, instead_of_attribute
 from leyden.run_state import RunningStage, TrainerState, TrainerStatus
 from leyden.runtime.wrapped_optimizer import LightningOptimizer, unwrapped
 from leyden.settings import Setting, Settings
@@ -53,6 +54,13 @@ class TrainerProperties:
     _attached: AttachedCallbacks
     _optimizers: list[Optimizer]
     _should_stop: bool
+
+    if not TYPE_CHECKING:  # for type checkers what is not below is a mistake
+
+        def __getattr__(self, name: str) -> Any:
+            if name in OLDER_ATTRIBUTES:
+                raise AttributeError(f"Trainer has no attribute {name!r}.{instead_of_attribute(name)}")
+            return object.__getattribute__(self, name)  # raises again what brought us here
 
     # -- settings, resolved; they can be changed between runs -----------------------------------------------------
 

@@ -110,6 +110,7 @@ def test_defaults_of_log_follow_the_stage() -> None:
 
 def test_methods_of_the_module_that_are_gone_say_what_to_do_instead() -> None:
     assert set(REMOVED_MODULE_METHODS) == {
-        f"{stage}_{kind}" for stage in ("training", "validation", "test") for kind in ("epoch_end", "step_end")
+        *(f"{stage}_{kind}" for stage in ("training", "validation", "test") for kind in ("epoch_end", "step_end")),
+        *("configure_sharded_model", "tbptt_split_batch"),
     }
     assert REMOVED_MODULE_METHODS["training_epoch_end"].endswith("in on_train_epoch_end")

@@ -276,6 +276,9 @@ REMOVED_MODULE_METHODS: dict[str, str] = {
     + (f"on_{'train' if stage == 'training' else stage}_epoch_end" if kind == "epoch_end" else f"{stage}_step itself")
     for stage in ("training", "validation", "test")
     for kind in ("epoch_end", "step_end")
+} | {
+    "configure_sharded_model": "rename it to configure_model",
+    "tbptt_split_batch": "split the batch in training_step, with automatic_optimization = False",
 }
 """Methods of the 1.x module that no generation calls any more, with what to do instead."""
 
