@@ -6,7 +6,7 @@ With Lightning installed the names are compared with the real ones: ``hatch run 
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import importlib
 import re
 import sys
@@ -44,10 +44,11 @@ def test_what_is_advised_is_there(site: ModuleType) -> None:
     assert len(advised) >= 20
     for dotted in advised:
         first, *rest = dotted.split(".")
-        for count in range(len(rest), -1, -1):
-            if (name := ".".join([first, *rest[:count]])) in sys.modules or find_spec(name) is not None:
-                functools.reduce(getattr, rest[count:], importlib.import_module(name))
-                break
+        found = importlib.import_module(first)
+        for name in rest:
+            with contextlib.suppress(ModuleNotFoundError):  # a name that is no module
+                importlib.import_module(f"{found.__name__}.{name}")
+            found = getattr(found, name)
 
 
 def test_names_that_are_the_same_are_imported_by_the_same_path(site: ModuleType) -> None:
