@@ -41,10 +41,10 @@ class Net(LightningModule):
         return DataLoader(rows, batch_size=self.batch_size)
 
 
-def fit(strategy: str, trainer: dict[str, Any]) -> dict[str, Any]:
+def fit(strategy: str, trainer: dict[str, Any], kind: type[Net] = Net) -> dict[str, Any]:
     """Train for two epochs; return weights, metrics and steps."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    module = Net(WORLD_BATCH // world)
+    module = kind(WORLD_BATCH // world)
     settings: dict[str, Any] = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "discover_callbacks": False}
     run = Trainer(strategy=strategy, **{**settings, **trainer})
     run.fit(module)
@@ -59,6 +59,37 @@ def fit(strategy: str, trainer: dict[str, Any]) -> dict[str, Any]:
 
 def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+class Adversaries(Net):
+    """Two optimizers, stepped by hand in turn, each for a part of the net; gradients accumulate over two batches."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        ends = batch_idx % 2 == 1
+        for optimizer in self.optimizers():
+            with optimizer.toggle_model(sync_grad=ends):
+                self.manual_backward(self.net(batch).square().mean() / 2)
+            if ends:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.9) for part in (self.net[0], self.net[2])]
+
+
+class Unfreezing(Net):
+    """Its first layer is trained from the second epoch on."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net[0].requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        self.net[0].requires_grad_(self.current_epoch > 0)
 
 
 class SignalAt(Callback):

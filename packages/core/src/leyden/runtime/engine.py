@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
+from leyden.overrides import is_overridden
+from leyden.runtime.strategy import Strategy
 from leyden.runtime.wrapped_optimizer import LightningOptimizer, note_step, unwrapped
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from leyden.logging.journal import Journal
     from leyden.module import LightningModule
     from leyden.runtime.precision import Precision
-    from leyden.runtime.strategy import Strategy
     from leyden.settings import Settings
 
 __all__ = ["Engine", "needs_closure"]
@@ -62,6 +63,8 @@ class Engine:
         self._module = module
         self.idle, self.counts, self._unscaled = False, True, None  # an earlier fit may have been cut short
         self._backward = module.backward if overridden("backward") else Tensor.backward
+        if not module.automatic_optimization and is_overridden("before_backward", self._strategy, Strategy):
+            self._backward = _both(self._strategy.before_backward, self._backward)
         automatic_clip = module.automatic_optimization and self._settings.gradient_clip_val is not None
         self._clip = automatic_clip or (module.automatic_optimization and overridden("configure_gradient_clipping"))
         self.optimizers = [LightningOptimizer(optimizer, self) for optimizer in optimizers]
@@ -180,6 +183,14 @@ class Engine:
                     assert parameter.grad is not None
                     parameter.grad.nan_to_num_(nan=math.nan, posinf=math.nan, neginf=math.nan)
             torch.nn.utils.clip_grad_value_(parameters, limit)
+
+
+def _both(first: Callable[[Tensor], None], then: Callable[..., None]) -> Callable[..., None]:
+    def run(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        first(loss)
+        then(loss, *args, **kwargs)
+
+    return run
 
 
 class _NothingToStepError(Exception):

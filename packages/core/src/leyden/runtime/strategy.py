@@ -23,13 +23,11 @@ class Strategy:
         no_grad_sync: makes the context for a backward whose gradients need not be synchronised yet; None where there is
             nothing to hold back.
         allows_inference_mode: whether evaluation may run under `torch.inference_mode` and not only `torch.no_grad`.
-        before_backward: called with the loss before a backward pass under manual optimisation; None where nobody asks.
     """
 
     no_grad_sync: Callable[[], AbstractContextManager[Any]] | None = None
 
     allows_inference_mode = True
-    before_backward: Callable[[Tensor], None] | None = None
 
     def __init__(self, root_device: torch.device | None = None) -> None:
         self.root_device = torch.device("cpu") if root_device is None else root_device
@@ -61,6 +59,12 @@ class Strategy:
         """Return the callable for the module's ``training_step``, ``validation_step``, … as this strategy runs it."""
         step: Callable[..., Any] = getattr(module, name)
         return step
+
+    def begin_epoch(self) -> None:
+        """Take note of what callbacks and the module have done as a training epoch began, or a run went on in one."""
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Prepare for a backward pass under manual optimisation, where a step may have several or none."""
 
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         """Clip by the norm over all processes' gradients; return that norm before clipping."""
