@@ -311,7 +311,7 @@ def test_every_bad_argument_is_named_at_once() -> None:
 
 
 class ByHand(Net):
-    """Steps two optimizers itself."""
+    """Steps two optimizers and their schedulers itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,9 +323,13 @@ class ByHand(Net):
         self.manual_backward(self.loss(batch, self.room))
         for optimizer in self.optimizers():
             optimizer.step()
+        for scheduler in self.lr_schedulers():
+            scheduler.step()
 
     def configure_optimizers(self) -> Any:
-        return [torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9) for one in (self.layer[0], self.layer[2])]
+        parts = (self.layer[0], self.layer[2])
+        optimizers = [torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9) for one in parts]
+        return optimizers, [torch.optim.lr_scheduler.ExponentialLR(one, 0.9) for one in optimizers]
 
 
 def test_manual_optimisation_is_searched_and_is_as_with_the_size_given() -> None:

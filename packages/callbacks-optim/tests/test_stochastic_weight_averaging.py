@@ -21,6 +21,7 @@ from leyden.callbacks import (
     BackboneFinetuning,
     EarlyStopping,
     EMAWeightAveraging,
+    LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
     StochasticWeightAveraging,
@@ -371,6 +372,22 @@ def test_a_finished_run_is_saved_with_both_copies_and_goes_on(tmp_path: Path) ->
     assert_same(state_of(resumed), state_of(straight))
     fit(nothing_left, StochasticWeightAveraging(0.01, 2, 3), ckpt_path=tmp_path / "end.ckpt", max_epochs=3)
     assert_same(state_of(nothing_left), state_of(module))
+
+
+def test_what_is_saved_before_a_resumed_run_begins_has_the_average(tmp_path: Path) -> None:
+    saves: dict[str, Path] = {"on_train_epoch_end": tmp_path / "cut.ckpt", "on_fit_start": tmp_path / "again.ckpt"}
+    for hook, path in saves.items():
+
+        def save(trainer: Trainer, module: LightningModule, path: Path = path) -> None:
+            if trainer.current_epoch == 3:
+                trainer.save_checkpoint(path)
+
+        saver = LambdaCallback(**{hook: save})
+        saver.position = "checkpoint" if hook == "on_train_epoch_end" else "first"
+        resumed_from = saves["on_train_epoch_end"] if hook == "on_fit_start" else None
+        fit(net(), StochasticWeightAveraging(0.01, 2, 3), saver, ckpt_path=resumed_from)
+    first, again = (torch.load(path)["callbacks"]["StochasticWeightAveraging"] for path in saves.values())
+    assert_same(again["average"], first["average"])
 
 
 class FailsBeforePass(StochasticWeightAveraging):

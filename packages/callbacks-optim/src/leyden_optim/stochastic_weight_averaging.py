@@ -211,6 +211,8 @@ class StochasticWeightAveraging(Callback):
         state: dict[str, Any] = {"has_begun": self._has_begun, "is_finished": self._is_finished}
         if self._weights is not None and not self._is_finished:
             state["average"] = dict(self._weights.model.state_dict())
+        elif self._loaded is not None:  # a run that is cut before on_fit_start has not lost it
+            state["average"] = self._loaded
         if self._batches:
             state["batches"] = self._batches
         if self._pass is not None:

@@ -74,7 +74,7 @@ def test_the_table_names_what_is_broken_and_why() -> None:
     assert not report
     assert report.broken == ["state_round_trip"]
     assert str(report).startswith("Forgets: 1 of 13 properties is broken\n")
-    assert report["state_round_trip"].reason.endswith("loaded into a fresh callback: ['batches']: 0 is not 12")
+    assert report["state_round_trip"].reason.endswith("a fresh callback has loaded it: ['batches']: 0 is not 12")
     assert report["resume"].outcome == "not checked"
     reason = report["state_round_trip"].reason
     assert repr(report) == f"Forgets: 1 of 13 properties is broken. state_round_trip: {reason}"

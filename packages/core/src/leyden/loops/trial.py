@@ -97,7 +97,9 @@ def _settle(aside: Trainer, trainer: Trainer, settings: dict[str, Any]) -> None:
     )
     aside.fit_loop.epoch, aside.engine.steps = trainer.fit_loop.epoch, trainer.engine.steps
     if trainer.state.fn == "fit":
-        aside.optimizers, aside.lr_scheduler_configs = list(trainer.optimizers), []
+        # Only a module that steps its schedulers itself asks for them; they are remembered like the optimizers.
+        by_hand = [] if module.automatic_optimization else list(trainer.lr_scheduler_configs)
+        aside.optimizers, aside.lr_scheduler_configs = list(trainer.optimizers), by_hand
         aside.engine.prepare(module, aside.optimizers, aside.module_overrides)
     if trainer.journal.hook == "on_fit_start" and aside.plan.on_fit_start is not None:
         aside.plan.on_fit_start()  # the module has yet to get it: callbacks do so first

@@ -31,9 +31,11 @@ def check_callback(make: Callable[[], Callback], **what: Any) -> CallbackReport:
     - ``stages``: which of ``"fit"``, ``"validate"``, ``"test"`` and ``"predict"`` it works in; all of them.
     - ``only_watches``: True claims that it changes nothing; None finds out, and calls no change broken.
     - ``reports_every_n_steps``: at which steps it may read tensors; else `log_every_n_steps` of the trainer, here 5.
-    - ``calls_per_step``: how many Python calls its hooks may make at a step where it does not report.
+    - ``calls_per_step``: how many Python calls its hooks may make at a step where it does not report; 100, about what
+      the rest of a step of a small model makes.
     - ``older_generations``: False calls hooks of older generations broken.
     - ``varies``: parts of names, of states and metrics, that are not the same twice: seconds, memory.
+    - ``leaves``: parts of the names of what stays behind a fit on purpose, such as a replaced ``forward``.
     - ``without``: reasons by the names of properties that are not to be checked.
 
     Raises:

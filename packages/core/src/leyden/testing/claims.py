@@ -26,9 +26,10 @@ class Claims:
     stages: Sequence[str] = STAGES
     only_watches: bool | None = None
     reports_every_n_steps: int | None = None
-    calls_per_step: int = 60
+    calls_per_step: int = 100
     older_generations: bool = True
     varies: Sequence[str] = ()
+    leaves: Sequence[str] = ()
     without: Mapping[str, str] = field(default_factory=dict)
 
     def fresh(self) -> Callback:
@@ -85,8 +86,9 @@ def _mistakes(claims: Claims, properties: Sequence[str]) -> list[str]:
         found.append(f"reports_every_n_steps={claims.reports_every_n_steps!r}: expected an int >= 1")
     if not is_count(claims.calls_per_step):
         found.append(f"calls_per_step={claims.calls_per_step!r}: expected an int >= 0")
-    if isinstance(claims.varies, str) or not all(is_name(part) for part in claims.varies):
-        found.append(f"varies={claims.varies!r}: expected a list of parts of names")
+    for name, parts in (("varies", claims.varies), ("leaves", claims.leaves)):
+        if isinstance(parts, str) or not all(is_name(part) for part in parts):
+            found.append(f"{name}={parts!r}: expected a list of parts of names")
     if not isinstance(claims.without, Mapping):
         found.append(f"without={claims.without!r:.80}: expected a dict of reasons by the names of properties")
     else:

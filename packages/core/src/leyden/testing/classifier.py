@@ -25,7 +25,7 @@ class TinyClassifier(LightningModule):
 
     Args:
         automatic_optimization: False lets `training_step` drive the optimizer, which steps every other batch.
-        val_loaders: how many validation dataloaders there are.
+        val_loaders: how many validation dataloaders there are; what is logged of the first has no suffix.
 
     Example:
         >>> module = TinyClassifier()
@@ -64,7 +64,7 @@ class TinyClassifier(LightningModule):
             self.lr_schedulers().step()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, add_dataloader_idx=dataloader_idx > 0)
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self._evaluate("test", batch)
@@ -73,12 +73,12 @@ class TinyClassifier(LightningModule):
         logits: Tensor = self(batch[0])
         return logits
 
-    def _evaluate(self, stage: str, batch: list[Tensor]) -> None:
+    def _evaluate(self, stage: str, batch: list[Tensor], **options: Any) -> None:
         rows, classes = batch
         logits = self(rows)
         right = (logits.argmax(dim=1) == classes).float().mean()
         loss = nn.functional.cross_entropy(logits, classes)
-        self.log_dict({f"{stage}_loss": loss, f"{stage}_acc": right}, prog_bar=True, batch_size=len(rows))
+        self.log_dict({f"{stage}_loss": loss, f"{stage}_acc": right}, prog_bar=True, batch_size=len(rows), **options)
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -90,14 +90,14 @@ class TinyClassifier(LightningModule):
         return DataLoader(_data(32), batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> Any:
-        loaders = [DataLoader(_data(8), batch_size=4) for _ in range(self._val_loaders)]
+        loaders = [DataLoader(_data(8), batch_size=self.batch_size) for _ in range(self._val_loaders)]
         return loaders[0] if len(loaders) == 1 else loaders
 
     def test_dataloader(self) -> Any:
-        return DataLoader(_data(8), batch_size=4)
+        return DataLoader(_data(8), batch_size=self.batch_size)
 
     def predict_dataloader(self) -> Any:
-        return DataLoader(_data(8), batch_size=4)
+        return DataLoader(_data(8), batch_size=self.batch_size)
 
 
 def _data(rows: int) -> TensorDataset:

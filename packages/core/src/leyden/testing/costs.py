@@ -45,6 +45,13 @@ class Costs:
 
         return wrap
 
+    def of_stages(self) -> dict[str, dict[str, int]]:
+        """Return what is typical of the hooks of a training step, and of those of a validation step."""
+        found: dict[str, dict[str, int]] = {"training": {}, "validation": {}}
+        for hook, calls in self.typical().items():
+            found["validation" if "validation" in hook else "training"][hook] = calls
+        return found
+
     def typical(self) -> dict[str, int]:
         """Return how many calls each hook makes: a median, so that what comes now and then is left out."""
         return {hook: int(statistics.median(found)) for hook, found in self.calls.items()}

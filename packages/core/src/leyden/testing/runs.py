@@ -21,6 +21,7 @@ from leyden.loggers.csv_logs import CSVLogger
 from leyden.module import LightningModule
 from leyden.seed import seed_generators
 from leyden.state.checkpoint import dump
+from leyden.state.rng import collect_rng
 from leyden.testing.claims import Claims
 from leyden.testing.classifier import TinyClassifier
 from leyden.testing.differences import without_varying
@@ -79,14 +80,14 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        end: what a checkpoint of its end holds, or what making one raised.
+        end: what a checkpoint of its end holds.
         rows: steps and metrics that the logger was given.
     """
 
     trainer: Trainer
     module: LightningModule
     callbacks: list[Callback]
-    end: dict[str, Any] | Exception = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
     rows: list[tuple[int | None, dict[str, Any]]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -153,14 +154,18 @@ class Exam:
         outcome.metrics = self.without_varying(dict(trainer.callback_metrics))
         return outcome
 
-    def end_of(self, trainer: Trainer) -> dict[str, Any] | Exception:
+    def end_of(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what a checkpoint would hold; where none can be made, which `safe_state` tells, what that needs no
+        callback for.
+        """
         try:
             end = copy.deepcopy(dump(trainer))
-        except Exception as error:
-            return error
+        except Exception:
+            optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
+            weights = trainer.lightning_module.state_dict()
+            return copy.deepcopy({"state_dict": weights, "optimizer_states": optimizers, "rng": collect_rng()})
         end.pop("loggers", None)
-        fit_loop = end["loops"]["fit_loop"]
-        fit_loop.pop("draws", None)  # of loaders that will not be read again
+        end["loops"]["fit_loop"].pop("draws", None)  # of loaders that will not be read again
         return end
 
     def without_varying(self, value: Any) -> Any:

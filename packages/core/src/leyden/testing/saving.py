@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from leyden.callback import Callback
 from leyden.state.storage import load
@@ -13,16 +14,6 @@ from leyden.testing.runs import Exam, KeptRows, Outcome
 from leyden.trainer import Trainer
 
 __all__ = ["Saved", "Saves", "saved_run"]
-
-_POINTS = {
-    ("batch", 0, 0): "after the first batch",
-    ("epoch", 0, 7): "after the first epoch",
-    ("batch", 1, 2): "in mid-epoch and mid-accumulation",
-    ("batch", 1, 3): "before a validation",
-    ("validation_batch", 1, 3): "in a validation",
-    ("validation", 1, 3): "after a validation",
-}
-"""Events with the epoch and the batch, counted from 0, of the fit with which callbacks are checked by default."""
 
 
 @dataclass
@@ -50,21 +41,26 @@ class Saved:
 CHECKPOINT = "saved-by-the-check.ckpt"
 
 
+_Point: TypeAlias = tuple[str, int, int | None]
+"""An event, the epoch and the batch in it, both counted from 0; None for the first such event of an epoch."""
+
+
 class Saves(Callback):
     """Saves at each of the points, when all callbacks have had the hook."""
 
     position = "checkpoint"
 
-    def __init__(self, folder: Path, points: dict[tuple[str, int, int], str]) -> None:
-        self._folder, self._points = folder, points
+    def __init__(self, folder: Path, points: dict[_Point, str]) -> None:
+        self._folder, self._points = folder, dict(points)
         self.made: list[Saved] = []
-        self._done: set[tuple[str, int, int]] = set()
 
     def _at(self, trainer: Trainer, event: str) -> None:
-        point = (event, trainer.current_epoch, trainer.fit_loop.batch_idx)
-        if point in self._points and point not in self._done and not trainer.sanity_checking:
-            self._done.add(point)
-            trainer.plan.when_done(lambda: self._save(trainer, self._points[point]))
+        if trainer.sanity_checking:
+            return
+        epoch = trainer.current_epoch
+        for point in ((event, epoch, trainer.fit_loop.batch_idx), (event, epoch, None)):
+            if (when := self._points.pop(point, None)) is not None:
+                trainer.plan.when_done(partial(self._save, trainer, when))
 
     def _save(self, trainer: Trainer, when: str) -> None:
         logger = trainer.loggers[0]
@@ -95,9 +91,24 @@ class Saves(Callback):
 def saved_run(exam: Exam) -> tuple[Outcome, list[Saved]]:
     """Return the plain run once more, with the checkpoints that were made in it."""
     if "saved" not in exam.kept:
-        _ = exam.straight
+        points = _points(exam.straight.trainer)
         exam.empty_folder()
-        saves = Saves(exam.folder, _POINTS)
+        saves = Saves(exam.folder, points)
         exam.kept["saved"] = exam.fit([exam.claims.fresh(), saves]), saves.made
     found: tuple[Outcome, list[Saved]] = exam.kept["saved"]
     return found
+
+
+def _points(trainer: Trainer) -> dict[_Point, str]:
+    """Return where to save in a fit such as this one was."""
+    epoch = max(0, trainer.current_epoch // 2)
+    window = max(1, trainer.accumulate_grad_batches)
+    middle = max(1, int(trainer.num_training_batches / 2) // window * window)
+    return {
+        ("batch", 0, 0): "after the first batch",
+        ("epoch", 0, None): "after the first epoch",
+        ("batch", epoch, middle - 2): "in mid-epoch, in mid-accumulation where steps have several batches",
+        ("batch", epoch, middle - 1): "in mid-epoch, after a step",
+        ("validation_batch", epoch, None): "in a validation",
+        ("validation", epoch, None): "after a validation",
+    }

@@ -19,6 +19,7 @@ __all__ = ["PROPERTIES", "Property"]
 
 
 _HOOKS = ("hooks",)
+_STATE = ("hooks", "safe_state", "state_round_trip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,8 @@ _ALL = (
     Property(stages, "fit, validate, test and predict run, however they are set up"),
     Property(safe_state, "the state is plain data, saved and loaded without running code"),
     Property(state_round_trip, "a fresh callback takes the state as it was, and as its own", (*_HOOKS, "safe_state")),
-    Property(
-        resume, "a run that is cut and resumed ends as one nobody cut", (*_HOOKS, "safe_state", "state_round_trip")
-    ),
-    Property(second_instance, "two of a kind work in one trainer, or Trainer(...) says no", (*_HOOKS, "constructor")),
+    Property(resume, "a run that is cut and resumed ends as one that nobody cut", _STATE),
+    Property(second_instance, "two of a kind work in one trainer, or Trainer(...) says no", ("constructor", *_STATE)),
     Property(independence, "other callbacks and the order among them change nothing"),
     Property(own_hooks_only, "it calls no hook of other callbacks or of the module"),
     Property(only_watches, "random numbers, model, gradients and optimizer stay as they are"),

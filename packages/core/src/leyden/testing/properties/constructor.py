@@ -33,8 +33,8 @@ def constructor(exam: Exam) -> str:
         raise Broken(f"making it writes {found[0]}; write files when a run begins, in setup or later")
     if left := what_is_left(marks):
         raise Broken(f"making it leaves {left}; open what it needs in setup and close it in teardown")
-    _check_without_trainer(first)
     before = snapshot(exam, first)
+    _check_without_trainer(first)
     second = exam.claims.fresh()
     if first is second:
         raise Broken("make() returns one callback twice; return a fresh one each time")

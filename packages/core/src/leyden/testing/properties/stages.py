@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from leyden.errors import MisconfigurationException
@@ -13,11 +14,20 @@ __all__ = ["stages"]
 
 _SHORT: dict[str, Any] = {"max_epochs": 1, "val_check_interval": None}
 
+_WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "with a sanity check and several validation dataloaders": ({"val_loaders": 2}, {"num_sanity_val_steps": 2}),
+    "with manual optimisation": ({"automatic_optimization": False}, {"accumulate_grad_batches": 1}),
+    "with fast_dev_run": ({}, {"fast_dev_run": True}),
+    "without a logger": ({}, {"logger": False}),
+    "without accumulation and validation": ({}, {"accumulate_grad_batches": 1, "limit_val_batches": 0}),
+}
+"""Ways to set up a fit: what the module and what the trainer is given."""
+
 
 def stages(exam: Exam) -> str:
     """Each entry point runs, alone and after a fit, also in a fast run, without a logger and with several loaders.
 
-    A `MisconfigurationException` before the first batch is an answer as well, but not to the plain fit.
+    A `MisconfigurationException` is an answer as well, but not to the plain fit.
     """
     claims = exam.claims
     notes = []
@@ -27,22 +37,8 @@ def stages(exam: Exam) -> str:
             _ = exam.straight
         except CannotRun as error:
             raise Broken(str(error)) from error
-        ways = {
-            "with a sanity check and several validation dataloaders": lambda: _fit(
-                exam, {"val_loaders": 2}, num_sanity_val_steps=2
-            ),
-            "with manual optimisation": lambda: _fit(
-                exam, {"automatic_optimization": False}, accumulate_grad_batches=1
-            ),
-            "with fast_dev_run": lambda: _fit(exam, {}, fast_dev_run=True),
-            "without a logger": lambda: _fit(exam, {}, logger=False),
-            "without accumulation and validation": lambda: _fit(
-                exam, {}, accumulate_grad_batches=1, limit_val_batches=0
-            ),
-        }
-    for stage in claims.stages[claims.stages.index("fit") + 1 :] if claims.stages[:1] == ["fit"] else claims.stages:
-        if stage != "fit":
-            ways[f"by {stage}"] = lambda stage=stage: _evaluate(exam, stage)  # type: ignore[misc]
+        ways = {name: partial(_fit, exam, *how) for name, how in _WAYS.items()}
+    ways |= {f"by {stage}": partial(_run, exam, stage, {}, {}) for stage in claims.stages if stage != "fit"}
     for name, run in ways.items():
         try:
             run()
@@ -56,32 +52,22 @@ def stages(exam: Exam) -> str:
 
 
 class _Refused(Exception):
-    """It said that it cannot work like this, before anything was trained."""
+    """It said that it cannot work like this."""
 
 
-def _fit(exam: Exam, options: dict[str, Any], **arguments: Any) -> None:
-    module = exam.module(**options)
-    exam.empty_folder()
+def _fit(exam: Exam, options: dict[str, Any], arguments: dict[str, Any]) -> None:
     settings = {**_SHORT, **arguments}
     if settings.get("fast_dev_run"):
         settings.pop("max_epochs")
-    trainer = None
+    _run(exam, "fit", options, settings)
+
+
+def _run(exam: Exam, entry_point: str, options: dict[str, Any], settings: dict[str, Any]) -> None:
+    exam.empty_folder()
+    exam.seeded()
+    module = exam.module(**options)
     try:
         trainer, _ = exam.trainer([exam.claims.fresh()], **settings)
-        exam.seeded()
-        trainer.fit(module)
-    except MisconfigurationException as error:
-        if trainer is not None and trainer.global_step:
-            raise
-        raise _Refused(" ".join(str(error).split())) from error
-
-
-def _evaluate(exam: Exam, stage: str) -> None:
-    exam.empty_folder()
-    trainer = None
-    try:
-        trainer, _ = exam.trainer([exam.claims.fresh()])
-        exam.seeded()
-        getattr(trainer, stage)(exam.module())
+        getattr(trainer, entry_point)(module)
     except MisconfigurationException as error:
         raise _Refused(" ".join(str(error).split())) from error
