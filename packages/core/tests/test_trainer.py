@@ -88,6 +88,34 @@ def test_a_bad_change_within_a_run_can_be_caught_and_the_run_goes_on() -> None:
     assert (len(errors), len(trainer.callbacks), trainer.global_step) == (1, 1, 2)
 
 
+def test_whoever_watches_hooks_stands_around_each_call_until_it_ends() -> None:
+    events: list[str] = []
+
+    def watched_by(watcher: str) -> Any:
+        def wrap(owner: object, hook: str, call: Any) -> Any:
+            def watched(*args: Any) -> Any:
+                events.append(f"{watcher}: {type(owner).__name__}.{hook} of {len(args)}")
+                return call(*args)
+
+            return watched if hook.startswith("on_") else call
+
+        return wrap
+
+    trainer = make(Records(events, "one"), limit_train_batches=1)
+    end_inner, end_outer = trainer.watch_hooks(watched_by("inner")), trainer.watch_hooks(watched_by("outer"))
+    trainer.fit(BoringModule())
+    assert events == [
+        "outer: Records.on_train_batch_start of 2", "inner: Records.on_train_batch_start of 2", "one start 0",
+        "outer: Records.on_train_batch_end of 3", "inner: Records.on_train_batch_end of 3", "one end 0",
+    ]  # fmt: skip
+    for end in (end_outer, end_inner, end_outer):
+        end()
+    events.clear()
+    trainer.max_epochs = 2
+    trainer.fit(BoringModule())
+    assert events == ["one start 0", "one end 0"]
+
+
 def test_configure_callbacks_stands_in_for_the_users_of_the_same_type() -> None:
     events: list[str] = []
 

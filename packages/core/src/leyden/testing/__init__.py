@@ -6,7 +6,8 @@ from leyden.testing.callback_check import callback_tests, check_callback
 from leyden.testing.classifier import TinyClassifier
 from leyden.testing.data import RandomData, RandomDataset, RandomStream
 from leyden.testing.models import BoringModule, ManualModule, SeveralLoadersModule
-from leyden.testing.recorder import HookRecorder, record_hooks
+from leyden.testing.recorder import HookRecorder
+from leyden.testing.recording import record_hooks
 from leyden.testing.report import CallbackReport, Result
 
 __all__ = [

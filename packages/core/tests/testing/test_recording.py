@@ -201,6 +201,7 @@ def test_what_is_recorded_can_be_chosen() -> None:
         ({"callbacks": [Quieter]}, [event for event in everything if "Quiet" not in event]),
         ({"callbacks": Quiet}, everything),
         ({"callbacks": "mine", "hooks": "on_fit_end"}, ["mine.on_fit_end"]),
+        ({"callbacks": Quiet, "hooks": "on_train_start"}, []),
         ({"callbacks": []}, ["module.on_fit_start"]),
     ]
     for options, expected in choices:
@@ -330,6 +331,31 @@ def test_what_the_environment_attached_stays_guarded(site: Site) -> None:
         "Breaks.on_train_batch_start(T,0) @0/0",
         "Quiet.on_fit_end() @1/2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("Quite", "record_hooks(callbacks=['Quite']): the trainer had no such callback. Did you mean 'Quiet'?"),
+        ([Quiet, Counter], "Counter'>]): the trainer had no such callback. It had: Quiet."),
+        (Counter(), "the trainer had no such callback. It had: Quiet."),
+    ],
+)
+def test_a_callback_that_the_trainer_never_had_is_an_error_at_the_end(chosen: Any, message: str) -> None:
+    trainer = trainer_with(Quiet(), fast_dev_run=True)
+    recorder = record_hooks(trainer, callbacks=chosen)
+    trainer.fit(BoringModule())
+    with pytest.raises(MisconfigurationException) as caught:
+        recorder.stop()
+    assert message in str(caught.value)
+    recorder.stop()
+    with pytest.raises(ZeroDivisionError), record_hooks(trainer, callbacks=chosen):
+        _ = 1 / 0
+
+
+def test_what_is_no_callback_is_an_error() -> None:
+    with pytest.raises(MisconfigurationException, match=r"callbacks=\[3\]\): expected callbacks, classes of them"):
+        record_hooks(trainer_with(), callbacks=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
