@@ -22,6 +22,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "leyden_site",
+    "leyden_figures",
     "leyden_pages",
     "lightning_names",
 ]

@@ -101,19 +101,23 @@ def test_ctrl_c_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.parametrize("columns", [40, 90])
-@pytest.mark.parametrize("arguments", [["hooks"], ["doctor"], ["callbacks"], ["hooks", "on_load_checkpoint"]])
-def test_on_a_terminal_no_line_is_longer_than_it_is_wide(columns: int, arguments: list[str]) -> None:
+def test_on_a_terminal_no_line_is_longer_than_it_is_wide(columns: int) -> None:
     terminal, process_side = pty.openpty()
     fcntl.ioctl(process_side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    with subprocess.Popen([*COMMAND, *arguments], stdout=process_side, env=environment) as process:
+    commands = ["hooks", "doctor", "callbacks", "hooks on_load_checkpoint"]
+    code = "import sys; from leyden.cli import main\nfor line in sys.argv[1:]: print('ended', main(line.split()))"
+    with subprocess.Popen([sys.executable, "-c", code, *commands], stdout=process_side, env=environment) as process:
         os.close(process_side)
         printed = b""
         with contextlib.suppress(OSError):  # what Linux says where the other side is closed
             while some := os.read(terminal, 65536):
                 printed += some
         os.close(terminal)
-    lines = printed.decode().splitlines()
     assert process.returncode == 0
-    assert len(lines) > 5
-    assert [line for line in lines if len(line) > columns and " " in line.strip()] == []
+    *texts, rest = printed.decode().split("ended 0\r\n")
+    assert (len(texts), rest) == (len(commands), "")
+    for command, text in zip(commands, texts, strict=True):
+        lines = text.splitlines()
+        assert len(lines) > 5, command
+        assert [line for line in lines if len(line) > columns and " " in line.strip()] == [], command
