@@ -1,6 +1,7 @@
 """Run by `test_two_processes`: one of two processes, joined by gloo, that go through `ModelCheckpoint` together.
 
-The environment holds RANK and RENDEZVOUS; what this process saw goes to ``seen-RANK.json`` in the working folder.
+The environment holds RANK, the arguments are names of cases, each with a folder of that name in the working folder: a
+fork for each writes what it saw to ``seen-RANK.json`` there.
 """
 
 from __future__ import annotations
@@ -158,10 +159,21 @@ def torn(disk: Watched, rank: int, asynchronous: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    Trainer(max_epochs=1, logger=False, discover_callbacks=False).fit(BoringModule())  # imports what the forks need
+    for name in sys.argv[1:]:
+        child = os.fork()
+        if child == 0:
+            break
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status:
+            sys.exit(f"{name} ended with {status}")
+    else:
+        sys.exit()
+    os.chdir(name)
     dist.init_process_group(
-        "gloo", init_method=os.environ["RENDEZVOUS"], rank=RANK, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{os.getcwd()}/rendezvous", rank=RANK, world_size=2, timeout=timedelta(seconds=60)
     )
-    case, *numbers = sys.argv[1:]
+    case, *numbers = name.split("-")
     seen = together(Watched()) if case == "together" else torn(Watched(), int(numbers[0]), bool(int(numbers[1])))
     Path(f"seen-{RANK}.json").write_text(json.dumps(seen), encoding="utf-8")
     os._exit(0)  # no orderly end: the two may no longer be at the same place

@@ -16,22 +16,31 @@ from leyden.state import storage
 _SCRIPT = Path(__file__).with_name("processes.py")
 
 
-def run(folder: Path, *case: object) -> tuple[dict[str, Any], dict[str, Any], Path]:
+Seen = tuple[dict[str, Any], dict[str, Any], Path]
+CASES = ["together", *(f"torn-{failing}-{asynchronous}" for failing in (0, 1) for asynchronous in (0, 1))]
+
+
+@pytest.fixture(scope="module")
+def every_case(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen]:
+    """What the first and the second saw in each case, and its folder."""
+    folder = tmp_path_factory.mktemp("two")
+    for case in CASES:
+        (folder / case).mkdir()
     environment = {**os.environ, "LEYDEN_CALLBACKS": "off", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    environment["RENDEZVOUS"] = f"file://{folder}/rendezvous"
-    command = [sys.executable, str(_SCRIPT), *map(str, case)]
+    command = [sys.executable, str(_SCRIPT), *CASES]
     processes = [subprocess.Popen(command, cwd=folder, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
-    assert [process.wait(200) for process in processes] == [0, 0]
+    assert [process.wait(250) for process in processes] == [0, 0]
+    return {case: _seen(folder / case) for case in CASES}
+
+
+def _seen(folder: Path) -> Seen:
     first, second = (json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1))
     return first, second, folder
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    return run(tmp_path_factory.mktemp("two"), "together")
-
-
-Seen = tuple[dict[str, Any], dict[str, Any], Path]
+@pytest.fixture
+def seen(every_case: dict[str, Seen]) -> Seen:
+    return every_case["together"]
 
 
 @pytest.mark.parametrize("kind", ["waiting", "asynchronous"])
@@ -79,10 +88,12 @@ def test_the_clock_of_the_first_says_when(seen: Seen) -> None:
 
 @pytest.mark.parametrize("asynchronous", [0, 1])
 @pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_is_torn_out_of_training_waits_for_nobody(tmp_path: Path, failing: int, asynchronous: int) -> None:
+def test_one_that_is_torn_out_of_training_waits_for_nobody(
+    every_case: dict[str, Seen], failing: int, asynchronous: int
+) -> None:
     """It ends, and the other, which lost it, ends too; the first saves what there is, whichever of them failed."""
-    processes = run(tmp_path, "torn", failing, asynchronous)
-    errors = [process["torn"][0] for process in processes[:2]]
+    *processes, folder = every_case[f"torn-{failing}-{asynchronous}"]
+    errors = [process["torn"][0] for process in processes]
     assert errors[failing] == f"RuntimeError: process {failing} fails"
     assert errors[1 - failing].startswith("RuntimeError: ")
     assert errors[1 - failing] != errors[failing]
@@ -90,4 +101,4 @@ def test_one_that_is_torn_out_of_training_waits_for_nobody(tmp_path: Path, faili
     at = 2 + failing  # the first, where it does not fail, goes on to the end of a step, at which it needs the second
     saved = ["exception/on_exception.ckpt", f"late/step={at}.ckpt", "model/step=1.ckpt", "model/step=2.ckpt"]
     assert sorted(processes[0]["torn"][1]) == saved
-    assert [storage.load(tmp_path / path)["global_step"] for path in saved] == [at, at, 1, 2]
+    assert [storage.load(folder / path)["global_step"] for path in saved] == [at, at, 1, 2]
