@@ -28,7 +28,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No callbacks from entry points, nothing of the caller's configuration or terminal, files only under a temporary folder."""
+    """No callbacks from entry points, nothing of the caller's settings, files only under a temporary folder."""
     monkeypatch.setenv("LEYDEN_CALLBACKS", "off")
     for name in ("LEYDEN_CONFIG", "LEYDEN_SEED", "LEYDEN_SEED_WORKERS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
