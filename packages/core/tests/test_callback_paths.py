@@ -9,15 +9,23 @@ import sys
 import pytest
 
 import leyden.callbacks
-from leyden.callback_paths import PATHS
+from leyden.callback_paths import BESIDE, PATHS
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_each_path_holds_the_callbacks_of_the_front(path: str) -> None:
     module = importlib.import_module(f"leyden.callbacks.{path}")
-    assert sorted(dir(module)) == sorted(PATHS[path])
+    assert sorted(dir(module)) == sorted([*PATHS[path], *([BESIDE[path]] if path in BESIDE else [])])
     for name in PATHS[path]:
         assert getattr(module, name) is getattr(leyden.callbacks, name)
+
+
+@pytest.mark.parametrize(("path", "name"), BESIDE.items())
+def test_what_a_path_holds_beside_is_that_of_the_family(path: str, name: str) -> None:
+    found = getattr(importlib.import_module(f"leyden.callbacks.{path}"), name)
+    family = getattr(leyden.callbacks, PATHS[path][0]).__module__
+    assert found is getattr(importlib.import_module(family), name)
+    assert found.__module__.partition(".")[0] == family.partition(".")[0]
 
 
 def test_every_callback_that_lightning_has_is_under_a_path() -> None:

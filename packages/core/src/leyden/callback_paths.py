@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+import sys
 from types import ModuleType
+from typing import Any
 
 from leyden.lightning_paths import ModulePath
 
-__all__ = ["PATHS", "add_paths"]
+__all__ = ["BESIDE", "PATHS", "add_paths"]
 
 PATHS: dict[str, tuple[str, ...]] = {
     "batch_size_finder": ("BatchSizeFinder",),
@@ -39,7 +40,14 @@ PATHS: dict[str, tuple[str, ...]] = {
     "timer": ("Timer",),
     "weight_averaging": ("EMAWeightAveraging", "WeightAveraging"),
 }
-"""What each path holds."""
+"""The callbacks that each path holds."""
+
+BESIDE: dict[str, str] = {
+    "early_stopping": "EarlyStoppingReason",
+    "finetuning": "multiplicative",
+    "progress.rich_progress": "RichProgressBarTheme",
+}
+"""What a path holds besides, of the module that has its first callback."""
 
 
 def add_paths(front: ModuleType) -> None:
@@ -52,4 +60,13 @@ def add_paths(front: ModuleType) -> None:
         True
     """
     for path, names in PATHS.items():
-        ModulePath(f"{front.__name__}.{path}", names, partial(getattr, front)).add()
+
+        def find(name: str, names: tuple[str, ...] = names) -> Any:
+            return getattr(front, name) if name in names else _beside(getattr(front, names[0]), name)
+
+        beside = [BESIDE[path]] if path in BESIDE else []
+        ModulePath(f"{front.__name__}.{path}", [*names, *beside], find).add()
+
+
+def _beside(callback: type, name: str) -> Any:
+    return getattr(sys.modules[callback.__module__], name)
