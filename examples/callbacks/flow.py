@@ -42,7 +42,7 @@ class Flow(leyden.LightningModule):
         """Return an image (N, 1, 8, 8) for each noise of that shape, moved in straight steps."""
         moving = noise.flatten(1)
         for step in range(steps):
-            times = torch.full((len(moving), 1), step / steps, device=moving.device)
+            times = moving.new_full((len(moving), 1), step / steps)
             moving = moving + self(moving, times, labels) / steps
         return ((moving + 1) / 2).clamp(0, 1).view_as(noise)
 

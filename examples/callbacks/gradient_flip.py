@@ -33,7 +33,7 @@ class GradientFlip(leyden.Callback):
 
     def on_train_epoch_end(self, trainer: leyden.Trainer, pl_module: leyden.LightningModule) -> None:
         with evaluating(pl_module), torch.enable_grad():
-            self.flip(pl_module, self.images.to(pl_module.device))
+            self.flip(pl_module, self.images.to(pl_module.device, pl_module.dtype))
         self.log("flip_distance", self.distances.mean())
         log_picture(trainer, "gradient_flip", self.picture())
 

@@ -37,9 +37,9 @@ class LatentWalk(leyden.Callback):
             log_picture(trainer, "latent_walk", self.picture())
 
     def walk(self, model: Any) -> Tensor:
-        start = model.encode(self.images.to(model.device))[0].unsqueeze(1)  # (walks, 1, latents)
+        start = model.encode(self.images.to(model.device, model.dtype))[0].unsqueeze(1)  # (walks, 1, latents)
         end = start.roll(-1, dims=0)
-        share = torch.linspace(0, 1, self.steps, device=start.device).view(-1, 1)
+        share = torch.linspace(0, 1, self.steps, dtype=start.dtype, device=start.device).view(-1, 1)
         points = torch.lerp(start, end, share)
         images: Tensor = model.decode(points.flatten(0, 1))
         return images.view(len(start), self.steps, *images.shape[1:])

@@ -36,7 +36,8 @@ class SampleImages(leyden.Callback):
 
     def on_train_epoch_end(self, trainer: leyden.Trainer, pl_module: Any) -> None:
         with evaluating(pl_module), torch.no_grad():
-            self.samples = pl_module.sample(self.noise.to(pl_module.device), self.labels.to(pl_module.device))
+            noise = self.noise.to(pl_module.device, pl_module.dtype)
+            self.samples = pl_module.sample(noise, self.labels.to(pl_module.device))
         log_picture(trainer, "samples", grid(self.samples, columns=10))
 
 

@@ -33,7 +33,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def grid(images: Tensor, columns: int, scale: int = 6) -> Tensor:
     """Return one picture (1, height, width) of images (N, 1, H, W), row by row, dark on white and enlarged."""
-    paper = functional.pad(1 - images.detach().cpu().clamp(0, 1), (1, 1, 1, 1), value=1.0)
+    paper = functional.pad(1 - images.detach().float().cpu().clamp(0, 1), (1, 1, 1, 1), value=1.0)
     rows = paper.view(-1, columns, *paper.shape[1:])
     picture = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     return picture.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
