@@ -23,6 +23,9 @@ __all__ = ["EarlyStopping", "EarlyStoppingReason"]
 class EarlyStopping(Callback):
     """Stops when `monitor` has not improved by more than `min_delta` for `patience` checks, or is beyond a threshold.
 
+    The arguments that decide, such as `patience`, can be set later: they are checked as here, and hold from the next
+    check on.
+
     Args:
         monitor: name of the metric, as it was given to `self.log`. Of one that is logged in several dataloaders the
             name tells which: ``val_loss/dataloader_idx_1``.
@@ -46,8 +49,6 @@ class EarlyStopping(Callback):
         stopped_epoch: the epoch in which it asked to stop, counted from 0; 0 where it did not, too.
         stopping_reason: why it asked to stop, an `EarlyStoppingReason`.
         stopping_reason_message: the same as a sentence with numbers; None where it did not ask.
-        monitor, min_delta, patience, mode, check_finite, stopping_threshold, divergence_threshold: the arguments; what
-            is set later is checked like them, and holds from the next check on.
 
     Raises:
         MisconfigurationException: at once, with every argument that cannot work; at the first check when `monitor` is
