@@ -10,22 +10,31 @@ from pathlib import Path
 import pytest
 from tests.clean_environments import Environment, run
 
+from leyden.cli.new import files_of
+from leyden.cli.new.names import choose_names
+
 TRAIN = """
-import json, os
+import json, os, sys
 import torch, leyden
 from leyden.testing import BoringModule
 
+readme = open(sys.argv[1]).read()
+exec(readme.split("```python")[1].split("```")[0])
+assert [type(callback).__name__ for callback in trainer.callbacks] == ["GradNorm"]
+of_readme = readme.split("```toml")[1].split("```")[0]
+
 seen = []
-for configuration in ("[discovery.settings.grad_norm]", "[callbacks.GradNorm]"):
+os.environ["LEYDEN_CONFIG"] = "leyden.toml"
+for configuration in (of_readme, *(table for table in of_readme.split("\\n\\n"))):
     with open("leyden.toml", "w") as file:
-        print(configuration, "every_n_steps = 3", sep="\\n", file=file)
-    os.environ["LEYDEN_CONFIG"] = "leyden.toml"
+        file.write(configuration)
     trainer = leyden.Trainer(max_epochs=2, accelerator="cpu", log_every_n_steps=1)
     trainer.fit(BoringModule())
     (callback,) = trainer.callbacks
     with open(f"{trainer.log_dir}/metrics.csv") as file:
         logged = "grad_norm" in file.readline()
-    seen.append([type(callback).__module__, type(callback).__name__, callback.every_n_steps, logged])
+    source = trainer.describe_callbacks()[0].placed.source
+    seen.append([type(callback).__module__, callback.every_n_steps, source, logged])
 print(json.dumps(seen))
 """
 
@@ -53,10 +62,8 @@ def family(environment: Environment) -> Path:
 def test_it_builds_a_source_distribution_with_all_that_was_written(family: Path) -> None:
     (archive,) = (family / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as opened:
-        packed = {name.partition("/")[2] for name in opened.getnames()} - {"PKG-INFO"}
-    assert packed == {str(path.relative_to(family)) for path in family.rglob("*") if path.is_file()} - {
-        *(f"dist/{path.name}" for path in (family / "dist").iterdir())
-    }
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    assert packed == {"PKG-INFO", *files_of(choose_names("callbacks-grad-norm"))}
 
 
 def test_the_command_lists_it_and_what_it_attaches(environment: Environment, family: Path) -> None:
@@ -74,9 +81,12 @@ def test_the_command_lists_it_and_what_it_attaches(environment: Environment, fam
     assert (shown["broken"], shown["warnings"], shown["notes"]) == ([], [], [])
 
 
-def test_a_run_attaches_it_with_the_settings_of_the_configuration(environment: Environment, family: Path) -> None:
-    attached = ["leyden_grad_norm.grad_norm", "GradNorm", 3, True]
-    assert json.loads(environment.run(TRAIN).splitlines()[-1]) == [attached, attached]
+def test_a_run_attaches_it_as_its_readme_says(environment: Environment, family: Path) -> None:
+    command = (environment.python, "-c", TRAIN, family / "README.md")
+    said = run(*command, cwd=environment.folder, OMP_NUM_THREADS="1").splitlines()[-1]
+    assert json.loads(said) == [
+        ["leyden_grad_norm.grad_norm", 10, source, True] for source in ("configured", "discovered", "configured")
+    ]
 
 
 def test_its_own_tests_pass(environment: Environment, family: Path) -> None:
