@@ -68,7 +68,7 @@ class Adversaries(Net):
         super().__init__(batch_size)
         self.automatic_optimization = False
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
         ends = batch_idx % 2 == 1
         for optimizer in self.optimizers():
             with optimizer.toggle_model(sync_grad=ends):

@@ -62,7 +62,11 @@ def together(
         process.kill()
         process.join()
     assert not hanging, f"processes {hanging} of {processes} did not end within {timeout_s} s"
-    return [Ended(*pickle.loads(said[end]), process.exitcode) for end, process in zip(ends, running, strict=True)]
+    ended = []
+    for end, process in zip(ends, running, strict=True):
+        value, error = pickle.loads(said[end])
+        ended.append(Ended(value, error, process.exitcode))
+    return ended
 
 
 def _said(end: Any) -> bytes:

@@ -74,7 +74,7 @@ class DDPStrategy(DistributedStrategy):
             **self.options,
         )
         if self.ddp_comm_hook is not None:
-            parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)  # type: ignore[no-untyped-call]
+            parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
         return parallel
 
     def begin_epoch(self) -> None:
