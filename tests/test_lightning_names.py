@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import re
 import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -67,21 +69,71 @@ def test_arguments_that_are_the_same_are_taken() -> None:
     leyden.callbacks.LambdaCallback(on_fit_start=print, setup=print)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_tables_have_every_name_of_the_lightning_that_is_installed(site: ModuleType) -> None:
+@pytest.fixture(scope="module")
+def lightning() -> Any:
+    """The real one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         name = "lightning.pytorch" if find_spec("lightning") is not None else "pytorch_lightning"
-        package = pytest.importorskip(name, exc_type=ImportError)
+        return pytest.importorskip(name, exc_type=ImportError)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_tables_have_every_name_of_the_lightning_that_is_installed(lightning: Any, site: ModuleType) -> None:
     public = importlib.import_module("lightning_public")
-    generation, known = public.generation_of(package), public.read()
+    generation, known = public.generation_of(lightning), public.read()
     missing = {
         path: unknown
-        for path, names in public.public_names(package).items()
+        for path, names in public.public_names(lightning).items()
         if (unknown := [name for name in names if generation not in known.get(path, {}).get(name, "")])
     }
     assert missing == {}
     assert len(known["Trainer(...)"]) > 40
+
+
+OTHER_DEFAULTS = {
+    "loggers.CSVLogger name": "leyden_logs",
+    "loggers.TensorBoardLogger name": "leyden_logs",
+    "callbacks.RichProgressBar refresh_rate": 1,
+    "callbacks.RichProgressBar theme": "whose description has the terminal's colour",
+    "callbacks.LearningRateFinder update_attr": True,
+    "tuner.Tuner.lr_find update_attr": True,
+    "LightningModule.load_from_checkpoint strict": None,
+    "Trainer.save_checkpoint weights_only": False,
+    **dict.fromkeys(("Trainer accelerator", "Trainer devices", "Trainer strategy"), "auto"),
+    **{f"Trainer {name}": None for name in ("enable_checkpointing", "enable_model_summary", "enable_progress_bar")},
+    **{f"Trainer {name}": None for name in ("log_every_n_steps", "logger", "num_sanity_val_steps", "precision")},
+    "Trainer accumulate_grad_batches": 1,
+}
+"""Defaults that are not those of one of the generations; `docs/lightning.md` tells of what is noticed of them."""
+
+
+def defaults_of(function: Any) -> dict[str, str]:
+    """Return the defaults of arguments that may be given by position or name, in their order, as they are written."""
+    parameters = inspect.signature(function).parameters.values()
+    plain = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    written = {one.name: getattr(one.default, "value", getattr(one.default, "__name__", one.default)) for one in plain}
+    return {name: str(default) for name, default in written.items() if name not in ("self", "cls")}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_defaults_and_order_of_arguments_are_those_of_lightning(lightning: Any, site: ModuleType) -> None:
+    other, compared = [], 0
+    importlib.import_module(f"{lightning.__name__}.tuner.tuning")
+    for path in {one.path for one in site.names("*(...)")}:
+        name = path.removesuffix("(...)")
+        theirs, ours = lightning, site._resolve(name)
+        for part in name.replace("tuner.Tuner", "tuner.tuning.Tuner").split("."):
+            theirs = getattr(theirs, part, None)
+        if theirs is None or ours is None or not callable(theirs) or name == "callbacks.LambdaCallback":
+            continue
+        known, here = defaults_of(theirs), defaults_of(ours)
+        shared = [argument for argument in known if argument in here]
+        assert name == "Trainer" or shared == [argument for argument in here if argument in known], path
+        other += [f"{name} {one}" for one in shared if known[one] != here[one] and "empty" not in known[one]]
+        compared += len(shared)
+    assert sorted({*other} - {*OTHER_DEFAULTS}) == []
+    assert compared > 200
 
 
 def test_the_page_shows_every_path(site: ModuleType) -> None:
