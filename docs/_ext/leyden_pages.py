@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from leyden.callback import Callback
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.util.typing import ExtensionMetadata
@@ -60,6 +62,8 @@ class CallbackList(SphinxDirective):
 def _skip_what_a_page_documents(
     app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
 ) -> bool | None:
+    if what == "class" and name in vars(Callback) and app.env.docname.startswith("callbacks/"):
+        return app.env.docname != "callbacks/callback" or None  # what a hook is stands there, for all of them
     if what == "module" and isinstance(obj, type):
         for full in documented_on_pages():
             owner, _, short = full.rpartition(".")
