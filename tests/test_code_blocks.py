@@ -23,12 +23,13 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 # The site's own directives, and those of Sphinx: `hatch run docs` runs them and takes a warning for an error.
 BUILT = {
-    "{callback-list}", "{changes}", "{command}", "{eval-rst}", "{figure}", "{hook-order}", "{image}", "{note}",
-    "{include}", "{new-family}", "{literalinclude}", "{toctree}",
+    "{callback-list}", "{changes}", "{command}", "{eval-rst}", "{figure}", "{figures}", "{hook-order}", "{image}",
+    "{include}", "{note}", "{new-family}", "{literalinclude}", "{toctree}",
 }  # fmt: skip
 
 # What stands as it is, and why: the page, how the block begins, the reason.
 NOT_RUN = [
+    ("docs/architecture.md", "Trainer(...)", "a sketch of the way of a run; test_pictures.py looks for its files"),
     ("docs/averaging.md", "┌──", "printed by examples/averaging.py; test_example_averaging.py compares the rows"),
     ("docs/callbacks/model_pruning.md", "┌──", "printed by examples/pruning.py; its test compares the rows"),
     ("docs/callbacks/quantization_aware_training.md", "┌──", "printed by examples/quantization.py; so does its test"),
