@@ -15,11 +15,11 @@ import pytest
 import torch
 from filelock import FileLock  # which torch requires
 from tests.clean_environments import build_wheels
-from torch import Tensor
 
 from leyden import Callback, LightningModule, Trainer
 from leyden.loggers import CSVLogger
 from leyden.state.checkpoint import dump
+from leyden.testing.differences import differences
 
 
 class SaveEverywhere(Callback):
@@ -52,30 +52,6 @@ class SaveEverywhere(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         self._save(trainer, "epoch")
-
-
-def differences(one: Any, other: Any, where: str = "") -> Iterable[str]:
-    """Say where two nested values are not the same, bit for bit."""
-    if type(one) is not type(other):
-        yield f"{where}: {one!r:.80} is not {other!r:.80}"
-    elif isinstance(one, Tensor):
-        if not torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)):
-            yield f"{where}: {one!r:.80} is not {other!r:.80}"
-    elif isinstance(one, dict):
-        if list(map(str, one)) != list(map(str, other)):
-            yield f"{where}: keys {list(one)} are not {list(other)}"
-        for key in one.keys() & other.keys():
-            yield from differences(one[key], other[key], f"{where}[{key!r}]")
-    elif isinstance(one, list | tuple):
-        if len(one) != len(other):
-            yield f"{where}: {one!r:.200} is not {other!r:.200}"
-        for index, (left, right) in enumerate(zip(one, other, strict=False)):
-            yield from differences(left, right, f"{where}[{index}]")
-    elif isinstance(one, np.ndarray):
-        if not np.array_equal(one, other):
-            yield f"{where}: {one!r:.80} is not {other!r:.80}"
-    elif one != other and not (one != one and other != other):
-        yield f"{where}: {one!r:.200} is not {other!r:.200}"
 
 
 def seed(number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from leyden import Callback, LightningModule, Trainer
 from leyden.errors import MisconfigurationException
 from leyden.testing import callback_tests, check_callback
+from leyden.testing.claims import Claims
 from leyden.testing.properties import PROPERTIES
 
 
@@ -114,3 +116,12 @@ def test_mistakes_in_what_is_claimed_are_told_at_once(what: dict[str, Any], mess
 def test_an_instance_is_no_way_to_make_one() -> None:
     with pytest.raises(MisconfigurationException, match="expected a callable that returns a fresh callback"):
         check_callback(CountBatches())  # type: ignore[arg-type]
+
+
+def test_the_page_tells_of_every_property_and_every_argument() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "testing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
+    arguments = [name for name in Claims.__dataclass_fields__ if name != "make"]
+    assert rows == [*PROPERTIES, *arguments]
+    told = re.findall(r"- ``(\w+)``:", check_callback.__doc__ or "")
+    assert told == arguments

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from leyden.cli import callbacks, checkpoint, doctor, hooks, new
+from leyden.cli import callbacks, check, checkpoint, doctor, hooks, new
 from leyden.cli.output import one_line, plain, say
 from leyden.errors import MisconfigurationException
 
@@ -48,6 +48,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="leyden", description="Look into runs of Leyden before and after they happen; begin a family of callbacks."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (callbacks, hooks, doctor, checkpoint, new):
+    for group in (callbacks, hooks, check, doctor, checkpoint, new):
         group.add_to(commands)
     return parser

@@ -75,7 +75,8 @@ class Costs:
                     gc.enable()
                 reference = callback._trainer_ref
                 trainer = None if reference is None else reference()
-                if trainer is not None and not self._exam.is_reporting(trainer):
+                always = self._exam.every_n_steps == 1  # then that is what each step costs
+                if trainer is not None and (always or not self._exam.is_reporting(trainer)):
                     self.calls.setdefault(hook, []).append(made)
 
         return counted

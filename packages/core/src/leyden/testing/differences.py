@@ -24,7 +24,8 @@ def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {one!r:.80} is not {other!r:.80}"
     elif isinstance(one, Tensor):
         if not _equal(one, other):
-            yield f"{where}: {_shown(one)} is not {_shown(other)}"
+            digits = 4 if _shown(one, 4) != _shown(other, 4) else 17
+            yield f"{where}: {_shown(one, digits)} is not {_shown(other, digits)}"
     elif isinstance(one, Mapping):
         if list(map(str, one)) != list(map(str, other)):
             yield f"{where}: keys {list(one)} are not {list(other)}"
@@ -58,8 +59,8 @@ def without_varying(value: Any, varies: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
         kept = {key: item for key, item in value.items() if not any(part in str(key) for part in varies)}
         return {key: without_varying(item, varies) for key, item in kept.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([without_varying(item, varies) for item in value])
+    if type(value) in (list, tuple):
+        return type(value)(without_varying(item, varies) for item in value)
     return value
 
 
@@ -71,11 +72,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(one.isnan(), other.isnan())
 
 
-def _shown(tensor: Tensor) -> str:
+def _shown(tensor: Tensor, digits: int) -> str:
     shape = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-    values = ", ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in _some(tensor))
+    some = tensor.detach().flatten()[:3].tolist()
+    values = ", ".join(f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in some)
     return f"{shape} ({values}{', …' if tensor.numel() > 3 else ''})"
-
-
-def _some(tensor: Tensor) -> list[Any]:
-    return list(tensor.detach().flatten()[:3].tolist())

@@ -179,7 +179,10 @@ class Exam:
 
         Raises:
             CannotRun: it raises.
+            NotChecked: fit is not among the stages in which it works.
         """
+        if "fit" not in self.claims.stages:
+            raise NotChecked("read from a fit, which is not among its stages")
         if isinstance(found := self._straight, CannotRun):
             raise found
         return found

@@ -112,8 +112,8 @@ class Watching:
 
     def _reads(self, name: str, args: Any, kwargs: Any) -> bool:
         if name == "to":
-            given = [*args[1:], kwargs.get("device")]
-            return any(isinstance(one, (str, torch.device)) and torch.device(one).type == "cpu" for one in given)
+            # By name alone: a torch.device may be that of the run, which is the CPU here.
+            return "cpu" in [one for one in (*args[1:2], kwargs.get("device")) if isinstance(one, str)]
         if name in ("tensor", "as_tensor"):
             return bool(args) and isinstance(args[0], (list, tuple))
         if name == "__getitem__":

@@ -13,7 +13,7 @@ from torch import Tensor
 from leyden.callback import Callback
 from leyden.state.rng import collect_rng
 from leyden.testing.differences import first_difference
-from leyden.testing.report import Broken
+from leyden.testing.report import Broken, NotChecked
 from leyden.testing.runs import CannotRun, Exam, described
 from leyden.testing.surroundings import process_marks, what_is_left
 
@@ -44,7 +44,7 @@ def constructor(exam: Exam) -> str:
         raise Broken(f"two of them share {shared}; make it in __init__, or copy what is given")
     try:
         _ = exam.straight
-    except CannotRun:
+    except (CannotRun, NotChecked):
         return ""
     if differs := first_difference(before, snapshot(exam, exam.claims.fresh())):
         raise Broken(f"a run changes what the next one is made of: {differs}; let nothing on the class change")
