@@ -81,7 +81,9 @@ OTHERWISE: dict[str, Setting] = {
             )
         ]
     ),
-    "BackboneFinetuning": Setting(lambda folder: [BackboneFinetuning(2, train_bn=False)]),
+    "BackboneFinetuning": Setting(
+        lambda folder: [BackboneFinetuning(strategy={1: ["*.bias"], 2: ["*"]}, level_ratio_lr=0.5, train_bn=False)]
+    ),
     "ModelCheckpoint": Setting(
         lambda folder: [ModelCheckpoint(folder / "best", "{step}", monitor="val", every_n_train_steps=3)]
     ),
@@ -116,7 +118,7 @@ HAS_DONE: dict[str, Callable[[Trainer, Any], bool]] = {
     "accumulate_grad_batches": lambda trainer, module: trainer.global_step in (3 + 3 + 3 + 3, 3 + 3 + 3 + 1),
     "ModelPruning": lambda trainer, module: the(ModelPruning, trainer).total_sparsity() > 0.5,
     "QuantizationAwareTraining": lambda trainer, module: module.backbone[0].weight().dtype == torch.qint8,
-    "BackboneFinetuning": lambda trainer, module: len(trainer.optimizers[0].param_groups) == 2,
+    "BackboneFinetuning": lambda trainer, module: len(trainer.optimizers[0].param_groups) in (2, 3),
     "ModelCheckpoint": lambda trainer, module: Path(the(ModelCheckpoint, trainer).best_model_path).exists(),
 }
 

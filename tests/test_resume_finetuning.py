@@ -124,11 +124,24 @@ def by_levels(**arguments: Any) -> BackboneFinetuning:
     return BackboneFinetuning(strategy={1: ["layer1"], 2: ["*.bias"], 3: ["*"]}, level_ratio_lr=0.5, **arguments)
 
 
-CASES: dict[str, tuple[type[Net], Callable[[], Callback], dict[str, Any]]] = {
+class ThawHead(Thaw):
+    """Another one in the same trainer, for another part."""
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.head[1])
+        pl_module.head[1].bias.requires_grad_(True)
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:  # type: ignore[override]
+        if epoch == 2:
+            pl_module.head[1].weight.requires_grad_(True)
+            optimizer.add_param_group({"params": [("weight", pl_module.head[1].weight)], "lr": 0.01, "name": "late"})
+
+
+CASES: dict[str, tuple[type[Net], Callable[..., Callback], dict[str, Any]]] = {
     "levels, one cycle, accumulated": (Net, by_levels, {"accumulate_grad_batches": 2}),
     "whole, plateau, frozen norms": (Plateau, lambda: BackboneFinetuning(1, train_bn=False), {}),
     "levels, two optimizers by hand": (Manual, lambda: by_levels(train_bn=False), {}),
-    "by hand, norms let go": (Plateau, Thaw, {"val_check_interval": 2}),
+    "two by hand, norms let go": (Plateau, Thaw, {"val_check_interval": 2}),
 }
 
 
@@ -138,7 +151,8 @@ def test_gone_on_with_from_anywhere(case: str, resumes_exactly: Callable[..., in
 
     def build() -> dict[str, Any]:
         module = net()
-        return {"module": module, "train": module.loader(), "val": module.loader(), "callbacks": [make()]}
+        made = [make(), ThawHead()] if case == "two by hand, norms let go" else [make()]
+        return {"module": module, "train": module.loader(), "val": module.loader(), "callbacks": made}
 
     count = resumes_exactly(build, max_epochs=EPOCHS, limit_val_batches=1, num_sanity_val_steps=0, **arguments)
     assert count >= EPOCHS * (BATCHES + 3)
