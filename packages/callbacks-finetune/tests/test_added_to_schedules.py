@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR
+from torch.utils.data import DataLoader
 
+from leyden import LightningModule, Trainer
 from leyden_finetune import BaseFinetuning
 from leyden_finetune.schedulers import adopt_new_groups
 
@@ -160,3 +162,71 @@ def test_steps_that_the_optimizer_takes_are_those_of_the_plain_loop() -> None:
             optimizer.step()
         ends.append([*head.state_dict().values(), *backbone.state_dict().values()])
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+class Net(LightningModule):
+    """A backbone that a callback sets free in the second of four epochs, under a schedule."""
+
+    def __init__(self, schedule: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone, self.head = nn.Linear(4, 3), nn.Linear(3, 1)
+        self.schedule = schedule
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = (self.head(self.backbone(batch)) - 1).pow(2).mean()
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD([one for one in self.parameters() if one.requires_grad], lr=0.1, momentum=0.9)
+        interval = "epoch" if self.schedule == "plateau" else "step"
+        made = whole_schedules(self.schedule, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made, "interval": interval, "monitor": "loss"}}
+
+
+def whole_schedules(name: str, optimizer: Any) -> Any:
+    if name == "plateau":
+        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0)
+    return lr_scheduler.OneCycleLR(optimizer, many(optimizer, 0.2), total_steps=13)
+
+
+class Thaw(BaseFinetuning):
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.backbone)
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.backbone, optimizer, initial_denom_lr=1 / SHARE)
+
+
+@pytest.mark.parametrize("schedule", ["one cycle", "plateau"])
+def test_a_training_is_that_of_a_plain_loop_with_both_groups_from_the_start(schedule: str) -> None:
+    batches = torch.linspace(-1, 1, 48).sin().view(3, 4, 4)
+    trained, plain = Net(schedule), Net(schedule)
+    trainer = Trainer(max_epochs=4, accelerator="cpu", logger=False, discover_callbacks=False, callbacks=[Thaw()])
+    trainer.fit(trained, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]  # a tensor is a dataset
+
+    plain.backbone.requires_grad_(False)
+    groups: list[dict[str, Any]] = [
+        {"params": plain.head.parameters()},
+        {"params": plain.backbone.parameters(), "lr": 0.1 * SHARE},
+    ]
+    optimizer = SGD(groups, lr=0.1, momentum=0.9)
+    scheduler = whole_schedules(schedule, optimizer)
+    for epoch in range(4):
+        plain.backbone.requires_grad_(epoch >= 1)
+        losses = []
+        for batch in batches:
+            optimizer.zero_grad()
+            loss = (plain.head(plain.backbone(batch)) - 1).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            if schedule != "plateau":
+                scheduler.step()
+        if schedule == "plateau":
+            scheduler.step(torch.stack(losses).mean())
+    torch.testing.assert_close(trained.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-7)
+    assert rates(trainer.optimizers[0]) == near(rates(optimizer))
+    assert rates(optimizer)[0]["lr"] != 0.1

@@ -266,6 +266,23 @@ def test_what_a_subclass_must_define(name: str) -> None:
         fit(Model(), callback)
 
 
+def test_a_subclass_may_set_the_rate_it_set_last() -> None:
+    class Own(BackboneFinetuning):
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Optimizer) -> None:
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(pl_module.backbone, optimizer, lr=0.3)
+                self.previous_backbone_lr = 0.3
+            elif self.previous_backbone_lr is not None:
+                self.previous_backbone_lr /= 2
+                optimizer.param_groups[-1]["lr"] = self.previous_backbone_lr
+
+    watch, _ = fit(Model(), callback := Own(), epochs=4)
+    assert [rates[1:] for rates in watch.rates] == [[], [0.3], [0.15], [0.075]]
+    assert callback.state_dict()["level_lrs"] == [0.075]
+    callback.previous_backbone_lr = None
+    assert callback.level_lrs == []
+
+
 def test_evaluation_freezes_nothing() -> None:
     class Evaluated(Model):
         def test_step(self, batch: Tensor, batch_idx: int) -> None:

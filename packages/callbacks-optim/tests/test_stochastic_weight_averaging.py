@@ -321,11 +321,11 @@ def test_finetuning_adds_a_group_in_an_averaged_epoch_and_the_monitor_sees_the_r
 
     watch = Watch()
     monitor = LearningRateMonitor("epoch")
-    finetuning = BackboneFinetuning(thaws_at, lambda epoch: 1.0, train_bn=False)
+    finetuning = BackboneFinetuning(thaws_at, train_bn=False)
     callbacks = [StochasticWeightAveraging(lrs, 2, 2), finetuning, watch, monitor]
     fit(net(Frozen), *callbacks, logger=CSVLogger(tmp_path))
     assert [len(seen) for seen in watch.lrs] == [1 if epoch < thaws_at else 2 for epoch in range(5)]
-    assert watch.lrs[-1][0] == 0.01
+    assert watch.lrs[-1] == [0.01, 0.03 if isinstance(lrs, list) else 0.01]
     assert "lr-SGD" in " ".join(monitor.lrs)
 
 

@@ -133,6 +133,10 @@ class BackboneFinetuning(BaseFinetuning):
         """The learning rate, as last set, of what was set free last; None while the backbone is frozen."""
         return self.level_lrs[-1] if self.level_lrs else None
 
+    @previous_backbone_lr.setter
+    def previous_backbone_lr(self, value: float | None) -> None:  # as a `finetune_function` of a subclass may set it
+        self.level_lrs = [] if value is None else [*self.level_lrs[:-1], value]
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         return {**state, "level_lrs": list(self.level_lrs)} if state else {}
@@ -211,7 +215,7 @@ class BackboneFinetuning(BaseFinetuning):
     ) -> float | None:
         """Set the rate that a level has in a later epoch, and return it; None where it has no group of its own here."""
         group = _group_of(parameters, optimizer)
-        if group is None:
+        if group is None or "swa_lr" in optimizer.param_groups[group]:  # SWALR anneals all groups to rates of its own
             return None
         previous = self.level_lrs[level.number] or float(optimizer.param_groups[group]["lr"])
         rate = self.lambda_func(epoch + 1) * previous
