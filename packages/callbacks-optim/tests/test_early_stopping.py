@@ -263,6 +263,19 @@ def test_a_misspelt_monitor_is_an_error_at_the_first_check(
     assert "Did you mean 'train_loss'?" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "or check when it is: check_on_train_epoch_end=False."),
+        ({"limit_val_batches": 0}, "or validate, which this fit does not."),
+    ],
+)
+def test_what_to_do_about_a_missing_metric_is_told(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(MisconfigurationException) as error:
+        trainer_with(EarlyStopping("accuracy"), **given).fit(Scripted())
+    assert str(error.value).endswith(f"Log it with self.log('accuracy', ...), monitor one that is there, {told}")
+
+
 def test_where_it_is_not_strict_one_warning_is_all() -> None:
     stopping = EarlyStopping("nothing", strict=False)
     with pytest.warns(UserWarning, match="no 'nothing' was logged") as warned:

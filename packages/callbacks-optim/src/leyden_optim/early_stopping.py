@@ -263,15 +263,19 @@ class EarlyStopping(Callback):
         if by_step and not self._has_validated and any(trainer.num_val_batches):
             return  # it may be a metric of the validation that is still to come
         names = sorted(trainer.callback_metrics)
-        elsewhere = (
-            "without check_every_n_steps, which sees no metric that is logged for epochs alone before they end"
-            if by_step
-            else f"check_on_train_epoch_end={not self._checks_at_epoch_end(trainer)}"
-        )
+        if by_step:
+            otherwise = (
+                "check when it is: without check_every_n_steps, which sees no metric that is logged for epochs alone "
+                "before they end"
+            )
+        elif any(trainer.num_val_batches):
+            otherwise = f"check when it is: check_on_train_epoch_end={not self._checks_at_epoch_end(trainer)}"
+        else:
+            otherwise = "validate, which this fit does not"
         message = (
             f"{type(self).__name__}(monitor={self.monitor!r}): no {self.monitor!r} was logged. There are: "
             f"{', '.join(names) or 'no metrics at all'}.{did_you_mean(self.monitor, names)} Log it with "
-            f"self.log({self.monitor!r}, ...), monitor one that is there, or check when it is: {elsewhere}."
+            f"self.log({self.monitor!r}, ...), monitor one that is there, or {otherwise}."
         )
         if self.strict:
             raise MisconfigurationException(message)

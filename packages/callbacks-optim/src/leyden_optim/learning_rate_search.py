@@ -25,12 +25,15 @@ _SMOOTHING = 0.98
 class LearningRateSearch:
     """What a search found: `results` has the rates under ``"lr"`` and the losses, smoothed, under ``"loss"``.
 
-    The loss is a moving average of the steps' losses with the factor 0.98, free of its bias to zero (Smith, "Cyclical
-    Learning Rates for Training Neural Networks", https://arxiv.org/abs/1506.01186, for the test; the smoothing is
-    fast.ai's).
+    The loss is a moving average of the steps' losses with the factor 0.98, free of its bias to zero, as in fast.ai. The
+    test itself is from L. Smith, Cyclical Learning Rates for Training Neural Networks, https://arxiv.org/abs/1506.01186.
 
     Attributes:
-        mode: how the rates rise from `lr_min` to `lr_max` in `num_training` steps: by a factor or by an amount.
+        mode: how the rates rise: by a factor (``"exponential"``) or by an amount (``"linear"``).
+        lr_min: the rate of the first step.
+        lr_max: the rate of the last step.
+        num_training: optimizer steps from one to the other.
+        results: the rates of the steps that were made, and the losses; two lists of the same length.
 
     Example:
         >>> rates = [10.0**exponent for exponent in range(-5, 0)]
