@@ -84,7 +84,7 @@ def _steps() -> str:
 def _timing(timing: dict[str, float] | None, above: bool) -> str:
     if timing is None:
         return "–"
-    return f"{timing['above_us']:+.1f} µs" if above else f"{timing['ratio']:.2f}"
+    return f"{round(timing['above_us'], 1) + 0.0:+.1f} µs" if above else f"{timing['ratio']:.2f}"
 
 
 def _run() -> str:
