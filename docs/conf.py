@@ -33,8 +33,21 @@ html_theme = "furo"
 html_title = f"Leyden {release}"
 myst_heading_anchors = 3
 
+# References that lead nowhere are errors; nothing is fetched to find out about those of others.
+nitpicky = True
+_OF_OTHERS = r"(torch|os|collections|types|pathlib|argparse|enum|contextlib|abc|datetime|tqdm|rich|matplotlib)(\..*)?"
+_OF_OTHERS_BY_NAME = r"Tensor|Optimizer|Module|nn\.Module|timedelta|EntryPoint|QConfig|ProgressColumn|Figure|Axes"
+# Types that signatures mention and nobody looks up: aliases, variables of generic functions, and what is handed through.
+_HANDED_THROUGH = (
+    r"(.*\.)?(M|T|R|P|D|Amount|AnyCallback|AnyModule|AttachedCallbacks|AttributeDict|Decorator|Display|Duration|HookContext|"
+    r"LightningOptimizer|Metrics|MetricsDict|Mode|Modules|ModuleTable|Precision|Strategy|Switch|Transfer)"
+)
+nitpick_ignore_regex = [("py:class", one) for one in (_OF_OTHERS, _OF_OTHERS_BY_NAME, _HANDED_THROUGH)]
+
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # hooks stand with Callback, and on a callback's page where there is more to say
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 default_role = "code"
+napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes that a docstring explains are no entries of their own

@@ -97,7 +97,7 @@ def test_a_command_that_is_shown_would_work(block: Block) -> None:
         "hatch run demo --max-epoch 3",
         "python -m benchmark",
         "python examples/digit.py",
-        "python examples/averaging.py --resume x",
+        "python examples/digits.py --seeds 3",
         "leyden checkpoint look x.ckpt",
         "A=1 unheard-of --of",
         ".ci/runs",

@@ -54,8 +54,8 @@ class CallbackList(SphinxDirective):
             owner, _, name = full.rpartition(".")
             if owner == package:
                 lines.append(f"| {{py:class}}`{name} <{full}>` | {_first_line(getattr(module, name))} |")
-        for page in PAGES.glob("*.md"):
-            self.env.note_dependency(page)
+        for path in (PAGES, *PAGES.glob("*.md")):  # the folder for pages that come or go
+            self.env.note_dependency(path)
         return self.parse_text_to_nodes("\n".join(lines))
 
 

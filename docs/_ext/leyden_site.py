@@ -207,8 +207,8 @@ class Changes(SphinxDirective):
 def _write_for_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let napoleon, which runs next, read a heading that it does not know as the list of arguments that it is."""
     lines[:] = ["Args:" if line == "Arguments that types don't explain:" else line for line in lines]
-    if what in ("attribute", "property", "data"):
-        lines.insert(0, "")  # napoleon takes what stands before a colon in the first line for a type
+    if what in ("attribute", "property", "data") and lines:
+        lines[:1] = [f": {lines[0]}"]  # napoleon takes what stands before the first colon for a type
 
 
 def _skip_torchs_own(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
