@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
-from tests.pages import PAGES, Block, blocks_of, name_of, prose_of, python_with_output
+from tests.pages import PAGES, ROOT, Block, blocks_of, name_of, prose_of, python_with_output
 from tests.shown_commands import commands_in, problem_of
 
 from leyden.configuration import read_configuration
@@ -21,11 +21,14 @@ from leyden.discovery.configured import make, named
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
-# The site's own directives, and those of Sphinx: `hatch run docs` runs them and takes a warning for an error.
-BUILT = {
-    "{callback-list}", "{changes}", "{command}", "{eval-rst}", "{figure}", "{figures}", "{hook-order}", "{image}",
-    "{include}", "{note}", "{new-family}", "{literalinclude}", "{toctree}",
-}  # fmt: skip
+# Directives of Sphinx and of the site itself: `hatch run docs` runs them and takes a warning for an error.
+OF_SPHINX = {"eval-rst", "figure", "image", "include", "literalinclude", "note", "toctree", "warning"}
+OF_THE_SITE = {
+    name
+    for extension in (ROOT / "docs" / "_ext").glob("*.py")
+    for name in re.findall(r'add_directive\("([\w-]+)"', extension.read_text(encoding="utf-8"))
+}
+BUILT = {f"{{{name}}}" for name in OF_SPHINX | OF_THE_SITE}
 
 # What stands as it is, and why: the page, how the block begins, the reason.
 NOT_RUN = [

@@ -14,18 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from leyden.callback import Callback
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
     from sphinx.util.typing import ExtensionMetadata
 
 __all__ = ["documented_on_pages", "setup"]
 
 PAGES = Path(__file__).parents[1] / "callbacks"
-FAMILIES = ("checkpoint", "monitoring", "finetune", "optim")
+PACKAGES = (
+    "leyden", "leyden.loggers", "leyden.profilers", "leyden.testing", "leyden_checkpoint", "leyden_monitoring",
+    "leyden_finetune", "leyden_optim",
+)  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 def documented_on_pages() -> dict[str, Path]:
@@ -91,8 +97,19 @@ def _public(base: Any) -> list[Any]:
 
 @cache
 def _public_names() -> set[str]:
-    modules = ["leyden", "leyden.loggers", "leyden.testing", *map("leyden_{}".format, FAMILIES)]
-    return {name for module in modules for name in importlib.import_module(module).__all__}
+    return {name for package in PACKAGES for name in importlib.import_module(package).__all__}
+
+
+def _miss_nothing(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public classes and functions that stand nowhere; Sphinx itself warns of those that stand twice."""
+    documented = {(full.partition(".")[0], full.rpartition(".")[2]) for full in env.domains.python_domain.objects}
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            value = getattr(module, name)
+            owner = getattr(value, "__module__", package).partition(".")[0]
+            if callable(value) and not {(owner, getattr(value, "__name__", name)), (owner, name)} & documented:
+                _log.warning("%s.%s is public and stands nowhere in the documentation", package, name)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
@@ -100,4 +117,5 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_directive("callback-list", CallbackList)
     app.connect("autodoc-skip-member", _skip_what_a_page_documents)
     app.connect("autodoc-process-bases", _show_public_bases)
+    app.connect("env-check-consistency", _miss_nothing)
     return {"version": "1", "parallel_read_safe": True}
