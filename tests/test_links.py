@@ -11,6 +11,7 @@ from tests.pages import PAGES, ROOT, headings_of, name_of, prose_of
 
 # Nothing is fetched: whether these are still there is for a person to see, before a release.
 OUTSIDE = {
+    "https://docs.python.org/3/library/fnmatch.html",
     "https://docs.pypi.org/trusted-publishers/",
     "https://twine.readthedocs.io",
     "https://arxiv.org/abs/1803.03635",
@@ -61,6 +62,23 @@ def test_every_link_reaches_a_file_or_a_heading() -> None:
             lost.append(f"{name_of(page)}: {target}")
     assert lost == []
     assert any("#" in target for _, target in LINKS)
+
+
+def test_a_file_that_is_named_in_prose_is_there() -> None:
+    named = {
+        (page, path)
+        for page in PAGES
+        for path in re.findall(r"`((?:tests|benchmarks|examples|docs|packages|\.ci)/[\w./*-]+)`", prose_of(page))
+    }
+    assert [
+        f"{name_of(page)}: {path}" for page, path in named if not any(ROOT.glob(path)) and "_build" not in path
+    ] == []
+    drawing = (
+        (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    )
+    files = re.findall(r"[\w/]+\.py", drawing)
+    assert files
+    assert [path for path in files if not (ROOT / "packages" / "core" / "src" / "leyden" / path).exists()] == []
 
 
 def test_what_is_outside_is_listed() -> None:

@@ -108,7 +108,8 @@ def _miss_nothing(app: Sphinx, env: BuildEnvironment) -> None:
         for name in module.__all__:
             value = getattr(module, name)
             owner = getattr(value, "__module__", package).partition(".")[0]
-            if callable(value) and not {(owner, getattr(value, "__name__", name)), (owner, name)} & documented:
+            known_as = {(owner, getattr(value, "__name__", name)), (owner, name), (package.partition(".")[0], name)}
+            if callable(value) and not known_as & documented:
                 _log.warning("%s.%s is public and stands nowhere in the documentation", package, name)
 
 
