@@ -128,7 +128,8 @@ def families() -> dict[str, list[str]]:
 def __getattr__(name: str) -> Any:
     family = _FAMILY.get(name)
     if family is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{did_you_mean(name, __all__)}")
+        message = f"module {__name__!r} has no attribute {name!r}.{did_you_mean(name, __all__)}"
+        raise AttributeError(message, name=name, obj=None)  # without an object Python suggests nothing a second time
     distribution = f"leyden-callbacks-{family}"
     try:
         module = importlib.import_module(f"leyden_{family}")
