@@ -336,3 +336,13 @@ def test_resumed_in_the_last_hooks_of_a_batch_it_logs_each_window_once(
     )  # fmt: skip
     trainer.fit(Configured(adam), ckpt_path=tmp_path / "run.ckpt")
     assert [step for step, _ in notes.rows] == rows
+
+
+def test_the_latest_values_are_metrics_for_callbacks() -> None:
+    monitor = LearningRateMonitor(logging_interval="step", log_momentum=True)
+    trainer = Trainer(max_epochs=1, log_every_n_steps=1, logger=Notes(), callbacks=monitor, discover_callbacks=False)
+    trainer.fit(BoringModule())
+    assert float(trainer.callback_metrics["lr-SGD"]) == pytest.approx(0.1)
+    assert float(trainer.callback_metrics["lr-SGD-momentum"]) == 0
+    assert trainer.callback_metrics.step_of("lr-SGD") == 1, "the last of two steps was made with it"
+    assert "lr-SGD" not in trainer.logged_metrics

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from leyden.arguments import check_arguments
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
@@ -37,7 +39,7 @@ class LearningRateMonitor(Callback):
     Groups that are added later are logged from then on; schedulers come first, then optimizers without one.
 
     Values are logged with the number of steps done before them. Those by step are logged every `log_every_n_steps`
-    steps of the Trainer, once per step whatever the accumulation.
+    steps of the Trainer, once per step whatever the accumulation. ``trainer.callback_metrics`` has the latest too.
 
     Args:
         logging_interval: ``"step"``, ``"epoch"``, or None for that of each scheduler (both where there is none).
@@ -130,6 +132,8 @@ class LearningRateMonitor(Callback):
         if values:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(values), step=step)
+            for name, value in values.items():
+                trainer.callback_metrics.put(name, torch.tensor(value), trainer.global_step)
 
 
 def _watched(trainer: Trainer) -> list[_Watched]:
