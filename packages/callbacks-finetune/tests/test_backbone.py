@@ -241,6 +241,25 @@ def test_function_of_the_older_generation_gets_the_optimizers_index() -> None:
     assert calls == [(0, "SGD", 0), (1, "SGD", 0)]
 
 
+def test_index_is_given_where_it_has_a_default_and_nothing_else_is() -> None:
+    class Older(Levels):
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Optimizer, opt_idx: int = -1) -> None:
+            seen.append(opt_idx)
+
+    class Own(Levels):
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Optimizer, factor: int = 7) -> None:
+            seen.append(factor)
+
+    class Collects(Levels):
+        def finetune_function(self, *args: Any) -> None:
+            seen.append(len(args))
+
+    seen: list[int] = []
+    for one in (Older(), Own(), Collects()):
+        fit(Model(), one, epochs=1)
+    assert seen == [0, 7, 3]
+
+
 def test_function_that_fits_no_generation() -> None:
     class Odd(Levels):
         def finetune_function(self, pl_module: Any) -> None:  # type: ignore[override]

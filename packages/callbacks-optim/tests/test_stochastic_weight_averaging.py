@@ -321,11 +321,17 @@ def test_finetuning_adds_a_group_in_an_averaged_epoch_and_the_monitor_sees_the_r
 
     watch = Watch()
     monitor = LearningRateMonitor("epoch")
-    finetuning = BackboneFinetuning(thaws_at, train_bn=False)
-    callbacks = [StochasticWeightAveraging(lrs, 2, 2), finetuning, watch, monitor]
+    finetuning = BackboneFinetuning(thaws_at, train_bn=False, should_align=False, backbone_initial_lr=1e-4)
+    trained_at: list[list[float]] = []
+
+    def note(trainer: Trainer, *_: Any) -> None:
+        trained_at.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    noting = LambdaCallback(on_train_batch_end=note)
+    callbacks = [StochasticWeightAveraging(lrs, 2, 2), finetuning, watch, monitor, noting]
     fit(net(Frozen), *callbacks, logger=CSVLogger(tmp_path))
     assert [len(seen) for seen in watch.lrs] == [1 if epoch < thaws_at else 2 for epoch in range(5)]
-    assert watch.lrs[-1] == [0.01, 0.03 if isinstance(lrs, list) else 0.01]
+    assert trained_at[-2] == [0.01, 0.03 if isinstance(lrs, list) else 0.01]
     assert "lr-SGD" in " ".join(monitor.lrs)
 
 

@@ -170,9 +170,12 @@ class BackboneFinetuning(BaseFinetuning):
         for level, share in zip(self.levels, shares, strict=True):
             if level.epoch > epoch:
                 break
-            # Free from its epoch on, or later where a run starts later.
-            lr = self._grow if level.number < len(self.level_lrs) else self._set_free
-            if (rate := lr(level, [*share.values()], epoch, optimizer, pl_module)) is None or not self.verbose:
+            parameters = [*share.values()]
+            if level.number == len(self.level_lrs):  # at its epoch, or later where a run starts later
+                rate: float | None = self._set_free(level, parameters, optimizer, pl_module)
+            else:
+                rate = self._grow(level, parameters, epoch, optimizer, pl_module)
+            if rate is None or not self.verbose:
                 continue
             what = "the backbone" if self.strategy is None else level.name
             rank_zero_info(
@@ -180,7 +183,7 @@ class BackboneFinetuning(BaseFinetuning):
             )
 
     def _set_free(
-        self, level: Level, parameters: list[Parameter], epoch: int, optimizer: Optimizer, pl_module: LightningModule
+        self, level: Level, parameters: list[Parameter], optimizer: Optimizer, pl_module: LightningModule
     ) -> float:
         """Train what a level holds from now on, in a group of its own; return its learning rate."""
         first, others = optimizer.param_groups[0], [one for one in pl_module.trainer.optimizers if one is not optimizer]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseFinetuning"]
 
+_INDEX = (["opt_idx"], ["optimizer_idx"])  # what 1.x calls it, also where it has a default
+
 
 class BaseFinetuning(Callback):
     """Freezes parts of a module before the optimizers are made, and calls `finetune_function` as each epoch starts.
@@ -153,15 +155,16 @@ class BaseFinetuning(Callback):
         self._frozen_norms = [name for name, one in pl_module.named_modules() if is_frozen_norm(one)]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name in self._frozen_norms:  # one that was replaced since, as by SyncBatchNorm, is not held yet
-            if is_norm(one := pl_module.get_submodule(name)):
-                freeze_norm(one)
+        for name, one in pl_module.named_modules():
+            if name in self._frozen_norms and is_norm(one):
+                freeze_norm(one)  # one that was replaced since, as by SyncBatchNorm, is not held yet
         if self._restored:
             # Before the optimizers' own state is loaded, which needs the groups to be there.
             self._restore(trainer, pl_module, self._restored)
             self._adopt_new_groups(trainer)
         self._restored = None
-        warn_of_untrained(count_groups(pl_module, trainer.optimizers), type(self).__name__, pl_module)
+        if trainer.optimizers:
+            warn_of_untrained(count_groups(pl_module, trainer.optimizers), type(self).__name__, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, skipped, self._epoch_to_skip = trainer.current_epoch, self._epoch_to_skip, None
@@ -202,13 +205,10 @@ class BaseFinetuning(Callback):
         """Return `finetune_function` as a function of four arguments: until 1.9 the optimizer's index came last."""
         function: Callable[..., Any] = self.finetune_function
         signature = inspect.signature(function)
-        for count in (3, 4):
-            try:
-                signature.bind(*range(count))
-            except TypeError:
-                continue
-            if count == 4:
-                return function
+        names = [name for name, one in signature.parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+        if _takes(signature, 4) and (not _takes(signature, 3) or names[3:4] in _INDEX):
+            return function
+        if _takes(signature, 3):
             return lambda module, epoch, optimizer, index: function(module, epoch, optimizer)
         raise MisconfigurationException(
             f"{type(self).__name__}.finetune_function{signature} cannot be called with (pl_module, epoch, optimizer). "
@@ -304,3 +304,11 @@ class BaseFinetuning(Callback):
         ]
         unique = list({id(parameter): parameter for parameter in wanted}.values())
         add_group(optimizer, BaseFinetuning.filter_on_optimizer(optimizer, unique), lr, initial_denom_lr, name)
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
