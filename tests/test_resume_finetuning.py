@@ -18,7 +18,14 @@ from torch.optim import SGD, Adam, lr_scheduler
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, Trainer
-from leyden.callbacks import BackboneFinetuning, BaseFinetuning, OnExceptionCheckpoint
+from leyden.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    OnExceptionCheckpoint,
+)
 from leyden.state.checkpoint import dump
 
 Differences = Callable[[Any, Any], Iterable[str]]
@@ -137,11 +144,19 @@ class ThawHead(Thaw):
             optimizer.add_param_group({"params": [("weight", pl_module.head[1].weight)], "lr": 0.01, "name": "late"})
 
 
-CASES: dict[str, tuple[type[Net], Callable[..., Callback], dict[str, Any]]] = {
-    "levels, one cycle, accumulated": (Net, by_levels, {"accumulate_grad_batches": 2}),
-    "whole, plateau, frozen norms": (Plateau, lambda: BackboneFinetuning(1, train_bn=False), {}),
-    "levels, two optimizers by hand": (Manual, lambda: by_levels(train_bn=False), {}),
-    "two by hand, norms let go": (Plateau, Thaw, {"val_check_interval": 2}),
+def beside_others() -> list[Callback]:
+    return [
+        by_levels(), EMAWeightAveraging(decay=0.8, update_starting_at_step=2), LearningRateMonitor(log_momentum=True),
+        EarlyStopping("val", patience=20),
+    ]  # fmt: skip
+
+
+CASES: dict[str, tuple[type[Net], Callable[[], list[Callback]], dict[str, Any]]] = {
+    "levels, one cycle, accumulated": (Net, lambda: [by_levels()], {"accumulate_grad_batches": 2}),
+    "levels beside others, in bfloat16": (Net, beside_others, {"precision": "bf16-mixed", "gradient_clip_val": 0.5}),
+    "whole, plateau, frozen norms": (Plateau, lambda: [BackboneFinetuning(1, train_bn=False)], {}),
+    "levels, two optimizers by hand": (Manual, lambda: [by_levels(train_bn=False)], {}),
+    "two by hand, norms let go": (Plateau, lambda: [Thaw(), ThawHead()], {"val_check_interval": 2}),
 }
 
 
@@ -151,11 +166,20 @@ def test_gone_on_with_from_anywhere(case: str, resumes_exactly: Callable[..., in
 
     def build() -> dict[str, Any]:
         module = net()
-        made = [make(), ThawHead()] if case == "two by hand, norms let go" else [make()]
-        return {"module": module, "train": module.loader(), "val": module.loader(), "callbacks": made}
+        return {"module": module, "train": module.loader(), "val": module.loader(), "callbacks": make()}
 
     count = resumes_exactly(build, max_epochs=EPOCHS, limit_val_batches=1, num_sanity_val_steps=0, **arguments)
     assert count >= EPOCHS * (BATCHES + 3)
+
+
+def test_the_monitor_has_a_series_for_each_level() -> None:
+    monitor = LearningRateMonitor("epoch")
+    module = Net()
+    trainer = Trainer(max_epochs=EPOCHS, accelerator="cpu", discover_callbacks=False, callbacks=[by_levels(), monitor])
+    trainer.fit(module, module.loader())
+    assert {name: len(rates) for name, rates in monitor.lrs.items()} == {
+        "lr-Adam/first": 4, "lr-Adam/backbone.layer1": 3, "lr-Adam/backbone.*.bias": 2, "lr-Adam/backbone.*": 1,
+    }  # fmt: skip
 
 
 class SaveIn(Callback):
