@@ -23,7 +23,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from leyden.hooks.contract import HOOKS, REMOVED_MODULE_METHODS
-from leyden.older_arguments import OLDER_ARGUMENTS, OLDER_ATTRIBUTES
+from leyden.older_arguments import OF_CLASSES, OLDER_ARGUMENTS, OLDER_ATTRIBUTES
 
 DOCS = Path(__file__).parents[1]
 sys.path.insert(0, str(DOCS))
@@ -74,9 +74,10 @@ def _resolve(path: str) -> Any:
         except ModuleNotFoundError:
             continue
         found: Any = module
-        for part in parts[count:]:
-            found = getattr(found, part, None)
-        return found
+        try:
+            return functools.reduce(getattr, parts[count:], found)
+        except (AttributeError, ImportError):
+            return None
     return None
 
 
@@ -91,6 +92,8 @@ def _names_here(path: str) -> set[str]:
     names = {*dir(found), *getattr(found, "__all__", ())}
     if inspect.isclass(found):
         names |= lightning_public.attributes_of(found, OURS)
+    if path in ("LightningDataModule", "Trainer"):
+        names -= {*OF_CLASSES}  # there to say that they are not
     if path in ("Callback", "LightningModule"):
         names |= {hook.name for hook in HOOKS.values() if (hook.callbacks if path == "Callback" else hook.module)}
     return names

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 
+import leyden
 import leyden.callbacks
 from leyden.errors import UnknownArgumentError
-from leyden.older_arguments import OLDER_ARGUMENTS, OLDER_ATTRIBUTES
+from leyden.older_arguments import OF_CLASSES, OLDER_ARGUMENTS, OLDER_ATTRIBUTES
 from leyden.trainer import Trainer
 
 TODAY = set(inspect.signature(Trainer.__init__).parameters)
@@ -62,3 +64,16 @@ def test_any_other_attribute_is_missing_as_ever(trainer: Trainer) -> None:
     with pytest.raises(AttributeError, match=r"^this Trainer has no module yet; call fit"):
         trainer.lightning_module  # noqa: B018
     assert not hasattr(trainer, "tune")
+
+
+@pytest.mark.parametrize("owner", [Trainer, leyden.LightningDataModule, leyden.LightningDataModule()])
+def test_what_was_called_on_classes(owner: Any) -> None:
+    for name in OF_CLASSES:
+        with pytest.raises(AttributeError, match=r"instead, write parser\.add_argument\(\.\.\.\)"):
+            getattr(owner, name)
+        assert not hasattr(owner, name)
+
+
+def test_a_logger_of_a_service_says_how_to_write_one() -> None:
+    with pytest.raises(ImportError, match=r"^WandbLogger is not here.*subclass leyden\.loggers\.Logger"):
+        exec("from leyden.loggers import WandbLogger")

@@ -14,6 +14,7 @@ from leyden.errors import MisconfigurationException
 from leyden.hparams import HyperparametersMixin
 from leyden.module_hooks import DataHooks
 from leyden.module_loading import build_from_checkpoint, class_only, read_checkpoint
+from leyden.older_arguments import OF_CLASSES, mark_gone
 
 if TYPE_CHECKING:
     from typing import Self
@@ -126,6 +127,12 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
         state = self.__dict__.copy()
         state.pop("trainer", None)
         return state
+
+
+mark_gone(
+    LightningDataModule,
+    dict.fromkeys(OF_CLASSES, "write parser.add_argument(...) for what you want to give, and call the class with it"),
+)
 
 
 def _loaders(dataset: Any, *, shuffle: bool, batch_size: int, num_workers: int) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["OLDER_ARGUMENTS", "OLDER_ATTRIBUTES", "instead_of", "instead_of_attribute"]
+from collections.abc import Mapping
+from typing import Never
+
+__all__ = ["OF_CLASSES", "OLDER_ARGUMENTS", "OLDER_ATTRIBUTES", "instead_of", "instead_of_attribute", "mark_gone"]
 
 OLDER_ARGUMENTS: dict[str, str] = {
     "amp_backend": 'write precision="16-mixed"',
@@ -41,13 +44,22 @@ OLDER_ARGUMENTS: dict[str, str] = {
 }
 """Arguments of Lightning's Trainers that this one has not, with what does the same."""
 
-_BY_HAND = "write parser.add_argument(...) for the settings you want to give, and Trainer(**vars(arguments))"
+OF_CLASSES = (
+    "add_argparse_args",
+    "default_attributes",
+    "from_argparse_args",
+    "get_init_arguments_and_types",
+    "match_env_arguments",
+    "parse_argparser",
+)
+"""Methods that 1.x scripts call on the classes `Trainer` and `LightningDataModule` themselves."""
+
+_BY_HAND = "write parser.add_argument(...) for the settings you want to give, and Trainer(**vars(parser.parse_args()))"
 _NO_RESET = "leave it out: dataloaders are asked for when they are due, again with reload_dataloaders_every_n_epochs"
 _PATH_GIVEN = "use trainer.ckpt_path"
 
 OLDER_ATTRIBUTES: dict[str, str] = {
-    **dict.fromkeys(("add_argparse_args", "default_attributes", "from_argparse_args"), _BY_HAND),
-    **dict.fromkeys(("match_env_arguments", "parse_argparser"), _BY_HAND),
+    **dict.fromkeys(OF_CLASSES, _BY_HAND),
     **dict.fromkeys(("predicted_ckpt_path", "resume_from_checkpoint", "tested_ckpt_path"), _PATH_GIVEN),
     "validated_ckpt_path": _PATH_GIVEN,
     **{f"reset_{name}_dataloader": _NO_RESET for name in ("predict", "test", "train", "val")},
@@ -105,3 +117,28 @@ def instead_of_attribute(name: str) -> str:
         ' It is an attribute of Lightning; instead, use trainer.num_devices'
     """
     return f" It is an attribute of Lightning; instead, {OLDER_ATTRIBUTES[name]}" if name in OLDER_ATTRIBUTES else ""
+
+
+def mark_gone(cls: type, instead: Mapping[str, str]) -> None:
+    """Let a class say what to write instead of names that it, or its instance, has no more.
+
+    Example:
+        >>> class Data: ...
+        >>> mark_gone(Data, {"from_argparse_args": "write Data(...)"})
+        >>> Data.from_argparse_args
+        Traceback (most recent call last):
+        AttributeError: Data has no attribute 'from_argparse_args'. It is an attribute of Lightning; instead, write ...
+        >>> hasattr(Data, "from_argparse_args")
+        False
+    """
+    for name, advice in instead.items():
+        setattr(cls, name, _Gone(name, advice))
+
+
+class _Gone:
+    def __init__(self, name: str, instead: str) -> None:
+        self._name, self._instead = name, instead
+
+    def __get__(self, instance: object, owner: type) -> Never:
+        where = f"{owner.__name__} has no attribute {self._name!r}"
+        raise AttributeError(f"{where}. It is an attribute of Lightning; instead, {self._instead}")

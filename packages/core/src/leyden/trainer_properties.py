@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.callback import Callback, Checkpoint
 from leyden.hooks.attached import as_list
 from leyden.loops.schedule import expected_steps
-from leyden.older_arguments import OLDER_ATTRIBUTES, instead_of_attribute
+from leyden.older_arguments import OF_CLASSES, OLDER_ATTRIBUTES, instead_of_attribute, mark_gone
 from leyden.run_state import RunningStage, TrainerState, TrainerStatus
 from leyden.runtime.wrapped_optimizer import LightningOptimizer, unwrapped
 from leyden.settings import Setting, Settings
@@ -344,6 +344,9 @@ class TrainerProperties:
     def progress_bar_metrics(self) -> MetricsDict:
         """Latest values for the progress bar."""
         return self.journal.progress_bar_metrics
+
+
+mark_gone(TrainerProperties, {name: OLDER_ATTRIBUTES[name] for name in OF_CLASSES})
 
 
 def _loaders_of(loop: Any) -> Any:

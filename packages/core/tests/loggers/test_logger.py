@@ -99,8 +99,8 @@ def test_hyperparameters_come_as_a_dict_or_namespace(params: Any) -> None:
 
 
 def test_an_unknown_logger_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="WandbLogger"):
-        _ = leyden.loggers.WandbLogger
+    with pytest.raises(AttributeError, match="SqlLogger"):
+        _ = leyden.loggers.SqlLogger
 
 
 def test_tensorboard_s_logger_is_in_the_monitoring_family(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["CSVLogger", "Logger", "TensorBoardLogger"]
 
 
+_OF_SERVICES = ("CometLogger", "LitLogger", "MLFlowLogger", "NeptuneLogger", "WandbLogger")
+"""Loggers of Lightning that are not here."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _OF_SERVICES:
+        raise ImportError(
+            f"{name} is not here: loggers of services are not part of this package. To log there, subclass "
+            "leyden.loggers.Logger and call the service's own client in log_metrics and log_hyperparams.",
+            name=__name__,
+        )
     if name != "TensorBoardLogger":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
