@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "leyden_site",
     "leyden_figures",
+    "leyden_links",
     "leyden_pages",
     "lightning_names",
 ]

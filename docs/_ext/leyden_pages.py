@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
     from sphinx.util.typing import ExtensionMetadata
 
-__all__ = ["documented_on_pages", "setup"]
+__all__ = ["documented_on_pages", "page_about", "setup"]
 
 PAGES = Path(__file__).parents[1] / "callbacks"
 PACKAGES = (
@@ -34,6 +34,7 @@ PACKAGES = (
 _log = logging.getLogger(__name__)
 
 
+@cache
 def documented_on_pages() -> dict[str, Path]:
     """Return what the pages document, by the full names that stand there, as ``leyden_optim.Timer``."""
     return {
@@ -41,6 +42,12 @@ def documented_on_pages() -> dict[str, Path]:
         for page in sorted(PAGES.glob("*.md"))
         for name in re.findall(r"^\.\. autoclass:: (\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     }
+
+
+def page_about(full: str) -> str | None:
+    """Return the document that is about a class, ``callbacks/timer`` for ``leyden_optim.Timer``; None without one."""
+    page, name = documented_on_pages().get(full), full.rpartition(".")[2].lower()
+    return f"callbacks/{page.stem}" if page is not None and page.stem.replace("_", "") == name else None
 
 
 def _first_line(value: type) -> str:
@@ -59,7 +66,9 @@ class CallbackList(SphinxDirective):
         for full in documented_on_pages():
             owner, _, name = full.rpartition(".")
             if owner == package:
-                lines.append(f"| {{py:class}}`{name} <{full}>` | {_first_line(getattr(module, name))} |")
+                about = page_about(full)
+                link = f"{{doc}}`{name} </{about}>`" if about else f"{{py:class}}`{name} <{full}>`"
+                lines.append(f"| {link} | {_first_line(getattr(module, name))} |")
         for path in (PAGES, *PAGES.glob("*.md")):  # the folder for pages that come or go
             self.env.note_dependency(path)
         return self.parse_text_to_nodes("\n".join(lines))
