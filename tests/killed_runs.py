@@ -6,6 +6,7 @@ imported all they need. Where a kill leaves the files that an earlier one left, 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -125,6 +126,7 @@ def main(how: str) -> dict[str, Any]:
 
     fit(HOW[how]())  # so that the forks have all imported
     shutil.rmtree("kept")
+    gc.freeze()  # no garbage collection of a fork goes through what is imported
     result: dict[str, Any] = {"whole": json.loads(in_fork(whole)[1]), "killed": []}
     known: dict[str, Any] = {}
     while not (result["killed"] and result["killed"][-1]["survived"]):

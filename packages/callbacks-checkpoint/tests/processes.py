@@ -6,6 +6,7 @@ fork for each writes what it saw to ``seen-RANK.json`` there.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -160,6 +161,7 @@ def torn(disk: Watched, rank: int, asynchronous: bool) -> dict[str, Any]:
 
 if __name__ == "__main__":
     Trainer(max_epochs=1, logger=False, discover_callbacks=False).fit(BoringModule())  # imports what the forks need
+    gc.freeze()  # and no garbage collection of theirs goes through it
     for name in sys.argv[1:]:
         child = os.fork()
         if child == 0:

@@ -13,13 +13,14 @@ import pytest
 from leyden.runtime.signals import SigtermListener
 
 PROGRAM = """
-import os, signal, sys
+import gc, os, signal, sys
 import torch
 import leyden
 from leyden.testing import BoringModule
 
 quiet = {"accelerator": "cpu", "logger": False, "discover_callbacks": False}
 leyden.Trainer(max_epochs=1, **quiet).fit(BoringModule())  # imports what a first run imports
+gc.freeze()  # which no fork's garbage collection, as at its exit, has to go through
 for where in sys.argv[1:]:  # each in a fork, which goes on below
     child = os.fork()
     if child == 0:
