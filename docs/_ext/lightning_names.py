@@ -81,6 +81,7 @@ def _resolve(path: str) -> Any:
     return None
 
 
+@functools.cache
 def _names_here(path: str) -> set[str]:
     found = _resolve(path.removesuffix("(...)"))
     if found is None:

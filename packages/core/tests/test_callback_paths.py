@@ -59,6 +59,9 @@ def test_a_mistake_is_an_import_error() -> None:
 
 
 def test_a_path_imports_no_family() -> None:
-    code = "import sys, leyden.callbacks.timer; print([name for name in sys.modules if name.startswith('leyden_')])"
+    code = (
+        "import sys, leyden.callbacks.timer, leyden.loggers.tensorboard, leyden.utilities\n"
+        "print([name for name in sys.modules if name.startswith('leyden_')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

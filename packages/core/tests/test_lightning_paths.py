@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 
 import pytest
 
@@ -46,12 +44,3 @@ def test_a_mistake_is_an_import_error() -> None:
         importlib.import_module("leyden.utilities.rank")
     with pytest.raises(AttributeError, match="Did you mean 'rank_zero_only'"):
         importlib.import_module("leyden.utilities").rank_zero_onyl  # noqa: B018
-
-
-def test_a_path_imports_no_family() -> None:
-    code = (
-        "import sys, leyden.utilities, leyden.loggers.tensorboard\n"
-        "print([name for name in sys.modules if name.startswith('leyden_')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
