@@ -125,3 +125,16 @@ def test_the_page_tells_of_every_property_and_every_argument() -> None:
     assert rows == [*PROPERTIES, *arguments]
     told = re.findall(r"- ``(\w+)``:", check_callback.__doc__ or "")
     assert told == arguments
+
+
+def test_a_callback_that_goes_to_another_folder_has_nothing_of_it_copied(tmp_path: Path) -> None:
+    class Wanders(CountBatches):
+        def on_train_start(self, *_: Any) -> None:
+            os.chdir(elsewhere)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.mkfifo(elsewhere / "pipe")  # which no copy could be made of
+    report = check_callback(Wanders)
+    assert report["resume"].outcome == "holds", report
+    assert [path.name for path in elsewhere.iterdir()] == ["pipe"]

@@ -67,13 +67,14 @@ class Saves(Callback):
         rows = len(logger.rows) if isinstance(logger, KeptRows) else 0
         saved = Saved(when, self._folder / f"saved-{len(self.made)}", rows)
         self.made.append(saved)
+        run = self._folder / "run"  # and not the working folder: a callback may have gone elsewhere
         try:
-            trainer.save_checkpoint(CHECKPOINT)
+            trainer.save_checkpoint(run / CHECKPOINT)
         except Exception as error:
             saved.error = error
         else:
-            shutil.copytree(".", saved.folder)
-            Path(CHECKPOINT).unlink()
+            shutil.copytree(run, saved.folder)
+            (run / CHECKPOINT).unlink()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._at(trainer, "batch")
