@@ -13,7 +13,11 @@ from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, Trainer
 
-__all__ = ["FailAt", "Net", "SignalAt", "failed", "fit", "stopped"]
+__all__ = ["PROCESSES", "FailAt", "Net", "SignalAt", "failed", "fit", "stopped"]
+
+ACCELERATOR = "cuda" if torch.cuda.is_available() else "cpu"
+PROCESSES = min(2, torch.cuda.device_count()) if ACCELERATOR == "cuda" else 2
+"""One for a device: where there is one GPU, runs are of a group of one, by nccl."""
 
 ROWS = 48
 WORLD_BATCH = 8
@@ -41,11 +45,16 @@ class Net(LightningModule):
         return DataLoader(rows, batch_size=self.batch_size)
 
 
-def fit(strategy: str, trainer: dict[str, Any], kind: type[Net] = Net) -> dict[str, Any]:
+def fit(strategy: Any, trainer: dict[str, Any], kind: type[Net] = Net) -> dict[str, Any]:
     """Train for two epochs; return weights, metrics and steps."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     module = kind(WORLD_BATCH // world)
-    settings: dict[str, Any] = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "discover_callbacks": False}
+    settings: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": ACCELERATOR,
+        "logger": False,
+        "discover_callbacks": False,
+    }
     run = Trainer(strategy=strategy, **{**settings, **trainer})
     run.fit(module)
     return {

@@ -36,7 +36,7 @@ LAYERS = [
         "run_state",
         "runtime",
     }
-    | {"settings", "state"},
+    | {"settings", "state", "strategies"},
     {"loops"},
     {"ending", "inputs", "lifecycle", "trainer", "trainer_properties", "tuner", "verification"},
     {"cli", "testing"},

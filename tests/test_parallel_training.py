@@ -6,38 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from tests.parallel_runs import Adversaries, Net, Unfreezing, failed, fit, stopped
+from tests.parallel_runs import PROCESSES, failed, stopped
+from tests.parallel_strategies import CASES, outcomes
 from tests.together import together
 
-RUNS: list[tuple[type[Net], dict[str, Any]]] = [
-    (Net, {}),
-    (Net, {"accumulate_grad_batches": 2}),
-    (Net, {"accumulate_grad_batches": 4, "gradient_clip_val": 0.05}),
-    (Unfreezing, {}),
-]
+
+@pytest.fixture(scope="module")
+def pairs() -> list[dict[str, Any]]:
+    """What two processes gave in each case, one after the other: they are started once."""
+    return [ended.value for ended in together(outcomes, *CASES, processes=PROCESSES, timeout_s=300)]
 
 
-@pytest.mark.parametrize(("kind", "trainer"), RUNS, ids=str)
-@pytest.mark.parametrize(("strategy", "name"), [("auto", "DDPStrategy"), ("fsdp", "FSDPStrategy")])
-def test_two_processes_are_one_with_the_doubled_batch(
-    strategy: str, name: str, kind: type[Net], trainer: dict[str, Any]
-) -> None:
-    alone = fit("auto", trainer, kind)
-    runs = [ended.value for ended in together(fit, strategy, trainer, kind)]
-    assert [(run["rank"], run["strategy"], run["steps"]) for run in runs] == [
-        (0, name, alone["steps"]),
-        (1, name, alone["steps"]),
-    ]
-    for run in runs:
-        torch.testing.assert_close(run["weights"], alone["weights"], rtol=1e-5, atol=1e-7)
-        assert run["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
-
-
-def test_two_optimizers_stepped_by_hand_are_one_with_the_doubled_batch() -> None:
-    alone = fit("auto", {}, Adversaries)
-    for ended in together(fit, "ddp", {}, Adversaries):
-        assert ended.value["steps"] == alone["steps"]
-        torch.testing.assert_close(ended.value["weights"], alone["weights"], rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_are_one_with_the_doubled_batch(pairs: list[dict[str, Any]], name: str) -> None:
+    case, alone = CASES[name], outcomes(name)[name]
+    strategy = {"ddp": "DDPStrategy", "fsdp": "FSDPStrategy"}[name.partition(",")[0]]
+    for rank, run in enumerate(pair[name] for pair in pairs):
+        assert not isinstance(run, str), run
+        assert (run["rank"], run["strategy"], run["steps"]) == (rank, strategy, alone["steps"])
+        torch.testing.assert_close(run["weights"], alone["weights"], rtol=case.rtol, atol=case.atol)
+        assert run["metrics"] == pytest.approx(alone["metrics"], rel=max(case.rtol, 1e-5))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -32,10 +32,16 @@ def grad_norm(module: nn.Module, norm_type: float | int | str, group_separator: 
     if not p > 0:
         raise ValueError(f"grad_norm: norm_type is {norm_type!r}; expected a number greater than 0, or 'inf'.")
     norms = {
-        f"grad_{p}_norm{group_separator}{name}": torch.linalg.vector_norm(parameter.grad.detach(), p)
+        f"grad_{p}_norm{group_separator}{name}": _whole(torch.linalg.vector_norm(parameter.grad.detach(), p))
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
     if norms:
         norms[f"grad_{p}_norm_total"] = torch.linalg.vector_norm(torch.stack(list(norms.values())), p)
     return norms
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """Of a gradient in shards the processes have a part of the norm each."""
+    full = getattr(norm, "full_tensor", None)
+    return norm if full is None else full()

@@ -15,6 +15,7 @@ from leyden.optimizers import read_optimizers
 from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from leyden.runtime.batchnorm import synchronise_batchnorm
 from leyden.runtime.numerics import numerics
 from leyden.runtime.signals import is_of_lost_workers
 from leyden.state.callback_states import restore_callbacks
@@ -145,6 +146,8 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
         restore_callbacks(trainer, checkpoint)
     if plan.on_configure_sharded_model is not None:
         plan.on_configure_sharded_model()
+    if trainer.settings.sync_batchnorm and trainer.world_size > 1:
+        synchronise_batchnorm(module)
     trainer.strategy.setup_module(module)
     trainer.batch_transfer = compile_transfer(
         module, datamodule, trainer.strategy.root_device, trainer.precision_plugin.convert_input, trainer.journal
@@ -196,6 +199,7 @@ def make_optimizers(trainer: Trainer) -> None:
         rank_zero_warn(
             f"{type(module).__name__}.configure_optimizers returned no optimizer, so that fit trains nothing."
         )
+    trainer.strategy.check_optimizers(module, trainer.optimizers)
     trainer.engine.prepare(module, trainer.optimizers, trainer.module_overrides)
 
 

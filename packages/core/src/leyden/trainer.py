@@ -32,6 +32,7 @@ from leyden.optimizers import LRSchedulerConfig
 from leyden.profilers import Profiler, make_profiler
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import TrainerFn, TrainerState
+from leyden.runtime.batchnorm import check_sync_batchnorm
 from leyden.runtime.choose import choose_strategy
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
@@ -162,6 +163,8 @@ class Trainer(TrainerProperties):
         own = self.device_ids[0 if place is None else place.local_rank]
         self.strategy.connect(root_device(self.accelerator, own), place)
         self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)
+        self.strategy.precision = self.precision_plugin
+        check_sync_batchnorm(self.settings.sync_batchnorm, self.strategy)
 
     def _init_run_state(self) -> None:
         self.state = TrainerState()

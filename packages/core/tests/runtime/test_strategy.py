@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leyden import Callback, LightningModule, MisconfigurationException, Trainer
-from leyden.runtime.choose import choose_strategy
+from leyden import Callback, LightningModule, Trainer
 from leyden.runtime.strategy import SingleDeviceStrategy, Strategy
 
 CPU = torch.device("cpu")
@@ -172,17 +171,3 @@ def test_one_process_is_its_own_answer() -> None:
     assert strategy.reduce_boolean_decision(False, all=False) is False
     assert strategy.no_grad_sync is None
     assert (strategy.is_global_zero, strategy.world_size, strategy.node_rank) == (True, 1, 0)
-
-
-def test_names_of_strategies() -> None:
-    assert isinstance(choose_strategy("auto", 1), SingleDeviceStrategy)
-    assert isinstance(choose_strategy("single_device", 1), SingleDeviceStrategy)
-    own = Recording()
-    assert choose_strategy(own, 1) is own
-    for wrong in ("dpp", None, Recording):
-        with pytest.raises(MisconfigurationException, match=r"Trainer\(strategy=.*\): expected 'auto', 'single_dev"):
-            choose_strategy(wrong, 1)
-    with pytest.raises(MisconfigurationException, match="Did you mean 'fsdp'"):
-        choose_strategy("fsdp2", 2)
-    with pytest.raises(MisconfigurationException, match="is for one process, and there are 2"):
-        choose_strategy("single_device", 2)

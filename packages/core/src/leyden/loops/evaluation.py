@@ -98,7 +98,10 @@ class GradientFreeLoop:
         inference_mode = trainer.settings.inference_mode and trainer.strategy.allows_inference_mode
         try:
             self._call_module("model_eval")
-            with torch.inference_mode() if inference_mode else torch.no_grad():
+            with (
+                torch.inference_mode() if inference_mode else torch.no_grad(),
+                trainer.strategy.evaluating(module, self.num_batches),
+            ):
                 yield
         except BaseException:
             restore_modes(modes)  # whoever catches this may train on

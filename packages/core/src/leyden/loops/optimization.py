@@ -34,9 +34,9 @@ class AutomaticOptimization:
     keeps_gradients = False
 
     __slots__ = (
-        "_backward", "_detect_anomaly", "_engine", "_journal", "_module", "_module_step", "_module_zero_grad",
-        "_no_grad_sync", "_optimizer", "_optimizer_step", "_plan", "_step", "_trainer", "_walks_gradients",
-        "_whole_step", "_wrapped", "outputs", "window_open",
+        "_averages_loss", "_backward", "_detect_anomaly", "_engine", "_journal", "_module", "_module_step",
+        "_module_zero_grad", "_no_grad_sync", "_optimizer", "_optimizer_step", "_plan", "_step", "_trainer",
+        "_walks_gradients", "_whole_step", "_wrapped", "outputs", "window_open",
     )  # fmt: skip
 
     def __init__(self, trainer: Trainer) -> None:
@@ -47,6 +47,7 @@ class AutomaticOptimization:
         self._optimizer, self._wrapped = _only_optimizer(trainer)
         overridden = trainer.module_overrides
         closure_needed = self._optimizer is not None and needs_closure(self._optimizer)
+        self._averages_loss = closure_needed and trainer.world_size > 1
         if closure_needed and trainer.accumulate_grad_batches > 1:
             raise _window_is_gone(trainer)
         # With a closure the optimizer calls us back, which costs 6 us a step: only where somebody asks for it.
@@ -116,6 +117,8 @@ class AutomaticOptimization:
             loss = self._compute(batch, batch_idx)
             journal.hook = outer
             engine.idle = not self.window_open
+            if self._averages_loss and loss is not None:  # LBFGS decides by it, and all processes have to decide alike
+                return self._trainer.strategy.reduce(loss.detach())  # type: ignore[no-any-return]
             return loss
 
         engine.counts = engine.skipped = False

@@ -19,10 +19,13 @@ def _ddp(**options: bool) -> Callable[[], Strategy]:
     return make
 
 
-def _fsdp() -> Strategy:
-    from leyden.runtime.fsdp import FSDPStrategy
+def _fsdp(**options: bool) -> Callable[[], Strategy]:
+    def make() -> Strategy:
+        from leyden.runtime.fsdp import FSDPStrategy
 
-    return FSDPStrategy()
+        return FSDPStrategy(**options)  # type: ignore[arg-type]
+
+    return make
 
 
 _NAMES: dict[str, Callable[[], Strategy]] = {
@@ -30,8 +33,20 @@ _NAMES: dict[str, Callable[[], Strategy]] = {
     "ddp": _ddp(),
     "ddp_find_unused_parameters_true": _ddp(find_unused_parameters=True),
     "ddp_find_unused_parameters_false": _ddp(),
-    "fsdp": _fsdp,
+    "fsdp": _fsdp(),
+    "fsdp_cpu_offload": _fsdp(cpu_offload=True),
 }
+
+_INSTEAD = {
+    "deepspeed": "its stages 1 to 3 are 'fsdp', which shards optimizer states, gradients and weights",
+    "xla": "TPUs are not supported", "single_xla": "TPUs are not supported", "tpu": "TPUs are not supported",
+    "single_tpu": "TPUs are not supported", "hpu": "HPUs are not supported", "single_hpu": "HPUs are not supported",
+    "dp": "write 'ddp', with a process for each device", "ddp2": "write 'ddp', with a process for each device",
+    "ddp_sharded": "write 'fsdp'", "fsdp_native": "write 'fsdp'", "model_parallel": "write 'fsdp'",
+    "horovod": "write 'ddp', and start it by torchrun", "bagua": "write 'ddp'", "hivemind": "write 'ddp'",
+    "colossalai": "write 'fsdp'",
+}  # fmt: skip
+"""Beginnings of names that Lightning had or has."""
 
 
 def choose_strategy(strategy: object, processes: int) -> Strategy:
@@ -46,7 +61,7 @@ def choose_strategy(strategy: object, processes: int) -> Strategy:
     elif isinstance(strategy, str) and strategy in _NAMES:
         chosen = _NAMES[strategy]()
     else:
-        hint = did_you_mean(strategy, _NAMES) if isinstance(strategy, str) else ""
+        hint = _hint(strategy) if isinstance(strategy, str) else ""
         raise MisconfigurationException(
             f"Trainer(strategy={strategy!r}): expected 'auto', {', '.join(map(repr, _NAMES))}, or an instance of "
             f"leyden.strategies.Strategy.{hint}"
@@ -57,3 +72,10 @@ def choose_strategy(strategy: object, processes: int) -> Strategy:
             "write 'ddp'."
         )
     return chosen
+
+
+def _hint(name: str) -> str:
+    for known in sorted(_INSTEAD, key=len, reverse=True):
+        if name == known or name.startswith(f"{known}_"):
+            return f" Instead of {name!r}: {_INSTEAD[known]}."
+    return did_you_mean(name, _NAMES)

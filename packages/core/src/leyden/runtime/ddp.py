@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,9 +12,26 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
 
+from leyden.arguments import check_arguments, takes
+from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
+from leyden.runtime.ddp_errors import in_other_words
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
 
 __all__ = ["DDPStrategy"]
+
+_INSTEAD = {
+    "accelerator": "write Trainer(accelerator=...)",
+    "cluster_environment": "torchrun and SLURM are recognised by their variables",
+    "checkpoint_io": "leave it out",
+    "device_ids": "each process has one device: write Trainer(devices=...)",
+    "mixed_precision": "write Trainer(precision=...)",
+    "model_averaging_period": "averages of weights are a callback's: WeightAveraging",
+    "output_device": "each process has one device: leave it out",
+    "parallel_devices": "write Trainer(devices=...)",
+    "precision_plugin": "write Trainer(precision=...)",
+    "start_method": "write Trainer(strategy='ddp_spawn') or 'ddp_fork'",
+}
+"""Arguments of Lightning's strategy, and those of DistributedDataParallel that are given by the Trainer."""
 
 
 class DDPStrategy(DistributedStrategy):
@@ -25,14 +43,21 @@ class DDPStrategy(DistributedStrategy):
         static_graph: Promise that each step uses the same parameters.
         ddp_comm_state: First argument of `ddp_comm_hook`.
         ddp_comm_hook: How gradients are sent: one of ``torch.distributed.algorithms.ddp_comm_hooks``.
+        ddp_comm_wrapper: Makes another hook of `ddp_comm_hook`, as ``fp16_compress_wrapper`` does.
         timeout: How long a process waits for the others before it gives up.
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
         **options: What else `DistributedDataParallel` takes, such as ``bucket_cap_mb`` and ``gradient_as_bucket_view``.
 
+    Raises:
+        UnknownArgumentError: an option that `DistributedDataParallel` does not have; names the nearest.
+
     Example:
         >>> DDPStrategy(static_graph=True, bucket_cap_mb=50).options
         {'static_graph': True, 'bucket_cap_mb': 50}
-    """
+        >>> DDPStrategy(bucket_cap=50)
+        Traceback (most recent call last):
+        leyden.errors.UnknownArgumentError: DDPStrategy(bucket_cap=50): there is no such option. Did you mean 'bucket_cap_mb'?
+    """  # noqa: E501
 
     def __init__(
         self,
@@ -41,64 +66,90 @@ class DDPStrategy(DistributedStrategy):
         static_graph: bool = False,
         ddp_comm_state: object = None,
         ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_wrapper: Callable[..., Any] | None = None,
         timeout: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(timeout=timeout, process_group_backend=process_group_backend)
+        _check_options(options)
+        unused, hook, wrapper = find_unused_parameters, ddp_comm_hook, ddp_comm_wrapper
+        check_arguments(
+            "DDPStrategy",
+            ("find_unused_parameters", unused, isinstance(unused, bool | None), "True, False or None"),
+            ("static_graph", static_graph, isinstance(static_graph, bool), "True or False"),
+            ("ddp_comm_hook", hook, hook is None or takes(hook, 2), "a function of a state and a bucket, or None"),
+            (
+                "ddp_comm_wrapper", wrapper, wrapper is None or (takes(wrapper, 1) and hook is not None),
+                "a function of a hook, beside ddp_comm_hook, or None",
+            ),
+        )  # fmt: skip
         self.find_unused_parameters = find_unused_parameters
         self.options = {"static_graph": static_graph, **options}
-        self.ddp_comm_state, self.ddp_comm_hook = ddp_comm_state, ddp_comm_hook
+        self.ddp_comm_state = ddp_comm_state
+        self.ddp_comm_hook = ddp_comm_hook if ddp_comm_wrapper is None else ddp_comm_wrapper(ddp_comm_hook)
+        self._shares_buffers = options.get("broadcast_buffers") is not False
         self.parallel: DistributedDataParallel | None = None
-        """What the training step runs through, while a fit does."""
+        """What the training step runs through, while a fit does and there is something to train."""
+        self._step: _Step | None = None
         self._trained: list[nn.Parameter] = []
-        self._holds_back = False
+        self._holds_back = self._is_known = False
+
+    def setup_module(self, module: nn.Module) -> None:
+        if any(hasattr(parameter, "full_tensor") for parameter in module.parameters()):
+            raise MisconfigurationException(
+                f"{type(module).__name__} has its weights in shards, of a run with strategy='fsdp', and strategy="
+                "'ddp' wants them whole. Make the module anew and load the checkpoint of that run."
+            )
+        super().setup_module(module)
 
     def step_of(self, module: nn.Module, name: str) -> Callable[..., Any]:
         step = super().step_of(module, name)
         if name != "training_step":
             return step
-        self.parallel = self._wrap(_Step(module, name))
+        self._step, self.parallel = _Step(module, name), None
+        self._wrap(self._step)
         self.no_grad_sync = self._without_sync
         return in_place_of(step, self._run if module.automatic_optimization else self._run_manual)
 
-    def _wrap(self, step: _Step) -> DistributedDataParallel:
-        """Wrap the parameters that are trained now; what is set free later needs another one."""
+    def _wrap(self, step: _Step) -> None:
+        """Wrap the parameters that are trained now; what is set free later needs another wrapper."""
+        self._is_known = False
+        self.parallel = None  # the reducer takes its hooks off the parameters as it goes
         self._trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
-        on_device = self.root_device.type == "cuda"
+        if not self._trained:  # nothing whose gradients could be averaged
+            return
         unused = self.find_unused_parameters
-        parallel = DistributedDataParallel(
+        self.parallel = DistributedDataParallel(
             step,
-            device_ids=[self.root_device.index] if on_device else None,
+            device_ids=[self.root_device.index] if self.root_device.type == "cuda" else None,
             find_unused_parameters=not step.module.automatic_optimization if unused is None else unused,
             **self.options,
         )
         if self.ddp_comm_hook is not None:
-            parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
-        return parallel
+            self.parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
 
     def begin_epoch(self) -> None:
         """Let what has been frozen or set free since the last epoch leave or join the gradients that are averaged."""
-        if self.parallel is None:
+        if self._step is None:
             return
-        step: Any = self.parallel.module
-        now = [parameter for parameter in step.parameters() if parameter.requires_grad]
+        now = [parameter for parameter in self._step.parameters() if parameter.requires_grad]
         if len(now) != len(self._trained) or any(a is not b for a, b in zip(now, self._trained, strict=True)):
-            self.parallel = None  # the reducer takes its hooks off the parameters as it goes
-            self.parallel = self._wrap(step)
+            self._wrap(self._step)
 
     def _run(self, *args: Any) -> Any:
-        assert self.parallel is not None
-        return self.parallel(*args)
+        return (self.parallel or self._step)(*args)  # type: ignore[misc]
 
     def _run_manual(self, *args: Any) -> Any:
         """Run a step that calls backward itself: each of its passes is prepared for as it comes, not the step's end."""
-        assert self.parallel is not None
-        self.parallel.require_backward_grad_sync = False
+        parallel = self.parallel
+        if parallel is None:
+            return self._run(*args)
+        parallel.require_backward_grad_sync = False
         try:
-            return self.parallel(*args)
+            return parallel(*args)
         finally:
-            self.parallel.require_backward_grad_sync = True
+            parallel.require_backward_grad_sync = True
 
     def before_backward(self, loss: Tensor) -> None:
         parallel = self.parallel
@@ -110,16 +161,26 @@ class DDPStrategy(DistributedStrategy):
 
     @contextlib.contextmanager
     def _without_sync(self) -> Iterator[None]:
-        assert self.parallel is not None
-        outer, self._holds_back = self._holds_back, True
+        parallel, outer = self.parallel, self._holds_back
+        if parallel is None or (parallel.static_graph and not self._is_known):
+            self._is_known = True  # the pass in which a static graph is learnt has to be synchronised
+            yield
+            return
+        self._holds_back = True
         try:
-            with self.parallel.no_sync():
+            with parallel.no_sync():
                 yield
         finally:
             self._holds_back = outer
 
+    def explain(self, error: BaseException) -> BaseException:
+        if self._step is not None and isinstance(error, RuntimeError):
+            names = [name for name, parameter in self._step.module.named_parameters() if parameter.requires_grad]
+            error = in_other_words(error, names) or error
+        return super().explain(error)
+
     def teardown(self) -> None:
-        self.parallel = self.no_grad_sync = None
+        self.parallel = self._step = self.no_grad_sync = None
         self._trained = []
         super().teardown()
 
@@ -134,6 +195,14 @@ class _Step(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return getattr(self.module, self._name)(*args)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = [*inspect.signature(DistributedDataParallel).parameters][1:]
+    for name, value in options.items():
+        if name in _INSTEAD or name not in known:
+            instead = f" Instead: {_INSTEAD[name]}." if name in _INSTEAD else did_you_mean(name, known)
+            raise UnknownArgumentError(f"DDPStrategy({name}={value!r:.80}): there is no such option.{instead}")
 
 
 def _tensors_in(value: Any) -> list[Tensor]:

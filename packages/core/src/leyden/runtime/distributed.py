@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from leyden.arguments import check_arguments, is_name
 from leyden.data.samplers import distributed_loader
 from leyden.errors import MisconfigurationException, ProcessFailedError, SIGTERMException
 from leyden.rank_zero import rank_zero_only
@@ -20,7 +22,10 @@ from leyden.runtime.agreement import Agreement
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
-__all__ = ["DistributedStrategy", "in_place_of"]
+__all__ = ["DistributedStrategy", "in_place_of", "share_from_first"]
+
+_LARGE = 1 << 20
+"""Elements from which on a tensor is sent for itself."""
 
 _OPERATIONS = {
     "mean": dist.ReduceOp.SUM, "avg": dist.ReduceOp.SUM, "sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN,
@@ -36,16 +41,22 @@ class DistributedStrategy(Strategy):
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
     """
 
+    _shares_buffers = True
+
     _runs = 0
     """Entry points that the processes of this program have begun together, each under a name of its own."""
 
     def __init__(self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None) -> None:
         super().__init__()
-        if timeout <= timedelta(0):
-            raise MisconfigurationException(
-                f"{type(self).__name__}(timeout={timeout!r}): expected a timedelta above 0, such as "
-                "timedelta(minutes=30)."
-            )
+        backend = process_group_backend
+        check_arguments(
+            type(self).__name__,
+            (
+                "timeout", timeout, _is_positive(timeout),
+                "a timedelta above 0, such as timedelta(minutes=30)",
+            ),
+            ("process_group_backend", backend, backend is None or is_name(backend), "'nccl', 'gloo', … or None"),
+        )  # fmt: skip
         self.timeout, self.process_group_backend = timeout, process_group_backend
         self.place: Place | None = None
         self._agreement: Agreement | None = None
@@ -81,9 +92,12 @@ class DistributedStrategy(Strategy):
             options["store"] = dist.HashStore()  # type: ignore[attr-defined]
         elif self.place.launcher == "slurm":
             options["init_method"] = f"tcp://{self.place.master_addr}:{self.place.master_port}"
-        backend = self.process_group_backend or ("nccl" if self.root_device.type == "cuda" else "gloo")
+        backend = self.process_group_backend or self._default_backend()
         dist.init_process_group(backend, **options)
         atexit.register(_leave)
+
+    def _default_backend(self) -> str:
+        return "nccl" if self.root_device.type == "cuda" else "gloo"
 
     def _check_group(self) -> None:
         if dist.get_world_size() != self.world_size or dist.get_rank() != self.global_rank:
@@ -158,15 +172,68 @@ class DistributedStrategy(Strategy):
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         if sync_grads:
-            from torch.distributed.nn.functional import all_gather
+            return _Gather.apply(tensor, group)  # type: ignore[no-any-return, no-untyped-call]
+        return _gather(tensor, group)
 
-            return torch.stack(tuple(all_gather(tensor.contiguous(), group)))  # type: ignore[no-untyped-call]
-        found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(found, tensor.contiguous(), group)
-        return torch.stack(found)
+    @contextlib.contextmanager
+    def evaluating(self, module: nn.Module, num_batches: Sequence[int | float]) -> Iterator[None]:
+        """Let all processes evaluate with the buffers of process 0, which are those that are saved."""
+        if self.world_size > 1 and self._shares_buffers:
+            share_from_first(_saved_buffers(module))
+        yield
 
     def prepare_loader(self, loader: Any, stage: str) -> Any:
         return distributed_loader(loader, self.world_size, self.global_rank, stage)
+
+
+def _is_positive(time: object) -> bool:
+    return isinstance(time, timedelta) and time > timedelta(0)
+
+
+def share_from_first(tensors: list[Tensor]) -> None:
+    """Overwrite `tensors` with those of process 0: small ones of a dtype in one message, large ones without a copy."""
+    alike: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel() >= _LARGE and tensor.is_contiguous():
+            dist.broadcast(tensor.detach().view(-1).view(torch.uint8), 0)
+        else:
+            alike.setdefault(tensor.dtype, []).append(tensor.detach())
+    for small in alike.values():
+        sent = torch.cat([tensor.reshape(-1) for tensor in small])
+        dist.broadcast(sent.view(torch.uint8), 0)
+        parts = torch.split(sent, [tensor.numel() for tensor in small])
+        for tensor, received in zip(small, parts, strict=True):
+            tensor.copy_(received.view_as(tensor))
+
+
+def _saved_buffers(module: nn.Module) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    for one in module.modules():
+        for name, buffer in one._buffers.items():
+            if buffer is not None and name not in one._non_persistent_buffers_set:
+                found[id(buffer)] = buffer
+    return list(found.values())
+
+
+def _gather(tensor: Tensor, group: Any) -> Tensor:
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, tensor.contiguous(), group)
+    return torch.stack(found)
+
+
+class _Gather(torch.autograd.Function):
+    """Every process's tensors in each; a tensor's gradient is the sum of those that the processes have of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _gather(tensor, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient[dist.get_rank(ctx.group)], None
 
 
 def in_place_of(step: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,29 +19,51 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import LBFGS, Optimizer
 
-from leyden.errors import MisconfigurationException
+from leyden.arguments import check_arguments, takes
+from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
+from leyden.runtime.sharding import check_ties, place_whole, roots_of
 
 __all__ = ["FSDPStrategy"]
+
+_INSTEAD = {
+    "accelerator": "write Trainer(accelerator=...)",
+    "activation_checkpointing": "call torch.utils.checkpoint in the module's forward",
+    "activation_checkpointing_policy": "call torch.utils.checkpoint in the module's forward",
+    "cluster_environment": "torchrun and SLURM are recognised by their variables",
+    "device_mesh": "weights are sharded over all processes",
+    "mixed_precision": "write mp_policy, a torch.distributed.fsdp.MixedPrecisionPolicy, or Trainer(precision=...)",
+    "parallel_devices": "write Trainer(devices=...)",
+    "precision_plugin": "write Trainer(precision=...)",
+    "sharding_strategy": "write reshard_after_forward=True for 'FULL_SHARD', False for 'SHARD_GRAD_OP'",
+    "use_orig_params": "parameters are always those of the module",
+}
+"""Arguments of Lightning's strategy."""
 
 
 class FSDPStrategy(DistributedStrategy):
     """Every process has a share of each weight, its gradient and its optimizer state; FSDP2 gathers what a layer needs.
 
+    A module is gathered as a whole for a step, unless `wrap` names parts that are gathered, and given back, one after
+    the other. Those must run in every process and step, in the same order.
+
     Args:
         wrap: Which submodules are gathered on their own: classes, or a function of name and module that returns
-            whether to; by default each entry of a ``ModuleList`` or ``Sequential`` that has parameters. What is in none
-            of them is gathered for a whole step.
-        reshard_after_forward: Give gathered weights back after a module's forward; see ``fully_shard``.
+            whether to.
+        reshard_after_forward: Give gathered weights back after a module's forward, and gather them again for its
+            backward; None gives back all but the outermost. See ``fully_shard``.
         cpu_offload: Keep shares and optimizer states in CPU memory.
-        mp_policy: Dtypes to gather and reduce in; by default what the Trainer's `precision` says.
+        mp_policy: Dtypes to gather and reduce in. By default those of ``Trainer(precision="bf16-mixed")`` or
+            "16-mixed" on CUDA devices: weights are gathered in that dtype, gradients reduced in 32 bits.
+        auto_wrap_policy: Lightning's name of `wrap`.
         timeout: How long a process waits for the others before it gives up.
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
 
     Example:
-        >>> FSDPStrategy(wrap={nn.TransformerEncoderLayer}).reshard_after_forward
-        True
+        >>> strategy = FSDPStrategy(wrap={nn.TransformerEncoderLayer}, reshard_after_forward=False)
     """
 
     allows_inference_mode = False  # a weight that is first gathered in evaluation could not be trained on
@@ -49,56 +72,173 @@ class FSDPStrategy(DistributedStrategy):
         self,
         *,
         wrap: Collection[type[nn.Module]] | Callable[[str, nn.Module], bool] | None = None,
-        reshard_after_forward: bool | int = True,
+        reshard_after_forward: bool | None = None,
         cpu_offload: bool = False,
         mp_policy: MixedPrecisionPolicy | None = None,
+        auto_wrap_policy: Collection[type[nn.Module]] | None = None,
         timeout: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__(timeout=timeout, process_group_backend=process_group_backend)
-        self.wrap, self.reshard_after_forward, self.cpu_offload = _as_function(wrap), reshard_after_forward, cpu_offload
-        self.mp_policy = mp_policy
+        for name, value in unknown.items():
+            known = ("wrap", "reshard_after_forward", "cpu_offload", "mp_policy", "timeout", "process_group_backend")
+            instead = f" Instead: {_INSTEAD[name]}." if name in _INSTEAD else did_you_mean(name, known)
+            raise UnknownArgumentError(f"FSDPStrategy({name}={value!r:.80}): there is no such argument.{instead}")
+        reshard = reshard_after_forward
+        check_arguments(
+            "FSDPStrategy",
+            ("reshard_after_forward", reshard, isinstance(reshard, bool | None), "True, False or None"),
+            ("cpu_offload", cpu_offload, isinstance(cpu_offload, bool), "True or False"),
+            ("mp_policy", mp_policy, isinstance(mp_policy, MixedPrecisionPolicy | None), "a MixedPrecisionPolicy"),
+            ("auto_wrap_policy", auto_wrap_policy, wrap is None or auto_wrap_policy is None, "no wrap beside it"),
+        )
+        self.wrap = _as_function(auto_wrap_policy if wrap is None else wrap)
+        self.reshard_after_forward, self.cpu_offload, self.mp_policy = reshard_after_forward, cpu_offload, mp_policy
+        self._roots: list[Any] = []
+
+    def connect(self, root_device: torch.device, place: Any) -> None:
+        if self.cpu_offload and root_device.type == "cpu":
+            raise MisconfigurationException(
+                "FSDPStrategy(cpu_offload=True) on the CPU: weights are in its memory anyway; leave cpu_offload out."
+            )
+        super().connect(root_device, place)
+
+    def _default_backend(self) -> str:
+        backend = super()._default_backend()
+        return f"cpu:gloo,cuda:{backend}" if self.cpu_offload else backend  # norms of what is in CPU memory
 
     def setup_module(self, module: nn.Module) -> None:
-        super().setup_module(module)
-        if isinstance(module, FSDPModule):  # of an earlier run
-            return
-        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": self.reshard_after_forward}
-        if self.mp_policy is not None:
-            options["mp_policy"] = self.mp_policy
+        manual = not getattr(module, "automatic_optimization", True)
+        roots = roots_of(module) if manual else [module]
+        if not any(isinstance(one, FSDPModule) for one in module.modules()):  # else of an earlier run
+            self._shard(module, roots)
+        elif not all(isinstance(root, FSDPModule) for root in roots):
+            raise MisconfigurationException(
+                f"{type(module).__name__} was sharded for the other setting of automatic_optimization; make it anew."
+            )
+        for tensor in _not_yet(module):
+            tensor.data = tensor.data.to(self.root_device)
+        self._roots = roots
+        self.no_grad_sync = self._without_sync
+
+    def _shard(self, module: nn.Module, roots: list[nn.Module]) -> None:
+        """Shard each part as it is placed, inner ones first: no device ever has all weights, unless one part has."""
+        chosen = [one for name, one in module.named_modules() if one is not module and self.wrap(name, one)]
+        policy = self._mp_policy()
+        apart = [one for one in module.modules() if isinstance(one, _BatchNorm)] if policy.param_dtype else []
+        units = [*dict.fromkeys((*reversed(chosen), *apart, *reversed(roots)))]
+        units.sort(key=lambda one: sum(1 for _ in one.modules()))  # a part has fewer modules than what it is in
+        check_ties(module, units)
+        options: dict[str, Any] = {"mesh": init_device_mesh(self.root_device.type, (self.world_size,))}
+        options["reshard_after_forward"] = self.reshard_after_forward
         if self.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy()
-        chosen = [one for name, one in module.named_modules() if name and self.wrap(name, one)]
-        for one in reversed(chosen):  # inner modules first, as fully_shard wants it
-            fully_shard(one, **options)
-        fully_shard(module, **options)
-        self.no_grad_sync = lambda: _without_sync(module)
+        for unit in units:
+            place_whole(unit, self.root_device, shared=self.world_size > 1)
+            # Statistics of BatchNorm are in 32 bits, and its kernels want the weights to be so too.
+            fully_shard(unit, mp_policy=MixedPrecisionPolicy() if unit in apart else policy, **options)
+
+    def _mp_policy(self) -> MixedPrecisionPolicy:
+        """Gather in the dtype of autocast, which casts each weight to it anyway; but not on a CPU, whose norms mind."""
+        if self.mp_policy is not None:
+            return self.mp_policy
+        name = "" if self.precision is None else self.precision.name
+        if not name.endswith("-mixed") or self.root_device.type != "cuda":
+            return MixedPrecisionPolicy()
+        half = torch.float16 if name == "16-mixed" else torch.bfloat16
+        return MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
     def step_of(self, module: nn.Module, name: str) -> Callable[..., Any]:
+        if not isinstance(module, FSDPModule):  # its parts are gathered as they run
+            return super().step_of(module, name)
         if name not in vars(module):
             register_fsdp_forward_method(module, name)
         own: Callable[..., Any] = getattr(type(module), name).__get__(module)
         return in_place_of(own, getattr(module, name))
 
+    def check_optimizers(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        own = {id(parameter) for parameter in module.parameters()}
+        for optimizer in optimizers:
+            name = type(optimizer).__name__
+            if isinstance(optimizer, LBFGS):
+                raise MisconfigurationException(
+                    "strategy='fsdp' with LBFGS, which lays all gradients end to end, and they are in shards; use "
+                    "strategy='ddp' or another optimizer."
+                )
+            if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+                raise MisconfigurationException(
+                    f"{name} has parameters that {type(module).__name__} has not: strategy='fsdp' puts shards in their "
+                    "place before configure_optimizers is called. Make the optimizer there, of self.parameters()."
+                )
+
+    @contextlib.contextmanager
+    def evaluating(self, module: nn.Module, num_batches: Sequence[int | float]) -> Iterator[None]:
+        """Gather all beforehand where processes have different numbers of batches: none waits for one that ended.
+
+        Else weights are gathered as in training, a part at a time.
+        """
+        with super().evaluating(module, num_batches):
+            if not self._is_uneven(num_batches):
+                yield
+                return
+            units = [one for one in module.modules() if isinstance(one, FSDPModule)]
+            for unit in units:
+                unit.unshard()
+                unit.set_reshard_after_forward(False, recurse=False)
+            try:
+                yield
+            finally:
+                for unit in units:
+                    given_back = self.reshard_after_forward
+                    whole = unit in self._roots if given_back is None else not given_back
+                    unit.set_reshard_after_forward(not whole, recurse=False)
+                    unit.reshard()
+
+    def _is_uneven(self, num_batches: Sequence[int | float]) -> bool:
+        if self.world_size == 1:
+            return False
+        counts = torch.tensor([*num_batches, *(-number for number in num_batches)], dtype=torch.float64)
+        most, least = self.reduce(counts.to(self.root_device), reduce_op="max").chunk(2)
+        return bool((most != -least).any()) or math.inf in most
+
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    @contextlib.contextmanager
+    def _without_sync(self) -> Iterator[None]:
+        for root in self._roots:
+            root.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            for root in self._roots:
+                root.set_requires_gradient_sync(True)
 
-@contextlib.contextmanager
-def _without_sync(module: Any) -> Iterator[None]:
-    module.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        module.set_requires_gradient_sync(True)
+    def explain(self, error: BaseException) -> BaseException:
+        if isinstance(error, RuntimeError) and "got mixed torch.Tensor and DTensor" in str(error):
+            error = MisconfigurationException(
+                f"A layer was used while its weights were in shards ({str(error).split(' got mixed')[0]}). They are "
+                "gathered for training_step, validation_step, test_step, predict_step and forward; elsewhere call the "
+                "module itself, self(batch), or let FSDPStrategy(wrap=...) name the layer."
+            )
+        return super().explain(error)
+
+    def teardown(self) -> None:
+        self.no_grad_sync, self._roots = None, []
+        super().teardown()
+
+
+def _not_yet(module: nn.Module) -> list[Tensor]:
+    """Buffers, and whatever else no part has placed: modules under manual optimisation are not sharded as a whole."""
+    return [one for one in module.buffers() if not isinstance(one, DTensor)]
 
 
 def _as_function(wrap: Any) -> Callable[[str, nn.Module], bool]:
     if wrap is None:
         return lambda name, module: False
-    if callable(wrap) and not isinstance(wrap, type):
+    if not isinstance(wrap, type) and takes(wrap, 2):
         return wrap  # type: ignore[no-any-return]
     classes = tuple(wrap) if isinstance(wrap, Collection) else ()
     if not classes or not all(isinstance(one, type) and issubclass(one, nn.Module) for one in classes):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from leyden.runtime.places import Place
+    from leyden.runtime.precision import Precision
 
 __all__ = ["SingleDeviceStrategy", "Strategy"]
 
@@ -23,11 +25,14 @@ class Strategy:
         no_grad_sync: makes the context for a backward whose gradients need not be synchronised yet; None where there is
             nothing to hold back.
         allows_inference_mode: whether evaluation may run under `torch.inference_mode` and not only `torch.no_grad`.
+        precision: what the Trainer's `precision` says; set before any run.
     """
 
     no_grad_sync: Callable[[], AbstractContextManager[Any]] | None = None
 
     allows_inference_mode = True
+
+    precision: Precision | None = None
 
     def __init__(self, root_device: torch.device | None = None) -> None:
         self.root_device = torch.device("cpu") if root_device is None else root_device
@@ -59,6 +64,16 @@ class Strategy:
         """Return the callable for the module's ``training_step``, ``validation_step``, … as this strategy runs it."""
         step: Callable[..., Any] = getattr(module, name)
         return step
+
+    def check_optimizers(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Refuse optimizers that could not step here; called with what the module has configured."""
+
+    def evaluating(self, module: nn.Module, num_batches: Sequence[int | float]) -> AbstractContextManager[Any]:
+        """Return the context of a pass without gradients over so many batches of each loader (``math.inf`` if unknown).
+
+        Processes may have different numbers of them.
+        """
+        return nullcontext()
 
     def begin_epoch(self) -> None:
         """Take note of what callbacks and the module have done as a training epoch began, or a run went on in one."""

@@ -1,0 +1,105 @@
+"""What FSDP shards, and how weights come to be the same in all processes before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from leyden.errors import MisconfigurationException
+from leyden.runtime.distributed import share_from_first
+
+__all__ = ["check_ties", "place_whole", "roots_of"]
+
+
+def roots_of(module: nn.Module) -> list[nn.Module]:
+    """Return the outermost parts of `module` that run by themselves.
+
+    Under manual optimisation a step goes backward through them while it runs, before the module as a whole is done.
+
+    Raises:
+        MisconfigurationException: the module has parameters beside its parts.
+    """
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if own:
+        raise MisconfigurationException(
+            f"strategy='fsdp' under manual optimisation shards the layers of {type(module).__name__}, each for itself, "
+            f"and {', '.join(own)} belongs to none. Put it into a layer with a forward of its own, or use "
+            "strategy='ddp'."
+        )
+    roots: list[nn.Module] = []
+    for child in module.children():
+        if type(child).forward in (nn.Module.forward, nn.ModuleList.forward, nn.ModuleDict.forward):
+            roots += roots_of(child)
+        elif next(child.parameters(), None) is not None:
+            roots.append(child)
+    return roots
+
+
+def check_ties(module: nn.Module, units: Sequence[nn.Module]) -> None:
+    """Refuse weights that two units share: each would have shards of its own.
+
+    Args:
+        units: what is sharded, inner ones first.
+    """
+    unit_of: dict[int, nn.Module] = {}
+    for unit in units:
+        for one in unit.modules():
+            unit_of.setdefault(id(one), unit)
+    seen: dict[int, tuple[str, nn.Module | None]] = {}
+    for prefix, one in module.named_modules(remove_duplicate=False):
+        for name, parameter in one.named_parameters(recurse=False):
+            full, unit_here = f"{prefix}.{name}".lstrip("."), unit_of.get(id(one))
+            first, first_unit = seen.setdefault(id(parameter), (full, unit_here))
+            if first_unit is not unit_here:
+                raise MisconfigurationException(
+                    f"{first} and {full} are one parameter, and strategy='fsdp' would shard it with two layers. Let "
+                    "FSDPStrategy(wrap=...) leave both out, or name a layer that holds both."
+                )
+
+
+def place_whole(unit: nn.Module, device: torch.device, *, shared: bool) -> None:
+    """Move to `device` what of `unit` is not sharded yet, fill what is on the meta device, share from process 0.
+
+    Raises:
+        MisconfigurationException: a layer on the meta device does not say how it is filled.
+    """
+    layers = list(unit.modules())
+    on_meta = [one for one in layers if any(tensor.is_meta for tensor in _own(one))]
+    _make_room(on_meta, device)
+    for one in reversed(on_meta):  # layers before those that hold them, as constructors do
+        reset = getattr(one, "reset_parameters", None) or getattr(one, "_reset_parameters", None)
+        if reset is None:
+            raise MisconfigurationException(
+                f"{type(one).__name__} was made on the meta device, and has no method reset_parameters() that fills "
+                "its parameters and buffers. Define one, or make it outside of torch.device('meta')."
+            )
+        with torch.no_grad():
+            reset()
+    tensors = [tensor for one in layers for tensor in _own(one)]
+    for tensor in tensors:
+        tensor.data = tensor.data.to(device)
+    if shared:
+        share_from_first(list({id(tensor): tensor for tensor in tensors}.values()))
+
+
+def _make_room(on_meta: Sequence[nn.Module], device: torch.device) -> None:
+    """Give layers memory for their tensors; those that share one go on to, which ``Module.to_empty`` would not let."""
+    rooms: dict[Tensor, Tensor] = {}
+    for layer in on_meta:
+        for registry in (layer._parameters, layer._buffers):
+            for name, tensor in registry.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if tensor not in rooms:
+                    room = torch.empty_like(tensor, device=device)
+                    rooms[tensor] = nn.Parameter(room, tensor.requires_grad) if name in layer._parameters else room
+                registry[name] = rooms[tensor]  # type: ignore[assignment]
+
+
+def _own(layer: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+        if not isinstance(tensor, DTensor):
+            yield tensor
