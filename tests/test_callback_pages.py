@@ -54,7 +54,9 @@ def test_a_page_has_its_sections_an_example_and_the_class_itself(page: Path) -> 
     assert [text for text in found if text in SECTIONS] == SECTIONS
     text = page.read_text(encoding="utf-8")
     first_section = text[: text.index("\n## ")].count("\n") + 1
-    assert any(block.line < first_section for block, _ in python_with_output(page)), "an example comes first"
+    examples = python_with_output(page)
+    assert any(block.line < first_section for block, _ in examples), "an example comes first"
+    assert any(printed for _, printed in examples), "what an example prints is shown"
     package = value.__module__.partition(".")[0]
     arguments = text[text.index("\n## Arguments\n") : text.index("\n## State\n")]
     assert f"\n.. autoclass:: {package}.{value.__name__}\n" in arguments

@@ -62,7 +62,7 @@ class CallbackList(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         package = self.arguments[0]
         module = importlib.import_module(package)
-        lines = ["| class | |", "| --- | --- |"]
+        lines = ["| class | in a sentence |", "| --- | --- |"]
         for full in documented_on_pages():
             owner, _, name = full.rpartition(".")
             if owner == package:
