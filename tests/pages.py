@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
     *sorted(ROOT.glob("packages/*/README.md")),
+    *sorted(ROOT.glob("packages/*/CHANGELOG.md")),
     *sorted(page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts),
 ]
 
