@@ -43,7 +43,10 @@ def tear_down(trainer: Trainer, set_up: Sequence[Entry]) -> list[tuple[BaseExcep
         (f"teardown of {type(entry.owner).__name__}", partial(now.get(id(entry.owner), entry).call, stage))
         for entry in set_up
     ]
-    return _attempt([*calls, (f"teardown of {type(trainer.strategy).__name__}", trainer.strategy.teardown)])
+    problems = _attempt(calls)
+    if problems:
+        trainer.strategy.explain(problems[0][0])  # to the other processes
+    return problems + _attempt([(f"teardown of {type(trainer.strategy).__name__}", trainer.strategy.teardown)])
 
 
 def end_well(trainer: Trainer, set_up: Sequence[Entry]) -> None:

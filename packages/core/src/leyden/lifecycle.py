@@ -58,7 +58,9 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     trainer.sigterm.start()
     try:
         try:
-            trainer.strategy.begin(lambda: trainer.fit_loop.batches_seen, trainer.hear_sigterm)
+            trainer.strategy.begin(trainer.position, trainer.hear_sigterm)
+            if trainer.received_sigterm:  # before there was anybody to be told
+                trainer.strategy.ask_to_stop()
             with numerics(trainer.settings):
                 _prepare(trainer, ckpt_path, weights_only, set_up)
                 result = _read_on(trainer, body)
@@ -73,7 +75,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
                 note(error, problem, where)
             if error is raised:
                 raise
-            raise error from raised
+            raise error from None  # it says what another process raised, to which this one's is a mere echo
         end_well(trainer, set_up)
         trainer.raise_on_sigterm()  # one that came while the run was ending: that is done, the process is asked to go
         trainer.state.status = TrainerStatus.FINISHED
@@ -91,7 +93,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
 
 def _end_together(trainer: Trainer) -> None:
     """Raise in every process when one was asked to end after its last batch."""
-    if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
+    if trainer.strategy.any_asked(trainer.received_sigterm):
         raise SIGTERMException()
 
 

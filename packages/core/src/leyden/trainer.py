@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -36,9 +37,9 @@ from leyden.runtime.batchnorm import check_sync_batchnorm
 from leyden.runtime.choose import choose_strategy
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
-from leyden.runtime.launching import check_can_launch, launch_script
+from leyden.runtime.launching import check_can_launch, end_with_launcher, launch_script
 from leyden.runtime.module_init import module_init
-from leyden.runtime.places import choose_num_nodes, place_of
+from leyden.runtime.places import choose_num_nodes, place_of, warn_of_idle_tasks
 from leyden.runtime.precision import Precision, choose_precision
 from leyden.runtime.signals import SigtermListener
 from leyden.runtime.strategy import Strategy
@@ -156,10 +157,14 @@ class Trainer(TrainerProperties):
         place = place_of()
         self.device_ids = choose_devices(devices, self.accelerator, None if place is None else place.local_world_size)
         self._num_nodes = choose_num_nodes(num_nodes, place)
-        self.strategy = choose_strategy(strategy, len(self.device_ids) * self.num_nodes)
+        self.strategy = choose_strategy(strategy, len(self.device_ids) if place is None else place.world_size)
         if place is None and len(self.device_ids) > 1:
             check_can_launch(f"Trainer(devices={devices!r})")
             launch_script(len(self.device_ids))
+        elif place is None:
+            warn_of_idle_tasks()
+        elif place.launcher == "leyden":
+            end_with_launcher()
         own = self.device_ids[0 if place is None else place.local_rank]
         self.strategy.connect(root_device(self.accelerator, own), place)
         self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)
@@ -433,10 +438,24 @@ class Trainer(TrainerProperties):
     def raise_on_sigterm(self) -> None:
         """Raise `SIGTERMException` when the process was asked to end; called between batches.
 
-        Processes that train together are all asked, and end behind the same training batch.
+        Processes that train together are all asked, and end behind the same batch.
         """
-        if self.received_sigterm and self.strategy.stops_behind(self.fit_loop.batches_seen):
+        if self.received_sigterm and self.strategy.stops_behind(self.position()[0]):
             raise SIGTERMException()
+
+    def position(self) -> tuple[float, float]:
+        """Return the batches of the entry point that are done, and from where on processes may have others left.
+
+        That is told by all processes in the same way. Validation within a fit does not count.
+        """
+        if self.state.fn is TrainerFn.FITTING:
+            return self.fit_loop.batches_seen, math.inf
+        loops = {
+            TrainerFn.VALIDATING: self.validate_loop,
+            TrainerFn.TESTING: self.test_loop,
+            TrainerFn.PREDICTING: self.predict_loop,
+        }
+        return loops[self.state.fn or TrainerFn.VALIDATING].position()
 
     def hear_sigterm(self) -> None:
         """Take note that this process, or another of the run, was asked to end."""

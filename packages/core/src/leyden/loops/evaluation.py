@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -71,6 +72,11 @@ class GradientFreeLoop:
     def num_batches(self) -> list[int | float]:
         """Batches per dataloader; ``math.inf`` where unknown; empty before the dataloaders are there."""
         return [] if self.source is None else list(self.source.num_batches)
+
+    def position(self) -> tuple[int | float, int | float]:
+        """Return how many batches of the pass are done, of all dataloaders, and how many there are."""
+        counts = self.num_batches
+        return sum(counts[: self.dataloader_idx]) + self.batches_done, sum(counts) if counts else math.inf
 
     def forget_data(self) -> None:
         """Ask for dataloaders anew: another run may bring others."""

@@ -48,8 +48,9 @@ def choose_devices(devices: object, accelerator: str, processes: int | None = No
         raise MisconfigurationException(f"Trainer(devices={devices!r}): expected at least one device, each once.")
     if processes is not None and len(wanted) != processes:
         raise MisconfigurationException(
-            f"Trainer(devices={devices!r}), but the launcher started {processes} process(es) on this machine. Leave "
-            f"devices out, or start as many: torchrun --nproc-per-node {len(wanted)}."
+            f"Trainer(devices={devices!r}), but the launcher started {processes} process(es) on this machine, which "
+            "all Trainers of the script have. Leave devices out (evaluation in several processes doubles no sample), "
+            f"or start as many: torchrun --nproc-per-node {len(wanted)}, srun --ntasks-per-node {len(wanted)}."
         )
     if accelerator == "cpu" and wanted != list(range(len(wanted))):
         raise MisconfigurationException(

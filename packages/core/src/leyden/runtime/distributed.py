@@ -61,6 +61,7 @@ class DistributedStrategy(Strategy):
         self.place: Place | None = None
         self._agreement: Agreement | None = None
         self._is_torn = False  # by an error, after which the processes no longer are at the same place
+        self._stops_together = False
 
     def connect(self, root_device: torch.device, place: Place | None) -> None:
         super().connect(root_device, place)
@@ -69,7 +70,7 @@ class DistributedStrategy(Strategy):
         self.node_rank, self.world_size = self.place.node_rank, self.place.world_size
         rank_zero_only.rank = self.global_rank
 
-    def begin(self, position: Callable[[], int], heard: Callable[[], None]) -> None:
+    def begin(self, position: Callable[[], tuple[float, float]], heard: Callable[[], None]) -> None:
         """Meet the other processes, unless the group is there already: from an earlier run, or made by the script."""
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
@@ -79,7 +80,8 @@ class DistributedStrategy(Strategy):
             self._join()
         if self.world_size > 1:
             DistributedStrategy._runs += 1
-            self._is_torn = False
+            self._is_torn = self._stops_together = False
+            self._heard = heard
             store: Any = dist.distributed_c10d._get_default_store()
             self._agreement = Agreement(
                 store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard
@@ -111,34 +113,53 @@ class DistributedStrategy(Strategy):
         if self._agreement is not None:
             self._agreement.ask()
 
-    def stops_behind(self, batches: int) -> bool:
-        return self._agreement is None or self._agreement.stops_behind(batches)
+    def stops_behind(self, batches: float) -> bool:
+        if self._agreement is not None:
+            self._stops_together = self._agreement.stops_behind(batches)
+            return self._stops_together
+        return True
+
+    def any_asked(self, asked: bool) -> bool:
+        self._stops_together = self.reduce_boolean_decision(asked, all=False)
+        return self._stops_together
 
     def explain(self, error: BaseException) -> BaseException:
         agreement = self._agreement
-        self._is_torn = not isinstance(error, SIGTERMException)
-        if agreement is None or isinstance(error, SIGTERMException):
+        if isinstance(error, SIGTERMException) and self._stops_together:
+            return error
+        self._is_torn = True
+        if agreement is None:
             return error
         lost = _is_of_lost_peer(error)
-        if lost and (failure := agreement.failure(within_s=5.0)):
-            agreement.fail("")  # others know by now
-            rank, text = failure
-            other = ProcessFailedError(
-                f"Process {rank} of {self.world_size} failed, so that process {self.global_rank} cannot go on. What "
-                f"process {rank} raised:\n{text}"
-            )
-            other.__cause__ = error
+        if isinstance(error, ProcessFailedError):
+            agreement.await_traceback()
+            agreement.fail(str(error))  # others know by now
+        elif not lost:
+            record(error)
+            agreement.fail("".join(traceback.format_exception(error)))
+        elif other := agreement.failure(within_s=2.0):
+            agreement.fail(str(other))
             return other
-        agreement.fail("".join(traceback.format_exception(error)))
+        else:
+            other = ProcessFailedError(
+                f"Process {self.global_rank} of {self.world_size} cannot go on: another one is gone and has not said "
+                f"why. The system may have ended it, as it does where memory is full. Seen as: {error}"
+            )
+            agreement.fail(str(other))
+            return other
         return error
 
     def teardown(self) -> None:
-        if self._agreement is not None:
-            self._agreement.close()
-            self._agreement = None
-            if not self._is_torn:
-                self.barrier("teardown")  # the store is there until nobody looks into it
-        super().teardown()
+        try:
+            if self._agreement is not None and not self._is_torn and self.any_asked(self._agreement.is_asked):
+                self._heard()  # in a process that was not asked itself, as late as this
+        except Exception as error:
+            raise self.explain(error) from None
+        finally:
+            if self._agreement is not None:
+                self._agreement.close()  # after all are here: the store is there until nobody looks into it
+                self._agreement = None
+            super().teardown()
 
     # -- how processes agree ----------------------------------------------------------------------------------------
 
@@ -234,6 +255,13 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient, group=ctx.group)
         return gradient[dist.get_rank(ctx.group)], None
+
+
+def record(error: BaseException) -> None:
+    """Write `error` into the file that torch's launcher reads as what was wrong first."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    get_error_handler().record_exception(error)
 
 
 def in_place_of(step: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:

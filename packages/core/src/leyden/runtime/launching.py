@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
+import signal
 import sys
-from typing import NoReturn
+import tempfile
+import threading
+from typing import TYPE_CHECKING, NoReturn
 
 from leyden.errors import MisconfigurationException
 from leyden.runtime.places import LAUNCHED_VARIABLE
 
-__all__ = ["check_can_launch", "launch_script"]
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-_SHUTDOWN_S = 20
-"""How long workers may take to end after one of them has failed, or the launcher was asked to end."""
+__all__ = ["check_can_launch", "end_with_launcher", "launch_script"]
+
+_STARTED_IN = os.path.abspath(os.curdir) if os.path.isdir(os.curdir) else None
+"""Where the command was given, as far as that can be known: its paths are relative to that folder."""
+
+_PR_SET_PDEATHSIG = 1
 
 
 def check_can_launch(asked: str) -> None:
     """Refuse where there is no script that could be started again.
 
     Raises:
-        MisconfigurationException: this is an interactive session, a test run or ``python -c``; names what to do.
+        MisconfigurationException: this is an interactive session, a test, a child process or ``python -c``; names what
+            to do.
     """
     where = _what_is_no_script()
     if where is not None:
@@ -34,39 +45,71 @@ def launch_script(processes: int) -> NoReturn:
     """Run the command of this process `processes` times, side by side; end with it, as it ends.
 
     This process does nothing more than to watch. Ends 0 where all did; where one failed, the others are ended within
-    20 seconds, and this ends as the first that failed.
+    30 seconds, and this ends as the first that failed.
     """
-    import logging
-
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    if _STARTED_IN is not None:
+        os.chdir(_STARTED_IN)
     os.environ[LAUNCHED_VARIABLE] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the worker has said what was wrong
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(os.getpid()), rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, shutdown_timeout=_SHUTDOWN_S,
-    )  # fmt: skip
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
+    logging.disable(logging.CRITICAL)  # what is wrong is said below, and by the worker
     sys.stdout.flush()
-    try:
-        elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
-        print(f"Process {first.local_rank} of {processes} failed first, with exit code {code}.", file=sys.stderr)
-        sys.exit(code)
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
-    sys.exit(0)
+    with tempfile.TemporaryDirectory(prefix="leyden_launch_") as folder:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(os.getpid()), rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )  # fmt: skip
+        try:
+            elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+            code = 0
+        except ChildFailedError as error:
+            code = _tell_of_failure(error, processes)
+        except SignalException as error:
+            code = 128 + error.sigval
+    sys.exit(code)
+
+
+def end_with_launcher() -> None:
+    """Let the system send SIGTERM to this process when the one that launched it is gone, be it by SIGKILL."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def _tell_of_failure(error: ChildFailedError, processes: int) -> int:
+    """Say which process failed first, and return its exit code.
+
+    That is the one that has written what went wrong into its file: others fail by its absence, perhaps seen earlier.
+    """
+    told = [failure for failure in error.failures.values() if failure.error_file_data.get("message") != "<NONE>"]
+    first = told[0] if told else error.get_first_failure()[1]
+    if first.exitcode >= 0:
+        print(f"Process {first.local_rank} of {processes} failed, with exit code {first.exitcode}.", file=sys.stderr)
+        return int(first.exitcode)
+    name = signal.Signals(-first.exitcode).name
+    hint = "; where nobody sent it, memory was full" if name == "SIGKILL" else ""
+    print(f"Process {first.local_rank} of {processes} was ended by {name}{hint}.", file=sys.stderr)
+    return 128 - int(first.exitcode)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _what_is_no_script() -> str | None:
     if hasattr(sys, "ps1") or sys.flags.interactive or "ipykernel" in sys.modules:
         return "an interactive session"
-    if "PYTEST_CURRENT_TEST" in os.environ:
+    if "PYTEST_CURRENT_TEST" in os.environ and "pytest" in sys.modules:
         return "a test"
+    if multiprocessing.parent_process() is not None:
+        return "a process of multiprocessing"
+    if threading.current_thread() is not threading.main_thread():
+        return "a thread beside the main one"
     if getattr(sys.modules["__main__"], "__file__", None) is None:
         return "no script (python -c, or read from standard input)"
     return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leyden.errors import MisconfigurationException
+from leyden.rank_zero import rank_zero_warn
 
-__all__ = ["Place", "choose_num_nodes", "place_of"]
+__all__ = ["Place", "choose_num_nodes", "place_of", "warn_of_idle_tasks"]
 
 LAUNCHED_VARIABLE = "LEYDEN_LAUNCHED"
 """Set by Leyden's own launcher, in the environment of the processes that it starts."""
@@ -20,6 +22,7 @@ class Place:
 
     Attributes:
         launcher: who started it: "torchrun", "slurm" or "leyden".
+        num_nodes: machines of the run.
         master_addr: host of the store at which the processes meet.
         master_port: its port.
 
@@ -46,23 +49,30 @@ class Place:
     launcher: str
     master_addr: str
     master_port: int
-
-    @property
-    def num_nodes(self) -> int:
-        """Machines of the run, each with as many processes."""
-        return self.world_size // self.local_world_size
+    num_nodes: int = 1
 
 
 def place_of(environment: Mapping[str, str] = os.environ) -> Place | None:
     """Return the place that a launcher gave this process; None where there was none.
 
-    An interactive session of SLURM (``srun --pty``, ``salloc``) starts no run, and counts as none.
+    Variables of torchrun go before those of SLURM, under which it may run. A shell that SLURM opened (``srun --pty``),
+    and a script that is its only task, are no run of several processes: they count as none.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _of_torchrun(environment)
-    if "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment and not _is_interactive(environment):
+    if _tasks_of_step(environment) > 1 and not _is_interactive(environment):
         return _of_slurm(environment)
     return None
+
+
+def warn_of_idle_tasks(environment: Mapping[str, str] = os.environ) -> None:
+    """Warn where SLURM was asked for several tasks, but the script is run without ``srun``, as one."""
+    tasks = environment.get("SLURM_NTASKS", "")
+    if tasks.isdigit() and int(tasks) > 1 and "SLURM_STEP_ID" not in environment and not _is_interactive(environment):
+        rank_zero_warn(
+            f"SLURM was asked for {tasks} tasks, but this script is not started by srun and trains as one process. "
+            "Write srun python script.py into the batch script."
+        )
 
 
 def choose_num_nodes(given: object, place: Place | None) -> int:
@@ -88,24 +98,38 @@ def choose_num_nodes(given: object, place: Place | None) -> int:
 def _of_torchrun(environment: Mapping[str, str]) -> Place:
     rank, size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
     local_rank, local_size = _number(environment, "LOCAL_RANK", rank), _number(environment, "LOCAL_WORLD_SIZE", size)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if size > 1 and missing:
+        raise MisconfigurationException(
+            f"RANK={rank} and WORLD_SIZE={size} are in the environment, but not {' and '.join(missing)}, where the "
+            "processes meet. Start the script by torchrun, or unset RANK and WORLD_SIZE."
+        )
     return _checked(
         Place(
-            rank, local_rank, _number(environment, "GROUP_RANK", rank // local_size), size, local_size,
+            rank, local_rank, _number(environment, "GROUP_RANK", rank // max(local_size, 1)), size, local_size,
             "leyden" if LAUNCHED_VARIABLE in environment else "torchrun",
             environment.get("MASTER_ADDR", "127.0.0.1"), _number(environment, "MASTER_PORT", 29500),
+            _number(environment, "GROUP_WORLD_SIZE", size // max(local_size, 1)),
         )
     )  # fmt: skip
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Place:
-    rank, size = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS")
-    nodes = _number(environment, "SLURM_NNODES", 1)
-    port = environment.get("MASTER_PORT") or str(15000 + _number(environment, "SLURM_JOB_ID", 0) % 5000)
+    rank, size, node = (
+        _number(environment, "SLURM_PROCID"), _tasks_of_step(environment), _number(environment, "SLURM_NODEID", 0)
+    )  # fmt: skip
+    nodes = _number(environment, "SLURM_STEP_NUM_NODES", _number(environment, "SLURM_NNODES", 1))
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or ""
+    of_nodes = tasks_per_node(tasks)
+    hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "127.0.0.1"
+    # Steps of a job that run side by side meet at ports of their own.
+    job, step = _number(environment, "SLURM_JOB_ID", 0), _number(environment, "SLURM_STEP_ID", 0)
+    port = environment.get("MASTER_PORT") or str(15000 + (job + 7 * step) % 15000)
+    local_size = of_nodes[node] if node < len(of_nodes) and sum(of_nodes) == size else size // nodes
     return _checked(
         Place(
-            rank, _number(environment, "SLURM_LOCALID", rank % (size // nodes)),
-            _number(environment, "SLURM_NODEID", 0), size, size // nodes, "slurm",
-            environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_NODELIST", "127.0.0.1")), int(port),
+            rank, _number(environment, "SLURM_LOCALID", rank % max(local_size, 1)), node, size, local_size, "slurm",
+            environment.get("MASTER_ADDR") or first_host(hosts), int(port), nodes,
         )
     )  # fmt: skip
 
@@ -114,17 +138,36 @@ def first_host(nodes: str) -> str:
     """Return the first host of a SLURM list.
 
     Example:
-        >>> first_host("gpu[007-010,12],cpu1"), first_host("a1,a2")
-        ('gpu007', 'a1')
+        >>> first_host("gpu[007-010,12],cpu1"), first_host("a1,a2"), first_host("rack[3,5]-gpu[01-02]-ib")
+        ('gpu007', 'a1', 'rack3-gpu01-ib')
     """
-    name, bracket, rest = nodes.partition("[")
-    if not bracket or "," in name:
-        return name.split(",")[0]
-    return name + rest.partition("]")[0].split(",")[0].split("-")[0]
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    assert first is not None
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
+
+
+def tasks_per_node(tasks: str) -> list[int]:
+    """Return the number of tasks on each machine, from SLURM's short form.
+
+    Example:
+        >>> tasks_per_node("4(x2),3")
+        [4, 4, 3]
+    """
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks):
+        counts += [int(count)] * int(times or 1)
+    return counts
+
+
+def _tasks_of_step(environment: Mapping[str, str]) -> int:
+    """Tasks that were started side by side; 0 outside of srun. In a batch script SLURM_PROCID is set, too."""
+    if "SLURM_PROCID" not in environment or "SLURM_STEP_ID" not in environment:
+        return 0
+    return _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS", 0))
 
 
 def _is_interactive(environment: Mapping[str, str]) -> bool:
-    return environment.get("SLURM_JOB_NAME") in ("bash", "interactive") or "SLURM_STEP_ID" not in environment
+    return "SLURM_PTY_PORT" in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -132,17 +175,23 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     if value is None and default is not None:
         return default
     if value is None or not value.isdigit():
+        own = "the variables of SLURM" if name.startswith("SLURM") else "RANK and WORLD_SIZE"
         raise MisconfigurationException(
             f"{name}={value!r} in the environment: expected a whole number, as a launcher sets it. Start the script by "
-            "torchrun, or unset the variables RANK and WORLD_SIZE."
+            f"torchrun, or unset {own}."
         )
     return int(value)
 
 
 def _checked(place: Place) -> Place:
-    if not (place.global_rank < place.world_size and place.local_rank < place.local_world_size):
+    if not (
+        place.global_rank < place.world_size
+        and place.local_rank < place.local_world_size <= place.world_size
+        and place.node_rank < place.num_nodes
+    ):
         raise MisconfigurationException(
             f"The launcher's variables contradict each other: process {place.global_rank} of {place.world_size}, "
-            f"{place.local_rank} of {place.local_world_size} on its machine. Start the script by torchrun."
+            f"{place.local_rank} of {place.local_world_size} on its machine, machine {place.node_rank} of "
+            f"{place.num_nodes}. Start the script by torchrun or srun, which set all of them."
         )
     return place

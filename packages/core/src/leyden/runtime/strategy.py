@@ -104,19 +104,23 @@ class Strategy:
         """Return the processes' tensors stacked along a new first dimension; one process's own as it is."""
         return tensor
 
-    def begin(self, position: Callable[[], int], heard: Callable[[], None]) -> None:
+    def begin(self, position: Callable[[], tuple[float, float]], heard: Callable[[], None]) -> None:
         """Begin an entry point, together with the other processes, before any hook.
 
-        `position` returns the number of training batches done; `heard` is to be called, in any thread, when another
-        process was asked to stop.
+        `position` returns the number of batches done, and the number from which on processes may have different ones
+        left; `heard` is to be called, in any thread, when another process was asked to stop.
         """
 
     def ask_to_stop(self) -> None:
         """Ask all processes to stop behind the same batch; called in the handler of a signal."""
 
-    def stops_behind(self, batches: int) -> bool:
-        """Whether that is behind so many training batches, of a process that was asked to stop."""
+    def stops_behind(self, batches: float) -> bool:
+        """Whether that is behind so many batches, of a process that was asked to stop."""
         return True
+
+    def any_asked(self, asked: bool) -> bool:
+        """Whether this process or another was asked to stop; called by all at the same place."""
+        return asked
 
     def explain(self, error: BaseException) -> BaseException:
         """Return what ends this process's run: `error`, or that another process failed, which has led to it."""
