@@ -69,7 +69,7 @@ def test_one_that_cannot_gather_its_part_stops_both(seen: Seen, kind: str, faili
     told = [process[f"wrong-{failing}-{kind}"] for process in seen[:2]]
     assert told[failing] == [f"ValueError: rank {failing} cannot", ""]
     assert told[1 - failing] == [
-        "RuntimeError: ModelCheckpoint: another process failed while it gathered the checkpoint.", ""
+        "RuntimeError: another process failed while it gathered its part of the checkpoint.", ""
     ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from leyden.callback import Checkpoint
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state import storage
+from leyden.state.together import can_be_saved
 from leyden_checkpoint import files
 from leyden_checkpoint.naming import checkpoint_name, folder_of
 from leyden_checkpoint.ranking import Mode, as_yaml, is_in_top_k
@@ -259,24 +260,31 @@ class ModelCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what there is when training is cut short, if `save_on_exception` or SIGTERM asks for it.
 
-        With several processes the first does it alone: another may have failed, and not be there to agree with.
+        With several processes all do at SIGTERM. After another exception the first does it alone, since another may
+        have failed and not be there to agree with; where each has a share of the weights, nothing can be saved then.
         """
+        alone = trainer.world_size == 1 or trainer.strategy.is_torn
         try:
-            self.finish_saving(alone=True)
+            self.finish_saving(alone=alone)
         finally:
             if saves_after(exception, self, trainer) and self._has_something_to_lose(trainer):
-                metrics = self._metrics(trainer)
-                turn = decide(self, metrics, None, ranked=False, last=True)
-                if self.save_on_exception or not turn.last:
-                    turn.path = free_path(self, metrics)
-                settled = settle(self, trainer, turn, alone=True)
+                turn = self._turn_of_exception(trainer)
+                settled = settle(self, trainer, turn if alone else trainer.strategy.broadcast(turn), alone=True)
                 assert settled is not None
-                carry_out(self, trainer, settled, alone=True)
+                self._in_flight = carry_out(self, trainer, settled, alone=alone)
+                self.finish_saving(alone=alone)
+
+    def _turn_of_exception(self, trainer: Trainer) -> Turn:
+        metrics = self._metrics(trainer)
+        turn = decide(self, metrics, None, ranked=False, last=True)
+        if self.save_on_exception or not turn.last:
+            turn.path = free_path(self, metrics)
+        return turn
 
     def _has_something_to_lose(self, trainer: Trainer) -> bool:
         """Whether this process is to save after an exception: something was done that no file of it holds."""
         training = self._is_training and trainer.fit_loop.underway
-        return training and trainer.is_global_zero and self.saved_progress != progress_of(trainer)
+        return training and self.saved_progress != progress_of(trainer) and can_be_saved(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save no more until the next training, and wait for what is still being saved."""

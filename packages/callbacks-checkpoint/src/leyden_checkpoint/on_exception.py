@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.arguments import refuse
 from leyden.callback import Checkpoint
 from leyden.state import storage
-from leyden.state.checkpoint import dump
+from leyden.state.together import can_be_saved, collect, write_together
 from leyden_checkpoint import files
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class OnExceptionCheckpoint(Checkpoint):
     of an earlier exception is replaced, once the new one is whole, and nothing is ever deleted. Before the first
     training batch there is nothing to save: an exception in ``setup`` or in the sanity check leaves the file alone.
 
-    With several processes the first one saves if it is cut short itself, and does not wait for the others.
+    With several processes all save together at SIGTERM, which ends them at one place. After another exception the first
+    one saves, without the others' part and only where it has all of the weights.
 
     Arguments that types don't explain:
         dirpath: folder, or a URL that fsspec knows; made when there is something to save.
@@ -66,8 +67,8 @@ class OnExceptionCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the run as it stood before the batch that was cut."""
-        if self._is_training and trainer.fit_loop.underway and trainer.is_global_zero:
-            storage.save(dump(trainer), self.ckpt_path)
+        if self._is_training and trainer.fit_loop.underway and can_be_saved(trainer):
+            write_together(trainer, collect(trainer), self.ckpt_path)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing after training."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state import storage
-from leyden.state.checkpoint import dump
+from leyden.state.together import collect
 from leyden_checkpoint import files
 from leyden_checkpoint.background import RESERVED, Background
 from leyden_checkpoint.saving import Turn
@@ -92,7 +92,7 @@ def carry_out(
     in_background = checkpoint.asynchronous and not alone
     superseded = checkpoint.written.intersection(turn.superseded).difference(turn.files)
     try:
-        content = _content(checkpoint, trainer, turn, copied=in_background, alone=alone)
+        content = _content(checkpoint, trainer, turn, copied=in_background)
         write = partial(_write, content, turn, superseded) if trainer.is_global_zero else Outcome
         if in_background:
             return InFlight(trainer, turn, settled.before, settled.after, Background(write))
@@ -111,7 +111,7 @@ def make_up(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
         return
     turn = trainer.strategy.broadcast(_missing(checkpoint, trainer, unwritten))
     if turn.files:
-        content = _content(checkpoint, trainer, turn, copied=False, alone=False)
+        content = _content(checkpoint, trainer, turn, copied=False)
         outcome = _write(content, turn, set()) if trainer.is_global_zero else Outcome()
         _conclude(checkpoint, trainer, turn, {}, {}, outcome, alone=False)
 
@@ -154,31 +154,16 @@ def adopt(checkpoint: ModelCheckpoint, standing: Mapping[str, Any]) -> None:
         setattr(checkpoint, name, value)
 
 
-def _content(
-    checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, copied: bool, alone: bool
-) -> dict[str, Any] | None:
+def _content(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, copied: bool) -> dict[str, Any] | None:
     """What the files are to hold; None where another process writes them. If one process fails here, all do."""
-    content: dict[str, Any] | None = None
-    error: Exception | None = None
     unwritten = checkpoint.unwritten
     # Who reads the first file has it, and may not have the second.
     checkpoint.unwritten = {"path": "", "last": turn.last, "links": False} if turn.path and turn.last else None
     try:
-        content = dump(trainer, checkpoint.save_weights_only)
-        if not trainer.is_global_zero:
-            content = None
-        elif copied:
-            content = snapshot(content)
-    except Exception as problem:
-        error = problem
+        content = collect(trainer, checkpoint.save_weights_only)
     finally:
         checkpoint.unwritten = unwritten
-    all_well = alone or trainer.strategy.reduce_boolean_decision(error is None, all=True)
-    if error is not None:
-        raise error
-    if not all_well:
-        raise RuntimeError(f"{type(checkpoint).__name__}: another process failed while it gathered the checkpoint.")
-    return content
+    return snapshot(content) if copied and content is not None else content
 
 
 def _write(content: Any, turn: Turn, superseded: set[str]) -> Outcome:

@@ -26,6 +26,7 @@ from leyden.state.checkpoint import (
     restore_training,
 )
 from leyden.state.lightning_format import from_lightning, is_of_lightning, warn_of_lightning
+from leyden.state.processes import for_this_process
 from leyden.state.resolve import read_checkpoint
 from leyden.verification import verify
 
@@ -53,6 +54,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     trainer.state = TrainerState(fn, _STAGES[fn], TrainerStatus.RUNNING)
     trainer.should_stop = False
     trainer.received_sigterm = trainer.attention_wanted = False
+    trainer.strategy.is_torn = False
     set_up: list[Entry] = []
     outer = _attach(trainer)
     trainer.sigterm.start()
@@ -69,6 +71,8 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
                     trainer.plan.on_fit_end()
         except BaseException as raised:
             trainer.state.status = TrainerStatus.INTERRUPTED
+            # SIGTERM is heeded by all at one place, except by who has lost the workers that read the next batch.
+            trainer.strategy.is_torn = not isinstance(raised, SIGTERMException) or raised.__cause__ is not None
             error = trainer.strategy.explain(raised)
             tell_of(trainer, error)
             for problem, where in tear_down(trainer, set_up):
@@ -166,11 +170,13 @@ def _read_checkpoint(trainer: Trainer, ckpt_path: Any, weights_only: bool) -> di
     if found is None:
         return None
     trainer.ckpt_path, checkpoint = found
+    fits = trainer.state.fn is TrainerFn.FITTING
+    checkpoint = for_this_process(checkpoint, trainer.global_rank, trainer.world_size, goes_on=fits)
     if is_of_lightning(checkpoint):
         checkpoint = from_lightning(checkpoint, trainer.accumulate_grad_batches)
-        if trainer.state.fn is TrainerFn.FITTING:
+        if fits:
             warn_of_lightning(checkpoint, trainer.ckpt_path)
-    return take_up_epoch(trainer, checkpoint) if trainer.state.fn is TrainerFn.FITTING else checkpoint
+    return take_up_epoch(trainer, checkpoint) if fits else checkpoint
 
 
 def _prepare_fit(trainer: Trainer, checkpoint: dict[str, Any] | None) -> None:

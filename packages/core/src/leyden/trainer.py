@@ -44,8 +44,7 @@ from leyden.runtime.precision import Precision, choose_precision
 from leyden.runtime.signals import SigtermListener
 from leyden.runtime.strategy import Strategy
 from leyden.settings import Settings
-from leyden.state.checkpoint import dump
-from leyden.state.storage import save
+from leyden.state.together import collect, write_together
 from leyden.tables import evaluation_table, render_table
 from leyden.trainer_properties import TrainerProperties
 from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT
@@ -390,15 +389,15 @@ class Trainer(TrainerProperties):
     # -- beside the entry points ------------------------------------------------------------------------------------
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool | None = False) -> None:
-        """Write the run, or with `weights_only` its weights, to `filepath`; the file is whole or not there at all."""
+        """Write the run, or with `weights_only` its weights, to `filepath`; the file is whole or not there at all.
+
+        With several processes all call it.
+        """
         if self.lightning_module_or_none is None:
             raise MisconfigurationException(
                 "Trainer.save_checkpoint: there is no model yet; call fit, validate, test or predict first."
             )
-        checkpoint = dump(self, bool(weights_only))
-        if self.is_global_zero:
-            save(checkpoint, filepath)
-        self.strategy.barrier("save_checkpoint")
+        write_together(self, collect(self, bool(weights_only)), filepath)
 
     def init_module(self, empty_init: bool | None = None) -> AbstractContextManager[None]:
         """Make the tensors of a module built within on the run's device and in its precision from the start.

@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden.data.loaders import loader_length
+from leyden.data.samplers import SharedSampler
 from leyden.errors import with_article
 from leyden.rank_zero import rank_zero_warn
 from leyden.state.rng import collect_rng, restore_rng
@@ -155,11 +156,18 @@ class ResumableLoader:
             before = None if self._own.ended else self._own.before_last
             settled = {"own": self.loader.state_dict() if before is None else before, "ended": self._own.ended}
         workers = not self.has_own_state and (self._had_workers or self._has_workers)
-        return {"generators": generator_states(self.loader), "workers": workers, "settled": settled}
+        return {
+            "generators": generator_states(self.loader),
+            "workers": workers,
+            "settled": settled,
+            "seeds": [sampler.seed for sampler in _seeded(self.loader)],
+        }
 
     def set_draws(self, state: Mapping[str, Any]) -> None:
         """Put back what `draws` returned."""
         set_generator_states(self.loader, state["generators"])
+        for sampler, seed in zip(_seeded(self.loader), state.get("seeds", ()), strict=False):
+            sampler.seed = seed  # which a run that goes on may have been given another of
         self._had_workers = bool(state["workers"])
         self._settled = state["settled"] if self.has_own_state else None
 
@@ -293,11 +301,20 @@ def _read_on(loader: Any, count: int) -> Iterator[Any]:
     return batches
 
 
+def _samplers(loader: Any) -> list[Any]:
+    samplers = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    return samplers + [getattr(sampler, "sampler", None) for sampler in samplers]
+
+
+def _seeded(loader: Any) -> list[Any]:
+    """The samplers of a loader that draw alike in all processes, by a seed and the epoch, each once."""
+    found = {id(one): one for one in _samplers(loader) if isinstance(one, DistributedSampler | SharedSampler)}
+    return list(found.values())
+
+
 def _generators(loader: Any) -> list[torch.Generator]:
     """The generators of their own that a loader and its samplers draw from, each once."""
-    samplers = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    samplers += [getattr(sampler, "sampler", None) for sampler in samplers]
-    found = {id(g): g for owner in (loader, *samplers) if (g := getattr(owner, "generator", None)) is not None}
+    found = {id(g): g for owner in (loader, *_samplers(loader)) if (g := getattr(owner, "generator", None)) is not None}
     return [generator for generator in found.values() if isinstance(generator, torch.Generator)]
 
 

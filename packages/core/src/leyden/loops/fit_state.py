@@ -180,9 +180,7 @@ class FitState(FitProgress):
             ended = self.marks.ended
             was_open = not self._optimization.keeps_gradients if ended is None else ended.window_open
             self._optimization.window_open = was_open
-            for name, parameter in self._trainer.lightning_module.named_parameters():
-                if name in gradients:
-                    parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
+            self._trainer.strategy.set_gradients(self._trainer.lightning_module, gradients, was_open)
         for source, states in zip((self.source, self.val_loop.source), self._resumed.get("draws", ()), strict=False):
             if source is not None:
                 source.set_draws(states)
@@ -201,8 +199,7 @@ class FitState(FitProgress):
         used = optimization is not None and (optimization.window_open or optimization.keeps_gradients)
         if not (used or self.pending == "batch_end"):  # which hooks of the batch's end may look at
             return {}
-        named = self._trainer.lightning_module.named_parameters()
-        return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+        return self._trainer.strategy.gradients(self._trainer.lightning_module)
 
     def _draws(self) -> list[list[Any]]:
         """What dataloaders have of their own that decides their draws, for training and validation."""

@@ -60,7 +60,6 @@ class DistributedStrategy(Strategy):
         self.timeout, self.process_group_backend = timeout, process_group_backend
         self.place: Place | None = None
         self._agreement: Agreement | None = None
-        self._is_torn = False  # by an error, after which the processes no longer are at the same place
         self._stops_together = False
 
     def connect(self, root_device: torch.device, place: Place | None) -> None:
@@ -80,7 +79,7 @@ class DistributedStrategy(Strategy):
             self._join()
         if self.world_size > 1:
             DistributedStrategy._runs += 1
-            self._is_torn = self._stops_together = False
+            self._stops_together = False
             self._heard = heard
             store: Any = dist.distributed_c10d._get_default_store()
             self._agreement = Agreement(
@@ -126,8 +125,9 @@ class DistributedStrategy(Strategy):
     def explain(self, error: BaseException) -> BaseException:
         agreement = self._agreement
         if isinstance(error, SIGTERMException) and self._stops_together:
+            self.is_torn = False
             return error
-        self._is_torn = True
+        self.is_torn = True
         if agreement is None:
             return error
         lost = _is_of_lost_peer(error)
@@ -151,7 +151,7 @@ class DistributedStrategy(Strategy):
 
     def teardown(self) -> None:
         try:
-            if self._agreement is not None and not self._is_torn and self.any_asked(self._agreement.is_asked):
+            if self._agreement is not None and not self.is_torn and self.any_asked(self._agreement.is_asked):
                 self._heard()  # in a process that was not asked itself, as late as this
         except Exception as error:
             raise self.explain(error) from None
@@ -161,21 +161,32 @@ class DistributedStrategy(Strategy):
                 self._agreement = None
             super().teardown()
 
-    # -- how processes agree ----------------------------------------------------------------------------------------
+    # -- how processes agree: after an error nobody waits for another, and each has its own --------------------------
 
     def barrier(self, name: str | None = None) -> None:
+        if self.is_torn:
+            return
         if self.root_device.type == "cuda":
             dist.barrier(device_ids=[self.root_device.index])
         else:
             dist.barrier()
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
+        if self.is_torn:
+            return obj
         box = [obj]
         dist.broadcast_object_list(box, src, device=self.root_device)
         return box[0]
 
+    def gather(self, obj: Any) -> list[Any]:
+        if self.is_torn:
+            return [obj]
+        box: list[Any] = [None] * self.world_size if self.is_global_zero else []
+        dist.gather_object(obj, box or None, dst=0)
+        return box
+
     def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or self.is_torn:
             return tensor
         name = str(reduce_op or "sum").lower()
         if name not in _OPERATIONS:
@@ -187,6 +198,8 @@ class DistributedStrategy(Strategy):
         return reduced / dist.get_world_size(group) if name in ("mean", "avg") else reduced
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        if self.is_torn:
+            return decision
         vote = torch.tensor(int(decision), device=self.root_device)
         dist.all_reduce(vote, dist.ReduceOp.MIN if all else dist.ReduceOp.MAX)
         return bool(vote)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from leyden.arguments import check_arguments, takes
 from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
 from leyden.runtime.sharding import check_ties, place_whole, roots_of
+from leyden.runtime.unsynced import set_unsynced_gradients, unsynced_gradients
 
 __all__ = ["FSDPStrategy"]
 
@@ -59,6 +60,8 @@ class FSDPStrategy(DistributedStrategy):
         mp_policy: Dtypes to gather and reduce in. By default those of ``Trainer(precision="bf16-mixed")`` or
             "16-mixed" on CUDA devices: weights are gathered in that dtype, gradients reduced in 32 bits.
         auto_wrap_policy: Lightning's name of `wrap`.
+        state_dict_type: How checkpoints are kept: "sharded" in a folder that all processes write, each its share, or
+            "full" in one file, for which the first process gathers all.
         timeout: How long a process waits for the others before it gives up.
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
 
@@ -76,13 +79,22 @@ class FSDPStrategy(DistributedStrategy):
         cpu_offload: bool = False,
         mp_policy: MixedPrecisionPolicy | None = None,
         auto_wrap_policy: Collection[type[nn.Module]] | None = None,
+        state_dict_type: Literal["full", "sharded"] = "sharded",
         timeout: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__(timeout=timeout, process_group_backend=process_group_backend)
         for name, value in unknown.items():
-            known = ("wrap", "reshard_after_forward", "cpu_offload", "mp_policy", "timeout", "process_group_backend")
+            known = (
+                "wrap",
+                "reshard_after_forward",
+                "cpu_offload",
+                "mp_policy",
+                "state_dict_type",
+                "timeout",
+                "process_group_backend",
+            )
             instead = f" Instead: {_INSTEAD[name]}." if name in _INSTEAD else did_you_mean(name, known)
             raise UnknownArgumentError(f"FSDPStrategy({name}={value!r:.80}): there is no such argument.{instead}")
         reshard = reshard_after_forward
@@ -95,6 +107,11 @@ class FSDPStrategy(DistributedStrategy):
         )
         self.wrap = _as_function(auto_wrap_policy if wrap is None else wrap)
         self.reshard_after_forward, self.cpu_offload, self.mp_policy = reshard_after_forward, cpu_offload, mp_policy
+        if state_dict_type not in ("full", "sharded"):
+            raise MisconfigurationException(
+                f"FSDPStrategy(state_dict_type={state_dict_type!r}): expected 'sharded' or 'full'."
+            )
+        self.state_dict_type = state_dict_type
         self._roots: list[Any] = []
 
     def connect(self, root_device: torch.device, place: Any) -> None:
@@ -201,6 +218,15 @@ class FSDPStrategy(DistributedStrategy):
         counts = torch.tensor([*num_batches, *(-number for number in num_batches)], dtype=torch.float64)
         most, least = self.reduce(counts.to(self.root_device), reduce_op="max").chunk(2)
         return bool((most != -least).any()) or math.inf in most
+
+    def gradients(self, module: nn.Module) -> dict[str, Tensor]:
+        return {**super().gradients(module), **unsynced_gradients(module)}
+
+    def set_gradients(self, module: nn.Module, gradients: Mapping[str, Tensor], window_open: bool) -> None:
+        if window_open:
+            set_unsynced_gradients(module, gradients, self.root_device)
+        else:
+            super().set_gradients(module, gradients, window_open)
 
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from leyden.runtime.shards import as_like
 
 if TYPE_CHECKING:
     from leyden.runtime.places import Place
@@ -26,6 +28,9 @@ class Strategy:
             nothing to hold back.
         allows_inference_mode: whether evaluation may run under `torch.inference_mode` and not only `torch.no_grad`.
         precision: what the Trainer's `precision` says; set before any run.
+        state_dict_type: how a checkpoint is kept where weights are ``DTensor`` of several processes: "full", one file
+            that the first writes, or "sharded", a folder that all write.
+        is_torn: whether an error has separated the processes, which the run sets: from there on none waits for another.
     """
 
     no_grad_sync: Callable[[], AbstractContextManager[Any]] | None = None
@@ -33,6 +38,10 @@ class Strategy:
     allows_inference_mode = True
 
     precision: Precision | None = None
+
+    state_dict_type = "full"
+
+    is_torn = False
 
     def __init__(self, root_device: torch.device | None = None) -> None:
         self.root_device = torch.device("cpu") if root_device is None else root_device
@@ -103,6 +112,21 @@ class Strategy:
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         """Return the processes' tensors stacked along a new first dimension; one process's own as it is."""
         return tensor
+
+    def gather(self, obj: Any) -> list[Any]:
+        """Return every process's object in the first process, by rank; others get an empty list."""
+        objects = [self.broadcast(obj, src=rank) for rank in range(self.world_size)]
+        return objects if self.is_global_zero else []
+
+    def gradients(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return what there is of gradients, by parameter; what is not averaged yet is this process's own."""
+        return {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
+
+    def set_gradients(self, module: nn.Module, gradients: Mapping[str, Tensor], window_open: bool) -> None:
+        """Put back what `gradients` gave; in an open accumulation window they are whole and not averaged yet."""
+        for name, parameter in module.named_parameters():
+            if name in gradients:
+                parameter.grad = as_like(gradients[name].to(parameter.device, parameter.dtype), parameter)
 
     def begin(self, position: Callable[[], tuple[float, float]], heard: Callable[[], None]) -> None:
         """Begin an entry point, together with the other processes, before any hook.

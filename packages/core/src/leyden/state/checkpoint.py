@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException, with_article
+from leyden.runtime.shards import as_like, is_shard, parted_state
 from leyden.runtime.wrapped_optimizer import note_step
 from leyden.state.callback_states import change_weights, save_callbacks
 from leyden.state.lightning_format import LIGHTNING_VERSION, LIGHTNING_VERSION_KEY, is_of_lightning
@@ -118,6 +119,7 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
             f"training. {_BARE_WEIGHTS}"
         )
     try:
+        weights = _as_in(module, weights)
         module.load_state_dict(weights, strict=module.strict_loading)
     except RuntimeError as error:
         lines = " ".join(str(error).split())
@@ -126,6 +128,14 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
             "model, or of another version of this one? With `strict_loading = False` on the module, missing and "
             "unexpected weights are passed over."
         ) from error
+
+
+def _as_in(module: LightningModule, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the weights in parts where the module has them so, from an earlier run."""
+    own = dict(module.named_parameters(remove_duplicate=False))
+    if not any(map(is_shard, own.values())):
+        return weights
+    return {name: as_like(weight, own[name]) if name in own else weight for name, weight in weights.items()}
 
 
 def restore_loggers(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -169,7 +179,7 @@ def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str)
         )
     for part, state in zip(parts, states, strict=True):
         try:
-            part.load_state_dict(state)
+            part.load_state_dict(parted_state(part, state) if name == "optimizer" else state)
         except _DOES_NOT_FIT as error:
             raise MisconfigurationException(
                 f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}. Return the same "

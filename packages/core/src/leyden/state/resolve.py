@@ -28,9 +28,37 @@ def read_checkpoint(
     `ckpt_path` is a path, "best", "last", "hpc" or "auto": the newest whole file that this entry point can use, if
     there is one. ``weights_only=False`` lets files run code while they are read.
 
+    Of several processes the first one decides, and the others read the same.
+
     Raises:
         MisconfigurationException: there is no such checkpoint, or none that the entry point can use.
     """
+    if ckpt_path is None or trainer.world_size == 1:
+        return _read_named(trainer, ckpt_path, weights_only)
+    strategy = trainer.strategy
+    found: tuple[str, dict[str, Any]] | None = None
+    error: Exception | None = None
+    if strategy.is_global_zero:
+        try:
+            found = _read_named(trainer, ckpt_path, weights_only)
+        except Exception as problem:
+            error = problem
+    told = None if error is None else f"{type(error).__name__}: {error}"
+    path, told = strategy.broadcast((None if found is None else found[0], told))
+    if error is not None:
+        raise error
+    if told is not None:
+        raise MisconfigurationException(f"the first process cannot go on from ckpt_path={ckpt_path!r}: {told}")
+    if path is None:
+        return None
+    if found is None:
+        found = path, _read(trainer, path, weights_only)
+    return found
+
+
+def _read_named(
+    trainer: Trainer, ckpt_path: str | os.PathLike[str] | None, weights_only: bool
+) -> tuple[str, dict[str, Any]] | None:
     if ckpt_path == "auto":
         return _newest_whole(trainer, weights_only)
     path = resolve_checkpoint(trainer, ckpt_path)

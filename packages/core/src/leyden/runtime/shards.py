@@ -1,0 +1,102 @@
+"""Tensors of which each process has a part: made whole for a file, and parted again for a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+__all__ = ["as_like", "has_shards", "is_shard", "mapped_shards", "parted_state", "whole"]
+
+
+def is_shard(value: Any) -> bool:
+    """Whether `value` is a part of a tensor, whose other parts are in other processes: a ``DTensor``."""
+    tensors = sys.modules.get("torch.distributed.tensor")  # one exists only where its class is imported
+    return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+def has_shards(value: Any) -> bool:
+    """Whether there is a part of a tensor anywhere in nested dicts, lists and tuples."""
+    if isinstance(value, dict):
+        return any(map(has_shards, value.values()))
+    return any(map(has_shards, value)) if isinstance(value, list | tuple) else is_shard(value)
+
+
+def mapped_shards(value: Any, change: Callable[[tuple[Any, ...], DTensor], Any], path: tuple[Any, ...] = ()) -> Any:
+    """Return `value` with ``change(path, shard)`` in place of every shard; containers without any are the same."""
+    if is_shard(value):
+        return change(path, value)
+    if isinstance(value, dict):
+        items = {key: mapped_shards(item, change, (*path, key)) for key, item in value.items()}
+        if all(items[key] is item for key, item in value.items()):
+            return value
+        copied = value.copy()  # of its own class, as a module's OrderedDict is
+        copied.update(items)
+        return copied
+    if type(value) in (list, tuple):
+        changed = [mapped_shards(item, change, (*path, index)) for index, item in enumerate(value)]
+        if all(new is old for new, old in zip(changed, value, strict=True)):
+            return value
+        return type(value)(changed)
+    return value
+
+
+def whole(checkpoint: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Return `checkpoint` with whole tensors in CPU memory in place of shards; all processes call it together.
+
+    They are gathered one at a time, so that no device needs room for all; who does not `keep` them lets them go.
+    """
+    gathered: dict[int, Tensor | None] = {}
+
+    def gather(path: tuple[Any, ...], shard: DTensor) -> Tensor | None:
+        if id(shard) not in gathered:  # what is shared stays shared
+            part: Any = shard.detach()
+            full: Tensor = part.full_tensor()
+            gathered[id(shard)] = full.cpu() if keep else None
+        return gathered[id(shard)]
+
+    made: dict[str, Any] = mapped_shards(checkpoint, gather)
+    return made
+
+
+def as_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor as `like` is: this process's part of it where that is a shard, else as it is.
+
+    A tensor of another shape, as an optimizer may keep for a row, is parted along the dimensions that it shares.
+    """
+    if not is_shard(like) or is_shard(value) or value.ndim == 0:
+        return value
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    shard: Any = like
+    placements = [
+        one
+        if isinstance(one, Shard) and one.dim < value.ndim and value.shape[one.dim] == like.shape[one.dim]
+        else Replicate()
+        for one in shard.placements
+    ]
+    on_device = value.detach().to(shard.to_local().device)
+    return distribute_tensor(on_device, shard.device_mesh, placements, src_data_rank=None)
+
+
+def parted_state(optimizer: Optimizer, state: Any) -> Any:
+    """Return the state of an optimizer with its tensors as the parameters are that it has: in parts, or whole."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    if not any(map(is_shard, parameters)) or not isinstance(state, dict):
+        return state
+    parted = {
+        index: {
+            name: as_like(value, parameters[index]) if isinstance(value, Tensor) else value
+            for name, value in one.items()
+        }
+        if isinstance(index, int) and 0 <= index < len(parameters)
+        else one
+        for index, one in state["state"].items()
+    }
+    return {**state, "state": parted}
