@@ -91,8 +91,8 @@ class Stateful(Callback):
 
 
 @rows(
-    Row("a class", lambda: trainer(callbacks=Callback), ("class Callback", "Callback()")),
-    Row("a class in a list", lambda: trainer(callbacks=[Stateful]), ("class Stateful", "Stateful()")),
+    Row("a class", lambda: trainer(callbacks=Callback), ("class Callback", "Callback(...)")),
+    Row("a class in a list", lambda: trainer(callbacks=[Stateful]), ("class Stateful", "Stateful(...)")),
     Row("a string", lambda: trainer(callbacks="early"), ("'early'", "a str", "instances of leyden.Callback")),
     Row("a number", lambda: trainer(callbacks=[Callback(), 3]), ("3", "an int", "instances of leyden.Callback")),
     Row("a dict", lambda: trainer(callbacks={"a": Callback()}), ("'a'", "instances of leyden.Callback")),
@@ -132,11 +132,11 @@ class Stateful(Callback):
         lambda: trainer(callbacks=[callback(runs_before=("B",), name="A"), callback(runs_before=("A",), name="B")]),
         ("cycle", "'A'", "'B'", "runs_before"),
     ),
-    Row("a misspelt append", lambda: trainer().callbacks.append(Stateful), ("Stateful()",)),  # type: ignore[arg-type]
+    Row("a misspelt append", lambda: trainer().callbacks.append(Stateful), ("Stateful(...)",)),  # type: ignore[arg-type]
     Row(
         "of the module, a class",
         lambda: fit(net(configure_callbacks=lambda self: [Stateful])),
-        ("configure_callbacks", "class Stateful", "Stateful()"),
+        ("configure_callbacks", "class Stateful", "Stateful(...)"),
     ),
     Row(
         "of the module, a number",
