@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from leyden import Callback, LightningModule, Trainer
 from leyden.errors import MisconfigurationException
-from leyden.testing import callback_tests, check_callback
+from leyden.testing import BoringModule, ManualModule, callback_tests, check_callback
 from leyden.testing.claims import Claims
 from leyden.testing.properties import PROPERTIES
 
@@ -92,6 +93,79 @@ def test_the_process_is_left_as_it_was(capfd: pytest.CaptureFixture[str], tmp_pa
     assert before[1:] == after[1:]
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+class Rude(Callback):
+    """Leaves the process as nobody should."""
+
+    def on_train_start(self, *_: Any) -> None:
+        print("hello")
+        warnings.warn("hello", stacklevel=1)
+        warnings.simplefilter("ignore")
+        os.environ["LEYDEN_RUDE"] = "1"
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        os.chdir("..")
+
+
+def test_what_a_callback_leaves_in_the_process_is_put_back(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    before = os.getcwd(), dict(os.environ), list(warnings.filters)
+    assert check_callback(Rude).broken == ["exceptions"]
+    assert (os.getcwd(), dict(os.environ), list(warnings.filters)) == before
+    assert signal.getsignal(signal.SIGUSR1) is handler
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Exits(Callback):
+    def on_train_start(self, *_: Any) -> None:
+        raise SystemExit(3)
+
+
+def test_one_whose_fit_raises_is_told_once() -> None:
+    report = check_callback(Exits)
+    assert report.broken == ["stages"]
+    assert report["stages"].reason.startswith("a plain fit raises SystemExit: 3 (test_callback_check.py:")
+    assert report["resume"].reason == "a plain fit raises: mend stages first"
+
+
+class NoValidation(LightningModule):
+    """Has a training step and no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss: torch.Tensor = self.layer(batch).sum()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def train_dataloader(self) -> Any:
+        return [torch.ones(2, 4)] * 3
+
+
+@pytest.mark.parametrize(
+    ("module", "trainer"),
+    [
+        (BoringModule, {}),
+        (ManualModule, {"accumulate_grad_batches": 1}),
+        (NoValidation, {"limit_val_batches": 0}),
+        (BoringModule, {"logger": False, "max_epochs": None, "max_steps": 3}),
+    ],
+    ids=["two batches an epoch", "two optimizers by hand", "no validation", "a number of steps"],
+)
+def test_any_module_and_any_trainer_will_do(module: Any, trainer: dict[str, Any]) -> None:
+    report = check_callback(CountBatches, module=module, trainer=trainer)
+    assert report, str(report)
+    assert set(report.not_checked) <= {"only_watches"}
+
+
+def test_what_is_read_from_a_fit_needs_one() -> None:
+    report = check_callback(CountBatches, stages=["predict"])
+    assert set(report) - set(report.not_checked) == {"constructor", "hooks", "stages"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from leyden.callback import Callback
 from leyden.testing.claims import Claims, claims_of
 from leyden.testing.properties import PROPERTIES, Property
 from leyden.testing.report import Broken, CallbackReport, NotChecked, Result
-from leyden.testing.runs import CannotRun, Exam, described
+from leyden.testing.runs import RAISED, CannotRun, Exam, described
 from leyden.testing.surroundings import left_untouched
 
 __all__ = ["callback_tests", "check_callback"]
@@ -99,9 +99,9 @@ def _result(one: Property, exam: Exam, results: dict[str, Result]) -> Result:
         return Result(one.name, "broken", _sentence(broken))
     except NotChecked as unknown:
         return Result(one.name, "not checked", _sentence(unknown))
-    except CannotRun as error:
-        return Result(one.name, "not checked", f"{_sentence(error)}: mend stages first")
-    except Exception as error:
+    except CannotRun:
+        return Result(one.name, "not checked", "a plain fit raises: mend stages first")
+    except RAISED as error:
         return Result(one.name, "broken", f"it raises {described(error)}")
 
 

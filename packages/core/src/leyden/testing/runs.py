@@ -28,7 +28,7 @@ from leyden.testing.differences import without_varying
 from leyden.testing.report import NotChecked
 from leyden.trainer import Trainer
 
-__all__ = ["CORE", "CannotRun", "Exam", "ExaminedTrainer", "Outcome", "Watch", "no_watch"]
+__all__ = ["CORE", "RAISED", "CannotRun", "Exam", "ExaminedTrainer", "Outcome", "Watch", "no_watch"]
 
 Watch = Callable[[object, str, Call], Call]
 """Wraps the call of a hook when the plan is compiled: gets owner, hook and call, returns the call to make."""
@@ -37,11 +37,15 @@ TRAINER: dict[str, Any] = {
     "accelerator": "cpu",
     "max_epochs": 3,
     "accumulate_grad_batches": 2,
-    "val_check_interval": 4,
+    "val_check_interval": 0.5,
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 5,
     "discover_callbacks": False,
 }
+
+
+RAISED = (Exception, SystemExit)
+"""What a callback may raise; Ctrl-C is the user's."""
 
 
 class CannotRun(Exception):
@@ -117,9 +121,13 @@ class Exam:
         seed_generators(seed)
         random.seed(seed)
 
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / "run"
+
     def empty_folder(self) -> Path:
         """Make the working folder of the next run: each has the same, since states may hold paths."""
-        run = self.folder / "run"
+        run = self.run_folder
         os.chdir(self.folder)
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
@@ -129,8 +137,8 @@ class Exam:
     def trainer(
         self, callbacks: list[Callback], *, watch: Watch = no_watch, **arguments: Any
     ) -> tuple[ExaminedTrainer, KeptRows]:
-        logger = KeptRows(Path.cwd())
-        given = {"logger": logger, "default_root_dir": Path.cwd(), **TRAINER, **self.claims.trainer, **arguments}
+        logger = KeptRows(self.run_folder)
+        given = {"logger": logger, "default_root_dir": self.run_folder, **TRAINER, **self.claims.trainer, **arguments}
         return ExaminedTrainer(watch, callbacks=callbacks, **given), logger
 
     def fit(
@@ -196,7 +204,7 @@ class Exam:
         try:
             callback = self.claims.fresh()
             return self.fit([callback], watch=costs.watch(callback))
-        except Exception as error:
+        except RAISED as error:
             cannot = CannotRun(f"a plain fit raises {described(error)}")
             cannot.__cause__ = error
             return cannot

@@ -50,8 +50,8 @@ class Saves(Callback):
 
     position = "checkpoint"
 
-    def __init__(self, folder: Path, points: dict[_Point, str]) -> None:
-        self._folder, self._points = folder, dict(points)
+    def __init__(self, exam: Exam, points: dict[_Point, str]) -> None:
+        self._exam, self._points = exam, dict(points)
         self.made: list[Saved] = []
 
     def _at(self, trainer: Trainer, event: str) -> None:
@@ -63,17 +63,16 @@ class Saves(Callback):
                 trainer.plan.when_done(partial(self._save, trainer, when))
 
     def _save(self, trainer: Trainer, when: str) -> None:
-        logger = trainer.loggers[0]
-        rows = len(logger.rows) if isinstance(logger, KeptRows) else 0
-        saved = Saved(when, self._folder / f"saved-{len(self.made)}", rows)
+        rows = sum(len(logger.rows) for logger in trainer.loggers if isinstance(logger, KeptRows))
+        saved = Saved(when, self._exam.folder / f"saved-{len(self.made)}", rows)
         self.made.append(saved)
-        run = self._folder / "run"  # and not the working folder: a callback may have gone elsewhere
+        run = self._exam.run_folder  # not the working folder, which a callback may have left
         try:
             trainer.save_checkpoint(run / CHECKPOINT)
         except Exception as error:
             saved.error = error
         else:
-            shutil.copytree(run, saved.folder)
+            shutil.copytree(run, saved.folder, symlinks=True)
             (run / CHECKPOINT).unlink()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -94,7 +93,7 @@ def saved_run(exam: Exam) -> tuple[Outcome, list[Saved]]:
     if "saved" not in exam.kept:
         points = _points(exam.straight.trainer)
         exam.empty_folder()
-        saves = Saves(exam.folder, points)
+        saves = Saves(exam, points)
         exam.kept["saved"] = exam.fit([exam.claims.fresh(), saves]), saves.made
     found: tuple[Outcome, list[Saved]] = exam.kept["saved"]
     return found

@@ -26,6 +26,7 @@ __all__ = ["left_untouched", "process_marks", "what_is_left"]
 def left_untouched() -> Iterator[None]:
     """Give back random state, folder, environment, warnings and settings of torch; nothing is printed inside."""
     folder, environment = os.getcwd(), dict(os.environ)
+    handlers = {number: _of_signal(number) for number in signal.valid_signals() if _is_named(number)}
     grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
     log = logging.getLogger("leyden")
     level = log.level
@@ -43,10 +44,18 @@ def left_untouched() -> Iterator[None]:
             log.setLevel(level)
             os.chdir(folder)
             _set_environment(environment)
+            _set_handlers(handlers)
             torch.set_grad_enabled(grad)
             torch.set_default_dtype(dtype)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+
+
+def _set_handlers(before: dict[Any, Any]) -> None:
+    for number, handler in before.items():
+        if handler is not None and _of_signal(number) is not handler:
+            with contextlib.suppress(ValueError, OSError):  # not in the main thread: nor was it changed there
+                signal.signal(number, handler)
 
 
 def _set_environment(before: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from leyden.hooks.binding import Call
 from leyden.hooks.contract import HOOKS
 from leyden.testing.differences import first_difference
 from leyden.testing.report import Broken
-from leyden.testing.runs import CORE, Exam, Outcome, Watch, described, no_watch
+from leyden.testing.runs import CORE, RAISED, Exam, Outcome, Watch, described, no_watch
 from leyden.trainer import Trainer
 
 __all__ = ["independence", "own_hooks_only", "second_instance"]
@@ -60,7 +60,7 @@ def second_instance(exam: Exam) -> str:
         raise Broken(f"a second one makes Trainer(...) raise {described(error)}") from error
     try:
         outcome = exam.fit([first, second])
-    except Exception as error:
+    except RAISED as error:
         raise Broken(f"with a second one in the trainer a fit raises {described(error)}") from error
     if first_difference(_weights(alone), _weights(exam.bare)):
         return ""  # what trains otherwise, twice, is not what it is once
@@ -114,11 +114,11 @@ def _beside(exam: Exam, names: str) -> Outcome:
         watch = _calls_of([*others.values(), module], callback, calls) if names == "acb" else no_watch
         try:
             exam.kept[names] = exam.fit([others.get(name, callback) for name in names], module=module, watch=watch)
-        except Exception as error:
+        except RAISED as error:
             exam.kept[names] = error
             raise Broken(f"beside other callbacks a fit raises {described(error)}") from error
     found = exam.kept[names]
-    if isinstance(found, Exception):
+    if isinstance(found, BaseException):
         raise Broken(f"beside other callbacks a fit raises {described(found)}")
     outcome: Outcome = found
     return outcome
@@ -134,7 +134,7 @@ def _difference(exam: Exam, beside: Outcome, alone: Outcome) -> str:
 
 def _without_bystanders(exam: Exam, value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if "ystander" not in str(key)}
+        kept = {key: item for key, item in value.items() if "ystander" not in str(key) and key != "loops"}
         return exam.without_varying({key: _without_bystanders(exam, item) for key, item in kept.items()})
     if isinstance(value, list):
         return [_without_bystanders(exam, item) for item in value]

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,25 +30,21 @@ class Failure(Exception):
 def exceptions(exam: Exam) -> str:
     """What ends the run surfaces; threads, files, handlers, patches and hooks are gone; a second fit works."""
     _ = exam.straight
-    ways: list[tuple[str, str, Callable[[], None], type[BaseException] | None]] = [
-        ("training_step raises", "training_step", _fail, Failure),
-        ("Ctrl-C comes in validation_step", "validation_step", _interrupt, KeyboardInterrupt),
-        ("the fit ends well", "", _fail, None),
-    ]
-    if threading.current_thread() is threading.main_thread():
-        ways.insert(2, ("SIGTERM comes in training_step", "training_step", _terminate, SIGTERMException))
-    for when, step, action, expected in ways:
-        _check(exam, when, step, action, expected)
+    ways = [_BY_ERROR, _BY_INTERRUPT, _BY_SIGNAL]
+    for way in ways if threading.current_thread() is threading.main_thread() else ways[:2]:
+        if not _check(exam, way, at_call=2):
+            _check(exam, way, at_call=1)  # there is no second one
+    _check(exam, None)
     return ""
 
 
-def _check(exam: Exam, when: str, step: str, action: Callable[[], None], expected: type[BaseException] | None) -> None:
+def _check(exam: Exam, way: _Way | None, at_call: int = 0) -> bool:
+    """End a run this way and look at what comes of it; return whether it was ended."""
     exam.empty_folder()
     callback, module = exam.claims.fresh(), exam.module()
     marks, patched = process_marks(), _patched_classes(exam)
+    calls = [] if way is None else _calls_of(module, way, at_call)
     own = set(vars(module))
-    if step:
-        _at_second_call(module, step, action)
     raised: BaseException | None = None
     trainer, _ = exam.trainer([callback])
     exam.seeded()
@@ -55,19 +52,29 @@ def _check(exam: Exam, when: str, step: str, action: Callable[[], None], expecte
         trainer.fit(module)
     except BaseException as error:
         raised = error
-    if expected is not None and not isinstance(raised, expected):
-        came = "nothing comes out" if raised is None else f"what comes out is {described(raised)}"
-        raise Broken(f"when {when}, {came}; do not swallow or replace what is not its own")
-    if expected is None and raised is not None:
-        raise Broken(f"a fit raises {described(raised)}")
-    for note in getattr(raised, "__notes__", ()):
-        if type(callback).__name__ in note and "raised" in note:
-            raise Broken(f"when {when}: {note}; teardown may come at any time, also before on_fit_start")
-    raised = None
-    left = what_is_left(marks) or _left_on(module, own - {step}, step) or _repatched(patched)
+    if way is not None and len(calls) < at_call:
+        return False
+    when = "the fit ends well" if way is None else f"{way.name} {way.step}"
+    _check_raised(callback, when, raised, way)
+    raised = None  # it holds the frames of the run, and all that is in them
+    left = what_is_left(marks) or _left_on(module, own) or _repatched(patched)
     if left and not any(part in left for part in exam.claims.leaves):
         raise Broken(f"when {when} it leaves {left}; take it back in teardown, which always comes (leaves=[...])")
     _again(exam, callback, when)
+    return True
+
+
+def _check_raised(callback: Callback, when: str, raised: BaseException | None, way: _Way | None) -> None:
+    if way is None:
+        if raised is not None:
+            raise Broken(f"a fit raises {described(raised)}")
+        return
+    if not isinstance(raised, way.raises):
+        came = "nothing comes out" if raised is None else f"what comes out is {described(raised)}"
+        raise Broken(f"when {when}, {came}; do not swallow or replace what is not its own")
+    for note in getattr(raised, "__notes__", ()):
+        if type(callback).__name__ in note and "raised" in note:
+            raise Broken(f"when {when}: {note}; teardown may come at any time, also before on_fit_start")
 
 
 def _again(exam: Exam, callback: Callback, when: str) -> None:
@@ -92,25 +99,41 @@ def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _at_second_call(module: LightningModule, name: str, action: Callable[[], None]) -> None:
-    """Let the second call of a step of this module do something first."""
-    original = getattr(module, name)
-    calls = 0
+@dataclass(frozen=True)
+class _Way:
+    """How a run is ended: what happens in which step, and what comes out."""
+
+    name: str
+    step: str
+    act: Callable[[], None]
+    raises: type[BaseException]
+
+
+_BY_ERROR = _Way("an error comes up in", "training_step", _fail, Failure)
+_BY_INTERRUPT = _Way("Ctrl-C comes in", "validation_step", _interrupt, KeyboardInterrupt)
+_BY_SIGNAL = _Way("SIGTERM comes in", "training_step", _terminate, SIGTERMException)
+
+
+def _calls_of(module: LightningModule, way: _Way, at_call: int) -> list[None]:
+    """Let it happen in a call of this module's step; return what gets longer with each."""
+    original = getattr(module, way.step)
+    calls: list[None] = []
 
     @functools.wraps(original)
     def step(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            action()
+        calls.append(None)
+        if len(calls) == at_call:
+            way.act()
         return original(*args, **kwargs)
 
-    object.__setattr__(module, name, step)
+    if type(module).validation_step is not LightningModule.validation_step or way.step != "validation_step":
+        object.__setattr__(module, way.step, step)
+    return calls
 
 
-def _left_on(module: nn.Module, own: set[str], step: str) -> str:
+def _left_on(module: nn.Module, own: set[str]) -> str:
     for name, value in vars(module).items():
-        if callable(value) and name not in own and name != step and hasattr(type(module), name):
+        if callable(value) and name not in own and hasattr(type(module), name):
             return f"{type(module).__name__}.{name} replaced on the module"
     for name, part in module.named_modules():
         for function in _hooks_of(part):

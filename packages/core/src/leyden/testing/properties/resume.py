@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from leyden.testing.differences import first_difference
 from leyden.testing.report import Broken, NotChecked
-from leyden.testing.runs import Exam, Outcome, described
+from leyden.testing.runs import RAISED, Exam, Outcome, described
 from leyden.testing.saving import CHECKPOINT, Saved, saved_run
 
 __all__ = ["resume"]
@@ -21,7 +20,7 @@ def resume(exam: Exam) -> str:
     for number, saved in enumerate(made):
         try:
             resumed = _resumed(exam, saved, seed=50 + number)
-        except Exception as error:
+        except RAISED as error:
             raise Broken(f"resumed from a checkpoint made {saved.when} it raises {described(error)}") from error
         if differs := _difference(exam, resumed, exam.straight, saved.rows):
             raise Broken(
@@ -34,8 +33,8 @@ def resume(exam: Exam) -> str:
 
 def _resumed(exam: Exam, saved: Saved, seed: int) -> Outcome:
     folder = exam.empty_folder()
-    shutil.copytree(saved.folder, folder, dirs_exist_ok=True)
-    Path(CHECKPOINT).unlink()
+    shutil.copytree(saved.folder, folder, symlinks=True, dirs_exist_ok=True)
+    (folder / CHECKPOINT).unlink()
     return exam.fit([exam.claims.fresh()], seed=seed, ckpt_path=saved.folder / CHECKPOINT)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from leyden.errors import MisconfigurationException
 from leyden.testing.report import Broken, NotChecked
-from leyden.testing.runs import CannotRun, Exam, described
+from leyden.testing.runs import RAISED, CannotRun, Exam, described
 
 __all__ = ["stages"]
 
@@ -46,7 +46,7 @@ def stages(exam: Exam) -> str:
             notes.append(f"not {name}: {error}")
         except _Refused as error:
             notes.append(f"it refuses to run {name}: {error}")
-        except Exception as error:
+        except RAISED as error:
             raise Broken(f"{name} it raises {described(error)}") from error
     return "; ".join(notes)
 

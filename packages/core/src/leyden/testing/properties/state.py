@@ -13,7 +13,7 @@ from leyden.errors import MisconfigurationException
 from leyden.state.checkpoint import dump
 from leyden.testing.differences import first_difference
 from leyden.testing.report import Broken, NotChecked
-from leyden.testing.runs import Exam, described
+from leyden.testing.runs import RAISED, Exam, described
 from leyden.testing.saving import CHECKPOINT, Saved, saved_run
 from leyden.trainer import Trainer
 
@@ -79,7 +79,7 @@ def _check_loading(exam: Exam, saved: Saved) -> None:
     exam.seeded()
     try:
         trainer.fit(exam.module(), ckpt_path=saved.folder / CHECKPOINT)
-    except Exception as error:
+    except RAISED as error:
         raise Broken(f"loading the state saved {saved.when} raises {described(error)}") from error
     differs = [
         first_difference(exam.without_varying(probe.state), exam.without_varying(begun.before))
