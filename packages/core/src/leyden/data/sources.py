@@ -177,7 +177,9 @@ class EvalSource:
         for index, loader in enumerate(self.loaders):
             length = loader_length(loader)
             batches = limit_batches(_effective(limit, overfit), length, argument)
-            if length == 0 and limit != 0:
+            if (
+                length == 0 and limit != 0 and not loader_length(found[index])
+            ):  # else only this process's share is empty
                 raise _nothing_in(loader, f"{name}[{index}]" if self.several else name)
             own_limit = own_limits[index] if own_limits is not None else None
             self.num_batches.append(batches if own_limit is None else min(batches, own_limit))

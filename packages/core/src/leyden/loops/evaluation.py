@@ -104,10 +104,7 @@ class GradientFreeLoop:
         inference_mode = trainer.settings.inference_mode and trainer.strategy.allows_inference_mode
         try:
             self._call_module("model_eval")
-            with (
-                torch.inference_mode() if inference_mode else torch.no_grad(),
-                trainer.strategy.evaluating(module, self.num_batches),
-            ):
+            with torch.inference_mode() if inference_mode else torch.no_grad():
                 yield
         except BaseException:
             restore_modes(modes)  # whoever catches this may train on
@@ -116,6 +113,11 @@ class GradientFreeLoop:
             self._call_module("model_train")
         else:
             restore_modes(modes)
+
+    def _has_batches(self) -> bool:
+        """Whether there is a batch, if not here then in another process: all go through the pass, or none."""
+        assert self.source is not None
+        return self._trainer.strategy.reduce_boolean_decision(any(self.source.num_batches), all=False)
 
     def _call_module(self, event: str) -> None:
         self._trainer.journal.hook = name = f"on_{self.hooks}_{event}"
@@ -165,7 +167,7 @@ class EvaluationLoop(GradientFreeLoop):
         """Evaluate once; with `sanity_batches` only that many batches of each dataloader, and nothing is logged."""
         trainer, journal = self._trainer, self._trainer.journal
         assert self.source is not None
-        if not any(self.source.num_batches):
+        if not self._has_batches():
             return []
         within_fit = trainer.state.fn == "fit"
         results: EVALUATE_OUTPUT = []
@@ -178,7 +180,9 @@ class EvaluationLoop(GradientFreeLoop):
                 self.call("epoch_start")
                 self.phase = "batches"
             if self.phase == "batches":
-                self._run_batches(self.source if sanity_batches is None else self.source.first(sanity_batches))
+                source = self.source if sanity_batches is None else self.source.first(sanity_batches)
+                with trainer.strategy.evaluating(trainer.lightning_module, source.num_batches):
+                    self._run_batches(source)
                 self._call_end("epoch_end")
             if self.phase == "epoch_end":
                 marks = trainer.fit_loop.marks if self._is_of_fit and trainer.fit_loop.marks_boundaries else None

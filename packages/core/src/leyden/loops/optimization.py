@@ -146,6 +146,8 @@ class AutomaticOptimization:
         loss = output if output.__class__ is Tensor else loss_in(output, self._module)
         if loss is None:
             self.outputs = {}
+            if self.window_open and self._no_grad_sync is not None:
+                self._trainer.strategy.average_held_back(self._module)
             return None
         factor = self._trainer.accumulate_grad_batches
         if factor != 1:

@@ -57,7 +57,7 @@ class PredictionLoop(GradientFreeLoop):
     def run(self, return_predictions: bool = True) -> PREDICT_OUTPUT | None:
         """Return the predictions per batch, in a list per dataloader when there are several; None if not wanted."""
         assert self.source is not None
-        if not any(self.source.num_batches):
+        if not self._has_batches():
             return [] if return_predictions else None
         callbacks, several = self._trainer.callbacks, self.source.several
         wanted = any(callback.wants_predictions for callback in callbacks)
@@ -75,11 +75,13 @@ class PredictionLoop(GradientFreeLoop):
         return predictions if several else predictions[0]
 
     def _run_pass(self, predictions: list[list[Any]] | None) -> None:
-        plan = self._trainer.plan
+        trainer, plan = self._trainer, self._trainer.plan
+        assert self.source is not None
         with self.evaluating():
             self.call("start")
             self.call("epoch_start")
-            self._run_batches(predictions)
+            with trainer.strategy.evaluating(trainer.lightning_module, self.source.num_batches):
+                self._run_batches(predictions)
             plan.predict_outputs[:] = predictions or []
             self.call("epoch_end")
             self.call("end")

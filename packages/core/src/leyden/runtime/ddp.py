@@ -159,6 +159,12 @@ class DDPStrategy(DistributedStrategy):
         searched = parallel.find_unused_parameters and not parallel.static_graph
         parallel.reducer.prepare_for_backward(_tensors_in(loss) if searched else [])
 
+    def average_held_back(self, module: nn.Module) -> None:
+        if not self._holds_back:
+            for parameter in self._trained:
+                if parameter.grad is not None:
+                    parameter.grad.copy_(self.reduce(parameter.grad))
+
     @contextlib.contextmanager
     def _without_sync(self) -> Iterator[None]:
         parallel, outer = self.parallel, self._holds_back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -16,7 +17,6 @@ from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
-    register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,7 +25,16 @@ from torch.optim import LBFGS, Optimizer
 from leyden.arguments import check_arguments, takes
 from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
-from leyden.runtime.sharding import check_ties, place_whole, roots_of
+from leyden.runtime.sharding import (
+    Gathering,
+    check_ties,
+    gather_for_calls,
+    gathered_step,
+    gathering_of,
+    give_back,
+    place_whole,
+    roots_of,
+)
 from leyden.runtime.unsynced import set_unsynced_gradients, unsynced_gradients
 
 __all__ = ["FSDPStrategy"]
@@ -54,8 +63,8 @@ class FSDPStrategy(DistributedStrategy):
     Args:
         wrap: Which submodules are gathered on their own: classes, or a function of name and module that returns
             whether to.
-        reshard_after_forward: Give gathered weights back after a module's forward, and gather them again for its
-            backward; None gives back all but the outermost. See ``fully_shard``.
+        reshard_after_forward: Whether parts give gathered weights back after their forward, and gather them again for
+            their backward. What is in no part is kept until the step is done.
         cpu_offload: Keep shares and optimizer states in CPU memory.
         mp_policy: Dtypes to gather and reduce in. By default those of ``Trainer(precision="bf16-mixed")`` or
             "16-mixed" on CUDA devices: weights are gathered in that dtype, gradients reduced in 32 bits.
@@ -75,7 +84,7 @@ class FSDPStrategy(DistributedStrategy):
         self,
         *,
         wrap: Collection[type[nn.Module]] | Callable[[str, nn.Module], bool] | None = None,
-        reshard_after_forward: bool | None = None,
+        reshard_after_forward: bool = True,
         cpu_offload: bool = False,
         mp_policy: MixedPrecisionPolicy | None = None,
         auto_wrap_policy: Collection[type[nn.Module]] | None = None,
@@ -86,33 +95,24 @@ class FSDPStrategy(DistributedStrategy):
     ) -> None:
         super().__init__(timeout=timeout, process_group_backend=process_group_backend)
         for name, value in unknown.items():
-            known = (
-                "wrap",
-                "reshard_after_forward",
-                "cpu_offload",
-                "mp_policy",
-                "state_dict_type",
-                "timeout",
-                "process_group_backend",
-            )
+            known = inspect.signature(FSDPStrategy).parameters
             instead = f" Instead: {_INSTEAD[name]}." if name in _INSTEAD else did_you_mean(name, known)
             raise UnknownArgumentError(f"FSDPStrategy({name}={value!r:.80}): there is no such argument.{instead}")
         reshard = reshard_after_forward
         check_arguments(
             "FSDPStrategy",
-            ("reshard_after_forward", reshard, isinstance(reshard, bool | None), "True, False or None"),
+            ("reshard_after_forward", reshard, isinstance(reshard, bool), "True or False"),
             ("cpu_offload", cpu_offload, isinstance(cpu_offload, bool), "True or False"),
             ("mp_policy", mp_policy, isinstance(mp_policy, MixedPrecisionPolicy | None), "a MixedPrecisionPolicy"),
             ("auto_wrap_policy", auto_wrap_policy, wrap is None or auto_wrap_policy is None, "no wrap beside it"),
+            ("state_dict_type", state_dict_type, state_dict_type in ("full", "sharded"), "'sharded' or 'full'"),
         )
         self.wrap = _as_function(auto_wrap_policy if wrap is None else wrap)
         self.reshard_after_forward, self.cpu_offload, self.mp_policy = reshard_after_forward, cpu_offload, mp_policy
-        if state_dict_type not in ("full", "sharded"):
-            raise MisconfigurationException(
-                f"FSDPStrategy(state_dict_type={state_dict_type!r}): expected 'sharded' or 'full'."
-            )
         self.state_dict_type = state_dict_type
         self._roots: list[Any] = []
+        self._steps_as_one = True
+        self._holds_back = False
 
     def connect(self, root_device: torch.device, place: Any) -> None:
         if self.cpu_offload and root_device.type == "cpu":
@@ -126,8 +126,8 @@ class FSDPStrategy(DistributedStrategy):
         return f"cpu:gloo,cuda:{backend}" if self.cpu_offload else backend  # norms of what is in CPU memory
 
     def setup_module(self, module: nn.Module) -> None:
-        manual = not getattr(module, "automatic_optimization", True)
-        roots = roots_of(module) if manual else [module]
+        self._steps_as_one = bool(getattr(module, "automatic_optimization", True))
+        roots = [module] if self._steps_as_one else roots_of(module)
         if not any(isinstance(one, FSDPModule) for one in module.modules()):  # else of an earlier run
             self._shard(module, roots)
         elif not all(isinstance(root, FSDPModule) for root in roots):
@@ -148,13 +148,23 @@ class FSDPStrategy(DistributedStrategy):
         units.sort(key=lambda one: sum(1 for _ in one.modules()))  # a part has fewer modules than what it is in
         check_ties(module, units)
         options: dict[str, Any] = {"mesh": init_device_mesh(self.root_device.type, (self.world_size,))}
-        options["reshard_after_forward"] = self.reshard_after_forward
         if self.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy()
         for unit in units:
             place_whole(unit, self.root_device, shared=self.world_size > 1)
             # Statistics of BatchNorm are in 32 bits, and its kernels want the weights to be so too.
-            fully_shard(unit, mp_policy=MixedPrecisionPolicy() if unit in apart else policy, **options)
+            own = MixedPrecisionPolicy() if unit in apart else policy
+            fully_shard(unit, mp_policy=own, reshard_after_forward=self._gives_back(unit, roots), **options)
+        if isinstance(module, FSDPModule):
+            gather_for_calls(module)
+
+    def _gives_back(self, unit: nn.Module, roots: Sequence[nn.Module]) -> bool:
+        """Whether a part gives its weights back after its forward.
+
+        The module as a whole does when its step is done. One that a step goes backward through always does: the step
+        may call it again after backward, and step the optimizer then.
+        """
+        return not self._steps_as_one if unit in roots else self.reshard_after_forward
 
     def _mp_policy(self) -> MixedPrecisionPolicy:
         """Gather in the dtype of autocast, which casts each weight to it anyway; but not on a CPU, whose norms mind."""
@@ -169,10 +179,8 @@ class FSDPStrategy(DistributedStrategy):
     def step_of(self, module: nn.Module, name: str) -> Callable[..., Any]:
         if not isinstance(module, FSDPModule):  # its parts are gathered as they run
             return super().step_of(module, name)
-        if name not in vars(module):
-            register_fsdp_forward_method(module, name)
         own: Callable[..., Any] = getattr(type(module), name).__get__(module)
-        return in_place_of(own, getattr(module, name))
+        return in_place_of(own, gathered_step(module, name))
 
     def check_optimizers(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         own = {id(parameter) for parameter in module.parameters()}
@@ -195,22 +203,21 @@ class FSDPStrategy(DistributedStrategy):
 
         Else weights are gathered as in training, a part at a time.
         """
-        with super().evaluating(module, num_batches):
-            if not self._is_uneven(num_batches):
+        units = [one for one in module.modules() if isinstance(one, FSDPModule)]
+        record = gathering_of(module) if isinstance(module, FSDPModule) else Gathering()
+        record.for_pass = True
+        uneven = self._is_uneven(num_batches)
+        try:
+            with super().evaluating(module, num_batches):
+                for unit in units if uneven else ():
+                    unit.unshard()
+                    unit.set_reshard_after_forward(False, recurse=False)
                 yield
-                return
-            units = [one for one in module.modules() if isinstance(one, FSDPModule)]
-            for unit in units:
-                unit.unshard()
-                unit.set_reshard_after_forward(False, recurse=False)
-            try:
-                yield
-            finally:
-                for unit in units:
-                    given_back = self.reshard_after_forward
-                    whole = unit in self._roots if given_back is None else not given_back
-                    unit.set_reshard_after_forward(not whole, recurse=False)
-                    unit.reshard()
+        finally:
+            record.for_pass = False
+            for unit in units if uneven else ():
+                unit.set_reshard_after_forward(self._gives_back(unit, self._roots), recurse=False)
+            give_back(module)
 
     def _is_uneven(self, num_batches: Sequence[int | float]) -> bool:
         if self.world_size == 1:
@@ -232,13 +239,23 @@ class FSDPStrategy(DistributedStrategy):
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    def average_held_back(self, module: nn.Module) -> None:
+        if not self._holds_back:
+            raise MisconfigurationException(
+                "training_step returned None for the last batch of an accumulation window whose gradients the "
+                "processes have not averaged yet, which FSDP2 does in a backward only. Return a loss of zero that "
+                "comes from the weights, such as 0.0 * self(batch).sum(), or use strategy='ddp'."
+            )
+
     @contextlib.contextmanager
     def _without_sync(self) -> Iterator[None]:
+        self._holds_back = True
         for root in self._roots:
             root.set_requires_gradient_sync(False)
         try:
             yield
         finally:
+            self._holds_back = False
             for root in self._roots:
                 root.set_requires_gradient_sync(True)
 

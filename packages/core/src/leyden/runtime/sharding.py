@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from leyden.errors import MisconfigurationException
 from leyden.runtime.distributed import share_from_first
 
-__all__ = ["check_ties", "place_whole", "roots_of"]
+__all__ = [
+    "Gathering",
+    "check_ties",
+    "gather_for_calls",
+    "gathered_step",
+    "gathering_of",
+    "give_back",
+    "place_whole",
+    "roots_of",
+]
+
+_RECORD = "_leyden_gathering"
 
 
 def roots_of(module: nn.Module) -> list[nn.Module]:
@@ -97,6 +110,69 @@ def _make_room(on_meta: Sequence[nn.Module], device: torch.device) -> None:
                     room = torch.empty_like(tensor, device=device)
                     rooms[tensor] = nn.Parameter(room, tensor.requires_grad) if name in layer._parameters else room
                 registry[name] = rooms[tensor]  # type: ignore[assignment]
+
+
+class Gathering:
+    """What a sharded module's weights are gathered for just now: a step of it, or all batches of an evaluation."""
+
+    def __init__(self) -> None:
+        self.for_step = self.for_pass = False
+
+
+def gathering_of(module: Any) -> Gathering:
+    """Return the record of a module that `gather_for_calls` was called with."""
+    record: Gathering = vars(module)[_RECORD]
+    return record
+
+
+def give_back(module: nn.Module) -> None:
+    """Let every process have its shards only. What is still gathered goes stale with the optimizer's next step."""
+    for one in module.modules():
+        if isinstance(one, FSDPModule):
+            one.reshard()
+
+
+def gather_for_calls(module: Any) -> None:
+    """Let ``module(batch)`` gather the weights, except in a step of it, for which they are gathered already.
+
+    FSDP2 takes the end of a call within a step for the end of that step, and would gather everything once more.
+    """
+    record = vars(module)[_RECORD] = Gathering()
+    state = module._get_fsdp_state()
+    for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
+        handle.remove()
+    plain = module.forward
+    register_fsdp_forward_method(module, "forward")
+    gathered = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if record.for_step:
+            return plain(*args, **kwargs)
+        result = gathered(*args, **kwargs)
+        if not record.for_pass:
+            give_back(module)
+        return result
+
+    module.forward = forward
+
+
+def gathered_step(module: Any, name: str) -> Callable[..., Any]:
+    """Return a method of `module` that gathers what is in none of its parts, for as long as it runs."""
+    if name not in vars(module):
+        register_fsdp_forward_method(module, name)
+    step, record = getattr(module, name), gathering_of(module)
+
+    def run(*args: Any) -> Any:
+        record.for_step = True
+        try:
+            result = step(*args)
+        finally:
+            record.for_step = False
+        if result is None and not record.for_pass:
+            give_back(module)  # which a backward would have done
+        return result
+
+    return run
 
 
 def _own(layer: nn.Module) -> Iterator[Tensor]:

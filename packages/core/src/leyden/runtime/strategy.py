@@ -90,6 +90,9 @@ class Strategy:
     def before_backward(self, loss: Tensor) -> None:
         """Prepare for a backward pass under manual optimisation, where a step may have several or none."""
 
+    def average_held_back(self, module: nn.Module) -> None:
+        """Average what `no_grad_sync` has held back, where a window of accumulation ends without a backward."""
+
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         """Clip by the norm over all processes' gradients; return that norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
