@@ -25,7 +25,7 @@ def in_other_words(error: RuntimeError, trained: Sequence[str]) -> Misconfigurat
         Parameters that no loss has used in the last step: head.weight. ...
     """
     said = str(error)
-    if "Expected to have finished reduction" in said and "static_graph" in said:
+    if "training graph has changed in this iteration" in said:
         return MisconfigurationException(
             "DDPStrategy(static_graph=True) promises that every step uses the same parameters, and this one did not. "
             "Leave static_graph out; strategy='ddp_find_unused_parameters_true' lets parameters go unused."
