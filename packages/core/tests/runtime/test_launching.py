@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from leyden import MisconfigurationException, Trainer
-from leyden.runtime.launching import check_can_launch
+from leyden.runtime.launching import check_can_launch, tell_of_failure
 
 
 def refusal() -> str:
@@ -50,3 +53,31 @@ def test_in_a_thread_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_script_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # as in a script that a test runs
     check_can_launch("Trainer(devices=2)")
+
+
+def failures(folder: Path, *codes: int, said: int | None = None) -> ChildFailedError:
+    """What torch's launcher raises: exit codes by process, one of which has written what was wrong."""
+    files = [folder / f"{rank}.json" for rank in range(len(codes))]
+    if said is not None:
+        files[said].write_text(json.dumps({"message": {"message": "x", "extraInfo": {"timestamp": "2000000000"}}}))
+    return ChildFailedError(
+        "script.py", {rank: ProcessFailure(rank, 1, code, str(files[rank])) for rank, code in enumerate(codes)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("codes", "said", "code", "told"),
+    [
+        ((1, 3), 1, 3, "Process 1 of 2 failed, with exit code 3."),
+        ((1, 1), 0, 1, "Process 0 of 2 failed, with exit code 1."),
+        ((1, -9), None, 137, "Process 1 of 2 was ended by SIGKILL; where nobody sent it, memory was full."),
+        ((-15, -11), None, 139, "Process 1 of 2 was ended by SIGSEGV."),
+        ((-15, 143), None, 143, "Process 1 of 2 failed, with exit code 143."),
+    ],
+)
+def test_the_first_that_failed_is_named(
+    codes: tuple[int, ...], said: int | None, code: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that failed by its absence, or that the launcher ended."""
+    assert tell_of_failure(failures(tmp_path, *codes, said=said), len(codes)) == code
+    assert capsys.readouterr().err == f"{told}\n"

@@ -45,6 +45,8 @@ class DistributedStrategy(Strategy):
 
     _runs = 0
     """Entry points that the processes of this program have begun together, each under a name of its own."""
+    _last_vote: Tensor | None = None
+    """A view of what the processes voted with last, which keeps that from C++."""
 
     def __init__(self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None) -> None:
         super().__init__()
@@ -202,6 +204,9 @@ class DistributedStrategy(Strategy):
             return decision
         vote = torch.tensor(int(decision), device=self.root_device)
         dist.all_reduce(vote, dist.ReduceOp.MIN if all else dist.ReduceOp.MAX)
+        # A run ends with a vote, and gloo's thread may hold the tensor for a moment more. Were it the last but Python
+        # to do so, it would need the interpreter, which may have ended by then: the process would be aborted.
+        DistributedStrategy._last_vote = vote.view(1)
         return bool(vote)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:

@@ -15,9 +15,9 @@ from leyden.errors import MisconfigurationException
 from leyden.runtime.places import LAUNCHED_VARIABLE
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-__all__ = ["check_can_launch", "end_with_launcher", "launch_script"]
+__all__ = ["check_can_launch", "end_with_launcher", "launch_script", "tell_of_failure"]
 
 _STARTED_IN = os.path.abspath(os.curdir) if os.path.isdir(os.curdir) else None
 """Where the command was given, as far as that can be known: its paths are relative to that folder."""
@@ -67,7 +67,7 @@ def launch_script(processes: int) -> NoReturn:
             elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
             code = 0
         except ChildFailedError as error:
-            code = _tell_of_failure(error, processes)
+            code = tell_of_failure(error, processes)
         except SignalException as error:
             code = 128 + error.sigval
     sys.exit(code)
@@ -81,13 +81,13 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
-def _tell_of_failure(error: ChildFailedError, processes: int) -> int:
+def tell_of_failure(error: ChildFailedError, processes: int) -> int:
     """Say which process failed first, and return its exit code.
 
-    That is the one that has written what went wrong into its file: others fail by its absence, perhaps seen earlier.
+    That is the one that has written what went wrong into its file, or that was killed: others fail by its absence,
+    which may have been noticed in the same moment.
     """
-    told = [failure for failure in error.failures.values() if failure.error_file_data.get("message") != "<NONE>"]
-    first = told[0] if told else error.get_first_failure()[1]
+    first = min(error.failures.values(), key=_how_late)
     if first.exitcode >= 0:
         print(f"Process {first.local_rank} of {processes} failed, with exit code {first.exitcode}.", file=sys.stderr)
         return int(first.exitcode)
@@ -95,6 +95,12 @@ def _tell_of_failure(error: ChildFailedError, processes: int) -> int:
     hint = "; where nobody sent it, memory was full" if name == "SIGKILL" else ""
     print(f"Process {first.local_rank} of {processes} was ended by {name}{hint}.", file=sys.stderr)
     return 128 - int(first.exitcode)
+
+
+def _how_late(failure: ProcessFailure) -> tuple[bool, bool, bool, int]:
+    said = failure.error_file_data.get("message") != "<NONE>"
+    ended = failure.exitcode == -signal.SIGTERM  # by the launcher, since another had failed
+    return not said, ended, failure.exitcode >= 0, failure.timestamp
 
 
 def _cores() -> int:
