@@ -38,10 +38,11 @@ myst_heading_anchors = 3
 nitpicky = True
 _OF_OTHERS = r"(torch|os|collections|types|pathlib|argparse|enum|contextlib|abc|datetime|tqdm|rich|matplotlib)(\..*)?"
 _OF_OTHERS_BY_NAME = r"Tensor|Optimizer|Module|nn\.Module|timedelta|EntryPoint|QConfig|ProgressColumn|Figure|Axes"
+_OF_OTHERS_BY_NAME += r"|AbstractContextManager|DistributedDataParallel|MixedPrecisionPolicy"
 # Types that signatures mention and nobody looks up: aliases, variables of generic functions, what is handed through.
 _HANDED_THROUGH = (
     r"(.*\.)?(M|T|R|P|D|Amount|AnyCallback|AnyModule|AttachedCallbacks|Decorator|Display|Duration|"
-    r"HookContext|LightningOptimizer|Metrics|MetricsDict|Mode|Modules|ModuleTable|Precision|Strategy|Switch|Transfer)"
+    r"HookContext|LightningOptimizer|Metrics|MetricsDict|Mode|Modules|ModuleTable|Place|Precision|Strategy|Switch|Transfer)"
 )
 nitpick_ignore_regex = [("py:class", one) for one in (_OF_OTHERS, _OF_OTHERS_BY_NAME, _HANDED_THROUGH)]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.parallel_runs import ACCELERATOR, Net, fit
+from tests.parallel_runs import Net, fit
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
@@ -15,11 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from leyden import Trainer, grad_norm
 from leyden.strategies import DDPStrategy, DistributedStrategy, FSDPStrategy
 
-__all__ = ["BEHAVIOURS", "seen"]
+__all__ = ["BEHAVIOURS", "ON_CPU", "seen"]
+
+ON_CPU = {"accelerator": "cpu"}
+"""There may be one GPU only, and this is about two processes."""
 
 
 def make_trainer(strategy: Any, **settings: Any) -> Trainer:
-    settings = {"max_epochs": 1, "accelerator": ACCELERATOR, "logger": False, "discover_callbacks": False, **settings}
+    settings = {"max_epochs": 1, "logger": False, "discover_callbacks": False, **ON_CPU, **settings}
     return Trainer(strategy=strategy, **settings)
 
 
@@ -133,7 +136,7 @@ class Overflowing(Net):
 
 def _overflow(strategy: Any) -> Any:
     module, trainer = Overflowing(4), make_trainer(strategy, precision="16-mixed")
-    trainer.precision_plugin.scaler = torch.amp.GradScaler(ACCELERATOR, init_scale=1024.0)
+    trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     trainer.fit(module)
     scaler = trainer.precision_plugin.scaler
     assert scaler is not None
@@ -175,7 +178,7 @@ class Untrained(Net):
 
 
 def nothing_to_train_at_first() -> Any:
-    return {strategy: fit(strategy, {}, Untrained) for strategy in ("ddp", "fsdp")}
+    return {strategy: fit(strategy, ON_CPU, Untrained) for strategy in ("ddp", "fsdp")}
 
 
 class LeavesOut(Net):
@@ -189,7 +192,7 @@ def windows_that_end_without_a_loss() -> Any:
     found = {}
     for strategy in ("ddp", "fsdp"):
         try:
-            found[strategy] = fit(strategy, {"accumulate_grad_batches": 2}, LeavesOut)
+            found[strategy] = fit(strategy, {**ON_CPU, "accumulate_grad_batches": 2}, LeavesOut)
         except Exception as error:
             found[strategy] = {"error": str(error)}
     return found
@@ -340,7 +343,7 @@ def module_after_fsdp() -> Any:
 
 
 class AverageGradients(DistributedStrategy):
-    """What DistributedDataParallel does, as plainly as it can be done."""
+    """What DistributedDataParallel does, as plainly as it can be done; ``docs/strategies.md`` shows it."""
 
     def setup_module(self, module: nn.Module) -> None:
         super().setup_module(module)

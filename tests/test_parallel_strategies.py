@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.parallel_behaviour import BEHAVIOURS, LeavesOut, Untrained, seen
+from tests.parallel_behaviour import BEHAVIOURS, ON_CPU, LeavesOut, Untrained, seen
 from tests.parallel_runs import Net, fit
 from tests.parallel_strategies import outcomes
 from tests.together import together
@@ -84,7 +84,7 @@ def test_norms_of_gradients_are_whole(both: list[dict[str, Any]]) -> None:
 
 @pytest.mark.filterwarnings("ignore:No optimizer step")
 def test_a_module_of_which_nothing_is_trained_at_first(both: list[dict[str, Any]]) -> None:
-    alone = fit("auto", {}, Untrained)
+    alone = fit("auto", ON_CPU, Untrained)
     for found in of(both, "nothing_to_train_at_first"):
         for run in found.values():
             assert run["steps"] == alone["steps"] == 6
@@ -96,7 +96,7 @@ def test_a_module_without_parameters(both: list[dict[str, Any]]) -> None:
 
 
 def test_a_window_whose_last_batch_has_no_loss(both: list[dict[str, Any]]) -> None:
-    alone = fit("auto", {"accumulate_grad_batches": 2}, LeavesOut)
+    alone = fit("auto", {**ON_CPU, "accumulate_grad_batches": 2}, LeavesOut)
     for found in of(both, "windows_that_end_without_a_loss"):
         assert found["ddp"]["steps"] == alone["steps"] == 4
         close(found["ddp"]["weights"], alone["weights"])
@@ -150,7 +150,7 @@ def test_a_module_after_fsdp(both: list[dict[str, Any]]) -> None:
 
 
 def test_a_strategy_of_ones_own(both: list[dict[str, Any]]) -> None:
-    alone = fit("auto", {}, Net)
+    alone = fit("auto", ON_CPU, Net)
     for weights, steps, world_size in of(both, "own_strategy"):
         assert (steps, world_size) == (alone["steps"], 2)
         close(weights, alone["weights"])

@@ -44,7 +44,7 @@ def test_ties_within_a_part_and_between_two() -> None:
 
 def test_meta_layers_are_filled_as_constructors_do() -> None:
     with torch.device("meta"):
-        layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.MultiheadAttention(2, 1), nn.Linear(2, 2))
+        layers: Any = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.MultiheadAttention(2, 1), nn.Linear(2, 2))
     layers[3].weight = layers[0].weight
     place_whole(layers, CPU, shared=False)
     assert {tensor.device.type for tensor in (*layers.parameters(), *layers.buffers())} == {"cpu"}
