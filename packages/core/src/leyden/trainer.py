@@ -246,7 +246,8 @@ class Trainer(TrainerProperties):
 
     def _compile_plan(self) -> None:
         callbacks = self._attached.called_in(None if self.state.fn is None else str(self.state.fn))
-        self.plan.compile(self, self.lightning_module_or_none, callbacks, wrap=self._wrap)
+        meetings = self.journal.meetings() if self.world_size > 1 else {}
+        self.plan.compile(self, self.lightning_module_or_none, callbacks, wrap=self._wrap, meetings=meetings)
 
     def watch_hooks(self, wrap: Wrap) -> Callable[[], None]:
         """Let `wrap` stand around every call of a hook from now on, and return what takes it away again.

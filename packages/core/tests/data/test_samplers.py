@@ -24,7 +24,14 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from leyden.data.samplers import FrozenSampler, SharedSampler, distributed_loader, overfit_loader, replace_sampler
+from leyden.data.samplers import (
+    FrozenSampler,
+    SharedSampler,
+    as_first_process,
+    distributed_loader,
+    overfit_loader,
+    replace_sampler,
+)
 from leyden.errors import MisconfigurationException
 
 
@@ -212,8 +219,29 @@ def test_a_dataset_is_shared_in_order() -> None:
     def make() -> DataLoader[int]:
         return DataLoader(Numbers(), batch_size=2)
 
-    assert shares(make, 3, "validate") == [[0, 3, 6, 9], [1, 4, 7, 0], [2, 5, 8, 1]]
-    assert shares(make, 3, "predict") == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+    assert shares(make, 3, "train") == [[0, 3, 6, 9], [1, 4, 7, 0], [2, 5, 8, 1]]
+    for stage in ("validate", "test", "predict"):
+        assert shares(make, 3, stage) == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+
+
+@pytest.mark.parametrize("options", [{"replacement": True}, {"num_samples": 4}], ids=str)
+def test_a_random_sampler_of_another_number_of_samples_is_dealt_out_as_it_is(options: Any) -> None:
+    def make() -> DataLoader[int]:
+        data = Numbers()
+        return DataLoader(data, sampler=RandomSampler(data, **{"num_samples": 6, **options}))
+
+    first, second = shares(make, 2, "train")
+    assert len(first) == len(second) == options.get("num_samples", 6) // 2
+    torch.manual_seed(0)
+    assert sorted([*first, *second]) == sorted(RandomSampler(Numbers(), **{"num_samples": 6, **options}))
+
+
+def test_a_process_knows_how_much_the_first_has() -> None:
+    loader = distributed_loader(DataLoader(Numbers(5), batch_size=2), 4, 3, "test")
+    with as_first_process([loader, [1, 2]]):
+        assert len(loader) == 1
+        assert len(loader.sampler) == 2
+    assert len(loader.sampler) == 1
 
 
 @pytest.mark.parametrize(
@@ -271,7 +299,14 @@ def test_drawing_leaves_the_generators_of_the_process_alone() -> None:
 def test_what_is_distributed_already_or_cannot_be_is_left() -> None:
     data = Numbers()
     by_user = DataLoader(data, sampler=DistributedSampler(data, 2, 0))
-    for loader in (by_user, DataLoader(Stream()), [1, 2], distributed_loader(DataLoader(data), 2, 0, "predict")):
+    for loader in (by_user, distributed_loader(DataLoader(data), 2, 0, "predict")):
         assert distributed_loader(loader, 2, 1) is loader
+    for loader, stage, told in (
+        (DataLoader(Stream()), "train", r"reads an IterableDataset \(Stream\).* trains on the same .*get_worker_info"),
+        ([1, 2], "test", r"reads a list, .* counts each sample again.*use_distributed_sampler=False"),
+    ):
+        with pytest.warns(UserWarning, match=told):
+            assert distributed_loader(loader, 2, 1, stage) is loader
+        assert distributed_loader(loader, 1, 0, stage) is loader
     with pytest.raises(MisconfigurationException, match="use_distributed_sampler=False"):
         distributed_loader(DataLoader(data, batch_sampler=ShuffledBatches()), 2, 0)

@@ -176,7 +176,8 @@ def test_the_strategy_prepares_each_loader_once() -> None:
         return distributed_loader(loader, 2, 1, "train")
 
     one = make()
-    source = TrainSource({"a": one, "b": [1, 2]}, prepare=prepare)
+    with pytest.warns(UserWarning, match="reads a list, which cannot be dealt out"):
+        source = TrainSource({"a": one, "b": [1, 2]}, prepare=prepare)
     assert isinstance(source.loaders["a"].sampler, DistributedSampler)
     assert not isinstance(one.sampler, DistributedSampler)
     assert source.num_batches == 2

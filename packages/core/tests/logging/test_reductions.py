@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from leyden.logging.exchange import FIRST_MESSAGE_VALUES, Share, exchange, header_of
 from leyden.logging.records import Record, Traits
 from leyden.logging.reductions import ExtremeRecord, KeptRecord, MeanRecord, SumRecord
 
@@ -138,20 +138,61 @@ def test_kept_values_reduce_by_name(reduction: Any) -> None:
     assert record.compute().item() == {"sum": 5, "max": 4, "min": 1}[reduction]
 
 
-def test_every_reduction_over_processes_uses_its_operation() -> None:
-    """The records' share of a collective is what they hand to ``strategy.reduce``: here one of two processes alike."""
-    seen: list[str] = []
+class Twins:
+    """The channel of a process that has a twin: the edge of the process is all that is not real."""
 
-    def two_alike(tensor: Tensor, op: str, /) -> Tensor:
-        seen.append(op)
-        return tensor * 2 if op == "sum" else tensor
+    root_device = torch.device("cpu")
 
-    results = {}
-    for kind, make in makers.items():
-        record = make()
-        record.reduce = two_alike
-        results[kind] = fill(record, [(1.0, 3), (5.0, 1)], as_tensors=False).compute().item()
-        record.sync_latest()
-        assert isinstance(record.latest, Tensor)
-    assert results == {"mean": 2.0, "sum": 12.0, "max": 5.0, "min": 1.0, "kept": 1.0, "graph": 2.0}
-    assert [op for op, after in pairwise([*seen, ""]) if op != after] == ["sum", "mean", "sum", "max", "min", "mean"]
+    def __init__(self) -> None:
+        self.sent: list[tuple[str | None, int]] = []
+
+    def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str | None = "mean") -> Tensor:
+        self.sent.append((reduce_op, len(tensor)))
+        return tensor * 2 if reduce_op == "sum" else tensor
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        return torch.stack([tensor, tensor])
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_shares_of_several_records_are_one_message_and_another_for_extremes(as_tensors: bool) -> None:
+    records = [fill(make(), [(1.0, 3), (5.0, 1)], as_tensors=as_tensors) for make in makers.values()]
+    twins = Twins()
+    of_epoch = exchange(twins, None, [one.epoch_share() for one in records], header_of("epoch"))
+    of_step = exchange(twins, None, [one.latest_share() for one in records], header_of("steps"))
+    assert of_epoch == [2.0, 12.0, 5.0, 1.0, 0.0, 2.0]  # a function of the user's own is told of alone
+    assert of_step == [5.0, 10.0, 5.0, 5.0, 5.0, 5.0]
+    assert twins.sent == [("sum", FIRST_MESSAGE_VALUES), ("max", 2)] * 2
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+@pytest.mark.parametrize("kind", ["max", "min"])
+def test_an_extreme_of_several_processes_is_nan_where_one_is(kind: str, as_tensors: bool) -> None:
+    record = fill(makers[kind](), [(math.nan, 1)], as_tensors=as_tensors)
+    (value,) = exchange(Twins(), None, [record.epoch_share()], header_of("")) or [None]
+    assert value is not None
+    assert math.isnan(value)
+
+
+def test_what_does_not_fit_the_first_message_is_in_a_second() -> None:
+    twins = Twins()
+    values = exchange(twins, None, [Share("sum", float(at), 1.0, True) for at in range(100)], header_of(""))
+    assert values == [2.0 * at for at in range(100)]
+    assert twins.sent == [("sum", FIRST_MESSAGE_VALUES), ("sum", 7 + 300 - FIRST_MESSAGE_VALUES)]
+    assert exchange(Twins(), None, [Share("mean", 0.0, 1.0, False)], header_of("")) == [None]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 65_536])
+def test_processes_that_send_something_else_are_found_out(processes: int) -> None:
+    class Others(Twins):
+        """All others send what `there` says."""
+
+        there = header_of("a")
+
+        def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str | None = "mean") -> Tensor:
+            others = tensor.new_zeros(len(tensor))
+            others[: len(self.there)] = torch.tensor(self.there, dtype=torch.float64)
+            return tensor + (processes - 1) * others
+
+    assert exchange(Others(), None, [], header_of("b")) is None
+    assert exchange(Others(), None, [], header_of("a")) == []

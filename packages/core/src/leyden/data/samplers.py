@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from leyden.errors import MisconfigurationException, with_article
 from leyden.rank_zero import rank_zero_warn
 from leyden.seed import SEED_VARIABLE, isolate_rng, seed_generators
 
-__all__ = ["distributed_loader", "overfit_loader", "replace_sampler"]
+__all__ = ["as_first_process", "distributed_loader", "overfit_loader", "replace_sampler"]
 
 
 def replace_sampler(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
@@ -121,21 +122,70 @@ def overfit_loader(loader: Any, name: str = "train_dataloader") -> Any:
 def distributed_loader(loader: Any, num_replicas: int, rank: int, stage: str = "train") -> Any:
     """Return `loader` reading only the share of process `rank` among `num_replicas`.
 
-    A `DistributedSampler` takes the place of the default samplers and shuffles where they did; a sampler of one's own
-    is drawn alike in every process and dealt out. For "train", "validate" and "test" the shares are equally long,
-    which repeats up to ``num_replicas - 1`` samples; for "predict" no sample is repeated. What already has a
-    `DistributedSampler`, is no `DataLoader` or reads an `IterableDataset` is returned as it is.
+    For "train" the shares are equally long, as processes need that train together: up to ``num_replicas - 1`` samples
+    are repeated. A `DistributedSampler` takes the place of the default samplers and shuffles where they did. For
+    "validate", "test" and "predict" each sample is in one share, of which the last ones may be shorter, or empty. A
+    sampler of one's own is drawn alike in every process and dealt out.
+
+    What already has a `DistributedSampler` is returned as it is; so is, with a warning, what cannot be dealt out: an
+    `IterableDataset`, or a loader that is no `DataLoader`.
     """
+    if num_replicas == 1:
+        return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        _tell_of_whole(loader, stage)
         return loader
     sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
     if isinstance(sampler, (DistributedSampler, SharedSampler)) or isinstance(loader.batch_sampler, DistributedSampler):
         return loader
     seed = int(os.environ.get(SEED_VARIABLE, "0"))
-    if stage == "predict" or type(sampler) not in (SequentialSampler, RandomSampler):
-        return replace_sampler(loader, SharedSampler(sampler, num_replicas, rank, seed=seed, repeat=stage != "predict"))
-    shuffle = type(sampler) is RandomSampler
-    return replace_sampler(loader, DistributedSampler(loader.dataset, num_replicas, rank, shuffle=shuffle, seed=seed))
+    if stage == "train" and _is_default(sampler):
+        shuffle = isinstance(sampler, RandomSampler)
+        return replace_sampler(
+            loader, DistributedSampler(loader.dataset, num_replicas, rank, shuffle=shuffle, seed=seed)
+        )
+    return replace_sampler(loader, SharedSampler(sampler, num_replicas, rank, seed=seed, repeat=stage == "train"))
+
+
+def _is_default(sampler: Any) -> bool:
+    """Whether `sampler` is one that a `DataLoader` makes for ``shuffle=True`` or False."""
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler._num_samples is None
+    return type(sampler) is SequentialSampler
+
+
+def _tell_of_whole(loader: Any, stage: str) -> None:
+    if isinstance(loader, DataLoader):
+        what = f"an IterableDataset ({type(loader.dataset).__name__})"
+        how = (
+            "in its __iter__ give every n-th sample, counting processes and workers: info = get_worker_info(); "
+            "num_workers, worker = (1, 0) if info is None else (info.num_workers, info.id); islice(samples, rank * "
+            "num_workers + worker, None, world_size * num_workers), with trainer.global_rank and trainer.world_size"
+        )
+    else:
+        what, how = with_article(type(loader).__name__), "give each process its own batches, by trainer.global_rank"
+    doubled = "trains on the same batches" if stage == "train" else "counts each sample again"
+    rank_zero_warn(
+        f"The {stage} dataloader reads {what}, which cannot be dealt out among processes: each of them reads all of it "
+        f"and {doubled}, unless it is split already. To split it, {how}. Then, or where all are to read all of it, "
+        "Trainer(use_distributed_sampler=False) silences this."
+    )
+
+
+@contextmanager
+def as_first_process(loaders: Iterable[Any]) -> Iterator[None]:
+    """Let loaders that are dealt out have the length that they have in process 0, which has the most."""
+    holders = [holder for loader in loaders for holder in (loader, getattr(loader, "batch_sampler", None))]
+    samplers = [getattr(holder, "sampler", None) for holder in holders]
+    found = [sampler for sampler in samplers if isinstance(sampler, SharedSampler)]
+    ranks = [sampler.rank for sampler in found]
+    try:
+        for sampler in found:
+            sampler.rank = 0
+        yield
+    finally:
+        for sampler, rank in zip(found, ranks, strict=True):
+            sampler.rank = rank
 
 
 class SharedSampler(Sampler[Any]):
@@ -159,6 +209,8 @@ class SharedSampler(Sampler[Any]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
+        if type(self.sampler) is SequentialSampler and not self.repeat:
+            return iter(range(self.rank, len(self.sampler), self.num_replicas))  # however large the dataset is
         with isolate_rng(include_cuda=False):
             seed_generators(self.seed + self.epoch)
             drawn = list(self.sampler)

@@ -20,7 +20,7 @@ from leyden.data.loaders import (
     set_epoch,
 )
 from leyden.data.resumable import ResumableLoader
-from leyden.data.samplers import overfit_loader
+from leyden.data.samplers import as_first_process, overfit_loader
 from leyden.errors import MisconfigurationException, with_article
 
 __all__ = ["EvalSource", "TrainSource"]
@@ -176,13 +176,14 @@ class EvalSource:
         self.num_batches: list[int | float] = []
         for index, loader in enumerate(self.loaders):
             length = loader_length(loader)
-            batches = limit_batches(_effective(limit, overfit), length, argument)
-            if (
-                length == 0 and limit != 0 and not loader_length(found[index])
-            ):  # else only this process's share is empty
+            with as_first_process(_single_loaders(loader)):
+                most = loader_length(loader)
+            batches = limit_batches(_effective(limit, overfit), most, argument)
+            if most == 0 and limit != 0:
                 raise _nothing_in(loader, f"{name}[{index}]" if self.several else name)
             own_limit = own_limits[index] if own_limits is not None else None
-            self.num_batches.append(batches if own_limit is None else min(batches, own_limit))
+            batches = batches if own_limit is None else min(batches, own_limit)
+            self.num_batches.append(batches if length is None else min(batches, length))
 
     def _members(self, loaders: object, name: str) -> tuple[list[Any], list[int | float | None] | None]:
         if isinstance(loaders, (list, tuple)) and not loaders:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from leyden.callback import Callback, attach
@@ -76,11 +77,15 @@ class Plan:
         callbacks: Sequence[Callback],
         *,
         wrap: Wrap | None = None,
+        meetings: Mapping[str, tuple[Call, Call | None]] = MappingProxyType({}),
     ) -> None:
         """Make the calls anew, in place: who holds the plan sees the change.
 
-        `callbacks` stand in the order of their calls. Raises `MisconfigurationException` for a hook whose signature
-        fits no generation.
+        `callbacks` stand in the order of their calls. `meetings` are calls for all processes, by hook: one before all
+        others, and one behind the module, before callbacks that come behind it.
+
+        Raises:
+            MisconfigurationException: a hook has a signature of no generation.
         """
         late = late_callbacks(callbacks)
         early_first = [c for c, is_late in zip(callbacks, late, strict=True) if not is_late]
@@ -92,10 +97,16 @@ class Plan:
         for hook in HOOKS.values():
             if not hook.callbacks or hook.name.startswith("on_init_"):
                 continue
+            first, behind_module = meetings.get(hook.name, (None, None))
+            if first is not None:
+                calls[hook.name] = [(self._journal, first)]
             for owner in at_epoch_end if hook.name.endswith("epoch_end") else in_order:
                 if (owner is not module or hook.module) and overrides(owner, hook.name):
                     group, call = binder.bound(hook, owner)
                     calls.setdefault(group, []).append((owner, call))
+            if behind_module is not None:
+                late_ones = [one for one in calls[hook.name] if any(one[0] is callback for callback in after_module)]
+                calls[hook.name].insert(len(calls[hook.name]) - len(late_ones), (self._journal, behind_module))
         for callback in callbacks:
             attach(callback, trainer)
         self._owners = tuple(in_order)

@@ -39,8 +39,12 @@ class Board:
         self.callback, self.logged, self.progress_bar = MetricsDict(), MetricsDict(), MetricsDict()
 
     def put_latest(self, record: Record) -> None:
-        """Take a record's value of its last step, if it has one."""
-        if record.traits.on_step and record.latest is not None:
+        """Take a record's value of its last step, if it has one; of several processes, the last that they shared."""
+        if not record.traits.on_step:
+            return
+        if record.of_all_latest is not None:
+            self._put(record, record.traits.step_name, *record.of_all_latest)
+        elif record.latest is not None:
             self._put(record, record.traits.step_name, record.latest_tensor(), record.step)
 
     def put_epoch(self, record: Record, value: Tensor, step: int) -> None:

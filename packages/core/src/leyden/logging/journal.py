@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +13,14 @@ from leyden.logging.board import Board
 from leyden.logging.metrics import MetricsDict, to_floats
 from leyden.logging.records import Key, Record
 from leyden.logging.registry import Registry
+from leyden.logging.rows import HeldRows
 from leyden.logging.rules import Options
+from leyden.logging.sharing import Sharing
 from leyden.logging.values import check_tensor, is_collection, is_metric, plain_number, raise_changed_kind
 from leyden.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
+    from leyden.loops.evaluation import EvaluationLoop
     from leyden.trainer import Trainer
 
 __all__ = ["Journal", "Stage"]
@@ -29,6 +32,8 @@ _EXACT = 2**53
 
 _EPOCH_ENDS = frozenset({"on_train_epoch_end", "on_validation_epoch_end", "on_test_epoch_end", "on_epoch_end"})
 """Hooks in which an epoch's values are there to be read, though more may yet be logged."""
+
+_BATCH_ENDS = frozenset({"on_train_batch_end", "on_batch_end"})
 
 
 class _Size(int):
@@ -71,9 +76,14 @@ class Journal:
         "_batches",
         "_board",
         "_checked_sizes",
+        "_has_shared",
+        "_held",
+        "_is_shared",
         "_records",
         "_registry",
         "_restored",
+        "_shares_late",
+        "_sharing",
         "_stage",
         "_trainer",
         "batch",
@@ -91,6 +101,12 @@ class Journal:
         self._batches: dict[int | None, int] = {}
         self._checked_sizes = False
         self._restored = False
+        self._sharing = {
+            stage: Sharing(trainer, self._registry, stage, None if stage == "train" else self._without_batch)
+            for stage in ("train", "sanity", "validate", "test")
+        }
+        self._has_shared = self._is_shared = self._shares_late = False
+        self._held = HeldRows()
         self.hook = ""
         self.batch: object = None
         self.dataloader_idx: int | None = None
@@ -107,6 +123,7 @@ class Journal:
             if not (stage == "train" and self._restored):
                 self.clear()
             self._restored = False
+        self._has_shared = self._is_shared = self._shares_late = False
         self._stage = stage
         self.resume(stage)
 
@@ -138,6 +155,7 @@ class Journal:
         self._registry.forget()
         self._board.clear()
         self._batches = {}
+        self._held.of.clear()
         self._checked_sizes = False
 
     # -- logging ----------------------------------------------------------------------------------------------------
@@ -193,8 +211,6 @@ class Journal:
         else:
             size = self.batch if type(self.batch) is _Size else self._measure()
         record.add(value, size, self._trainer.global_step)
-        if record.reduce is not None and record.traits.on_step:
-            record.sync_latest()
 
     def _record(self, name: str, options: Options, value: Any) -> Record:
         """The slow path, once per name and hook: look at everything, so that the next steps need not."""
@@ -258,41 +274,108 @@ class Journal:
             self._reduce()
 
     def _reduce(self) -> dict[Key, Tensor]:
-        """Publish and return the epoch's values as they stand now."""
+        """Publish and return the epoch's values as they stand now; of several processes, as they last shared them."""
         values: dict[Key, Tensor] = {}
         for key, record in self._records.items():
-            if record.traits.on_epoch and record.count and self._registry.can_reduce(record):
+            if not record.traits.on_epoch:
+                continue
+            if record.of_all is not None:
+                values[key] = record.of_all
+            elif record.count and not (record.shares and record.kind == "metric") and self._registry.can_reduce(record):
                 values[key] = record.compute()
+            if key in values:
                 self._board.put_epoch(record, values[key], self._trainer.global_step)
         return values
+
+    # -- several processes ------------------------------------------------------------------------------------------
+
+    def meetings(self) -> dict[str, tuple[Callable[..., object], Callable[..., object] | None]]:
+        """Return, by hook, the calls in which all processes bring their values together.
+
+        One is made before all others, one behind the module, before those who monitor. Nothing else here is collective.
+        """
+        at_end = self._share_epoch, self._share_epoch_hooks
+        return {
+            "on_train_batch_end": (self._share_steps, None),
+            "on_train_epoch_end": at_end,
+            "on_validation_epoch_end": at_end,
+            "on_test_epoch_end": at_end,
+        }
+
+    def _share_steps(self, *args: Any) -> None:
+        """Share values of steps where a row is due, and once at the beginning: not at each step."""
+        loop, every = self._trainer.fit_loop, self._trainer.settings.log_every_n_steps
+        due = (loop.batches_that_stepped + 1) % every == 0 if every else False
+        if loop.window_ends and (due or not self._has_shared):
+            sharing = self._sharing["train"]
+            sharing.share(steps=True)
+            self._has_shared = True
+            # What hooks behind this one log is shared where the row is written, if all are known to log there.
+            self._shares_late = due and any(one.key[0] in _BATCH_ENDS for one in sharing.of_steps)
+
+    def _share_epoch(self, *args: Any) -> None:
+        sharing = self._sharing[self._stage]
+        sharing.share(steps=self._stage == "train", epoch=True)
+        if self._stage in ("validate", "test") and sharing.of_steps:
+            own = {index: max(rows) + 1 for index, rows in self._held.of.items()}
+            for index, batch, row in self._held.shared(sharing):
+                self._write(row, self._batches.get(index, 0) - own.get(index, 0) + batch, epoch=False)
+
+    def _share_epoch_hooks(self, *args: Any) -> None:
+        self._sharing[self._stage].share(epoch_hooks=True)
+        self._is_shared = True
+
+    def _end_epoch(self) -> dict[Key, Tensor]:
+        """Return the epoch's values, shared now where a run goes on behind the hooks in which they are."""
+        if self._trainer.world_size > 1 and not self._is_shared:
+            self._share_epoch()
+        self._is_shared = False
+        self._refresh()
+        return self._reduce()
+
+    @property
+    def _loop(self) -> EvaluationLoop:
+        trainer = self._trainer
+        if self._stage == "test":
+            return trainer.test_loop
+        return trainer.fit_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop
+
+    def _without_batch(self) -> list[int]:
+        return self._loop.loaders_without_batch
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def train_batch_end(self) -> None:
         """Write what was logged for steps since the last time; the fit loop calls it every `log_every_n_steps`."""
         step = self._trainer.fit_loop.batches_that_stepped
+        if self._shares_late:
+            self._sharing["train"].share(steps=True)
+            self._shares_late = False
         self._write(self._fresh(), step, epoch=True)
 
     def train_epoch_end(self) -> None:
         """Reduce the epoch's values, write them at the epoch's last step, and begin anew."""
         step = max(self._trainer.fit_loop.batches_that_stepped - 1, 0)
-        self._refresh()
-        values = self._reduce()
+        values = self._end_epoch()
         self._write(self._for_loggers(values), step, epoch=True)
         self._save()
         self._registry.reset("train")
 
     def eval_batch_end(self) -> None:
         """Write what this evaluation batch logged for its step; batches count on, per dataloader, through a fit."""
-        step = self._batches.get(self.dataloader_idx, 0)
-        if self._stage != "sanity":
+        step, index = self._batches.get(self.dataloader_idx, 0), self.dataloader_idx
+        if self._stage == "sanity":
+            return
+        if shared := [one for one in self._sharing[self._stage].of_steps if one.fresh and one.latest is not None]:
+            latest = {one.key: one.latest for one in shared if one.key[2] == index and one.latest is not None}
+            self._held.hold(index, self._loop.batch_idx, self._fresh(), latest)
+        else:
             self._write(self._fresh(), step, epoch=False)
-            self._batches[self.dataloader_idx] = step + 1
+        self._batches[index] = step + 1
 
     def eval_epoch_end(self) -> list[dict[str, float]]:
         """Reduce an evaluation's values, write them, and return them as one dict per dataloader."""
-        self._refresh()
-        values = self._reduce()
+        values = self._end_epoch()
         results = self._results(to_floats(values))
         if self._stage != "sanity":
             step = self._trainer.fit_loop.batches_that_stepped
@@ -323,8 +406,12 @@ class Journal:
         for record in self._records.values():
             if record.fresh and record.traits.on_step:
                 record.fresh = False
-                if record.traits.to_logger and record.latest is not None:
+                if not record.traits.to_logger or record.latest is None:
+                    continue
+                if not record.shares or record.kind == "metric":
                     values[record.traits.step_name] = record.latest
+                elif record.of_all_latest is not None and record.count == record.shared_count:
+                    values[record.traits.step_name] = record.of_all_latest[0]
         return values
 
     def _write(self, values: dict[str, Any], step: int, *, epoch: bool) -> None:
@@ -347,12 +434,13 @@ class Journal:
     def state_dict(self) -> dict[str, Any]:
         """Return running reductions and the latest metrics with their steps, as plain data and tensors."""
         self._refresh()
-        return {
+        state = {
             "stage": self._stage,
             "records": self._registry.state_dict(),
             "metrics": self._board.state_dict(),
             "batches": [[index, count] for index, count in self._batches.items()],
         }
+        return {**state, "held": self._held.state_dict()} if self._held.of else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the run that made `state` would have: reductions cut in mid-epoch end bit-equal."""
@@ -360,5 +448,6 @@ class Journal:
         self._registry.load_state_dict(state["records"])
         self._board.load_state_dict(state["metrics"])
         self._batches = dict(state["batches"])
+        self._held.load_state_dict(state.get("held", []))
         self.resume(state["stage"])
         self._restored = True

@@ -59,8 +59,8 @@ class MetricRecord(Record):
     def compute(self) -> Tensor:
         return self._scalar(self.metric.compute())
 
-    def sync_latest(self) -> None:
-        """Nothing: torchmetrics reduces over processes by itself, as ``dist_sync_on_step`` says."""
+    # Of several processes a metric reduces what it is of by itself: in `compute`, and for a step's value as
+    # ``dist_sync_on_step`` says.
 
     def _scalar(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from leyden.logging.exchange import Share
+
 if TYPE_CHECKING:
     from leyden.logging.rules import Options
 
-__all__ = ["Key", "Record", "Reduce", "Traits"]
+__all__ = ["Key", "Record", "Traits"]
 
 Key = tuple[str, str, "int | None"]
 """Hook, name, dataloader index (``None`` unless there are several)."""
-
-
-class Reduce(Protocol):
-    """Reduces a tensor over the processes of a run: ``strategy.reduce``."""
-
-    def __call__(self, tensor: Tensor, op: str, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,8 @@ class Record:
     kind: ClassVar[str] = "latest"
 
     __slots__ = (
-        "count", "dtype", "fresh", "key", "latest", "options", "reduce", "step", "traits", "weighted",
+        "count", "dtype", "fresh", "group", "key", "latest", "of_all", "of_all_latest", "options", "shared_count",
+        "shares", "step", "traits", "weighted",
     )  # fmt: skip
 
     def __init__(self, key: Key, traits: Traits, dtype: torch.dtype) -> None:
@@ -72,7 +69,8 @@ class Record:
         self.traits = traits
         self.dtype = dtype
         self.options: Options | None = None
-        self.reduce: Reduce | None = None  # set where values are reduced over processes
+        self.shares = False  # set where the processes' values are reduced to one, over `group`
+        self.group: Any = None
         self.weighted = False
         self.reset()
 
@@ -82,6 +80,9 @@ class Record:
         self.step = 0
         self.fresh = False  # logged since it was last written to the loggers
         self.count = 0
+        self.shared_count = 0  # what `count` was when the step's value was last shared
+        self.of_all: Tensor | None = None  # the processes' value of the epoch, as they last shared it
+        self.of_all_latest: tuple[Tensor, int] | None = None  # that of the step, and the step
 
     def add(self, value: Any, size: int, step: int) -> None:
         """Take the value of one call; `size` is its weight in a mean, `step` the optimizer steps taken so far."""
@@ -99,15 +100,35 @@ class Record:
         """Return the epoch's value so far; changes nothing."""
         return self.latest_tensor()
 
-    def sync_latest(self) -> None:
-        """Reduce this step's value over the processes, all of which must have logged it."""
-        if self.reduce is not None and self.latest is not None:
-            self.latest = self.reduce(self.latest_tensor(), self._op())
+    def latest_share(self) -> Share:
+        """Return what this process adds to the step's value of all processes, which takes it in `take_latest`."""
+        present = self.latest is not None and self.count != self.shared_count
+        value = self.latest if present and self.latest is not None else 0.0
+        return Share(self.op, value.detach() if isinstance(value, Tensor) else value, 1.0, present)
+
+    def take_latest(self, value: float | None, step: int) -> None:
+        """Take the processes' value of the last step that was logged; `step` is that where it was not in this one."""
+        if value is not None:
+            logged_here = self.count != self.shared_count
+            self.of_all_latest = self._tensor(value), self.step if logged_here else step
+            self.fresh = True
+        self.shared_count = self.count
+
+    def epoch_share(self) -> Share:
+        """Return what this process adds to the epoch's value of all processes."""
+        return Share("sum", 0.0, 1.0, self.count > 0)  # just whether it was logged
+
+    def take_epoch(self, value: float | None) -> None:
+        """Take the processes' value of the epoch so far."""
+        self.of_all = None if value is None else self._tensor(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the values as plain data."""
         latest = self.latest.detach() if isinstance(self.latest, Tensor) else self.latest
-        return {"latest": latest, "step": self.step, "fresh": self.fresh, "count": self.count}
+        state: dict[str, Any] = {"latest": latest, "step": self.step, "fresh": self.fresh, "count": self.count}
+        if self.shares and self.group is None:  # a group is known in this run alone
+            state["of_all_latest"] = None if self.of_all_latest is None else list(self.of_all_latest)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
@@ -115,19 +136,20 @@ class Record:
         self.step = state["step"]
         self.fresh = state["fresh"]
         self.count = state["count"]
+        self.shares = "of_all_latest" in state
+        of_all = state.get("of_all_latest")
+        self.of_all_latest = None if of_all is None else (of_all[0], of_all[1])
 
     def description(self) -> dict[str, Any]:
         """Return, as plain data, how to make a record like this one."""
         return {"kind": self.kind, "traits": self.traits.as_dict(), "dtype": str(self.dtype).removeprefix("torch.")}
 
-    def _op(self) -> str:
+    @property
+    def op(self) -> str:
+        """How values of several processes become one: "mean", "sum", "max" or "min"."""
         return "mean"
 
     def _tensor(self, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.to(self.dtype).reshape(())
         return torch.tensor(float(value), dtype=self.dtype)  # float: torch takes no int above 64 bits
-
-    def _reduced(self, value: float | Tensor, op: str) -> Tensor:
-        total = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        return total if self.reduce is None else self.reduce(total, op)

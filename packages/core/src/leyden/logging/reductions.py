@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leyden.logging.buffer import DeviceBuffer, Reduction
+from leyden.logging.exchange import Share
 from leyden.logging.records import Key, Record, Traits
 
 __all__ = ["ExtremeRecord", "KeptRecord", "MeanRecord", "SumRecord"]
@@ -38,6 +39,10 @@ class _RunningRecord(Record):
 
     def _buffer_reduction(self) -> Reduction:
         return self.reduction
+
+    def _total(self) -> float | Tensor:
+        total: float | Tensor = self.number or 0.0
+        return total if self.buffer is None else total + self.buffer.total()
 
     def state_dict(self) -> dict[str, Any]:
         buffer = None if self.buffer is None else {**self.buffer.state_dict(), "device": str(self.buffer.device)}
@@ -72,15 +77,10 @@ class MeanRecord(_RunningRecord):
             self.number = value * size if self.number is None else self.number + value * size
 
     def compute(self) -> Tensor:
-        total: float | Tensor = self.number or 0.0
-        if self.buffer is not None:
-            total = total + self.buffer.total()
-        weight = self.weight if self.reduce is None else float(self._reduced(float(self.weight), "sum"))
-        if not weight:
-            return self._tensor(float("nan"))
-        if self.reduce is None:
-            return self._tensor(total / weight)
-        return self._tensor(self._reduced(total, "sum") / weight)
+        return self._tensor(self._total() / self.weight if self.weight else float("nan"))
+
+    def epoch_share(self) -> Share:
+        return Share("mean", self._total(), float(self.weight), self.count > 0)
 
 
 class SumRecord(_RunningRecord):
@@ -98,12 +98,13 @@ class SumRecord(_RunningRecord):
             self.number = value if self.number is None else self.number + value
 
     def compute(self) -> Tensor:
-        total: float | Tensor = self.number or 0.0
-        if self.buffer is not None:
-            total = total + self.buffer.total()
-        return self._tensor(self._reduced(total, "sum") if self.reduce is not None else total)
+        return self._tensor(self._total())
 
-    def _op(self) -> str:
+    def epoch_share(self) -> Share:
+        return Share("sum", self._total(), 1.0, self.count > 0)
+
+    @property
+    def op(self) -> str:
         return "sum"
 
 
@@ -125,18 +126,25 @@ class ExtremeRecord(_RunningRecord):
             self.number = value
 
     def compute(self) -> Tensor:
+        return self._tensor(self._best())
+
+    def epoch_share(self) -> Share:
+        return Share(self.op, self._best() if self.count else 0.0, 1.0, self.count > 0)
+
+    def _best(self) -> float | Tensor:
         best: float | Tensor | None = self.number
         if self.buffer is not None:
             on_device = self.buffer.total()
             pick = torch.maximum if self.largest else torch.minimum
             best = on_device if best is None else pick(on_device, torch.full_like(on_device, float(best)))
         assert best is not None
-        return self._tensor(self._reduced(best, self._op()) if self.reduce is not None else best)
+        return best
 
     def description(self) -> dict[str, Any]:
         return {**super().description(), "largest": self.largest}
 
-    def _op(self) -> str:
+    @property
+    def op(self) -> str:
         return "max" if self.largest else "min"
 
     def _buffer_reduction(self) -> Reduction:
@@ -181,17 +189,26 @@ class KeptRecord(Record):
         return torch.stack([self._tensor(value).to(device) for value in self.values])
 
     def compute(self) -> Tensor:
-        column = self.stacked()
+        return self.compute_of(self.stacked())
+
+    def compute_of(self, column: Tensor) -> Tensor:
+        """Return what all values of the epoch, `column`, come to."""
         if self.reduction == "mean":
             sizes = torch.tensor(self.sizes, dtype=self.dtype, device=column.device)
-            value = (column * sizes).sum() / sizes.sum()
-        elif self.reduction is not None:
-            value = getattr(column, self.reduction)()
-        elif self.function is not None:
-            value = torch.as_tensor(self.function(column), dtype=self.dtype, device=column.device)
-        else:
-            raise RuntimeError(f"the reduction of {self.key[1]!r} is not known yet")
-        return value if self.reduce is None else self.reduce(value, self._op())
+            return (column * sizes).sum() / sizes.sum()
+        if self.reduction is not None:
+            return getattr(column, self.reduction)()  # type: ignore[no-any-return]
+        if self.function is not None:
+            return torch.as_tensor(self.function(column), dtype=self.dtype, device=column.device)
+        raise RuntimeError(f"the reduction of {self.key[1]!r} is not known yet")
+
+    def epoch_share(self) -> Share:
+        if self.reduction is None or not self.count:  # a function of the user's own gets the values of all processes
+            return Share(self.op, 0.0, 1.0, self.count > 0)
+        value = self.compute().detach()
+        if self.reduction != "mean":
+            return Share(self.reduction, value, 1.0, True)
+        return Share("mean", value * sum(self.sizes), float(sum(self.sizes)), True)
 
     @property
     def reducible(self) -> bool:
@@ -210,5 +227,6 @@ class KeptRecord(Record):
         self.values = [] if state["values"] is None else list(state["values"].unbind())
         self.sizes = list(state["sizes"])
 
-    def _op(self) -> str:
+    @property
+    def op(self) -> str:
         return self.reduction or "mean"

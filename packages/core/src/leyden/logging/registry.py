@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from leyden.errors import MisconfigurationException
 from leyden.logging.buffer import widest_on
 from leyden.logging.metric_record import MetricRecord, attribute_of
-from leyden.logging.records import Key, Record, Reduce, Traits
+from leyden.logging.records import Key, Record, Traits
 from leyden.logging.reductions import ExtremeRecord, KeptRecord, MeanRecord, SumRecord
 from leyden.logging.rules import Options, check_name, levels_for, raise_changed_options, reduction_of
 from leyden.logging.values import is_metric
@@ -34,6 +35,7 @@ class Registry:
         self._trainer = trainer
         self._stages: dict[str, dict[Key, Record]] = {stage: {} for stage in _STAGES}
         self._warned_of: set[str] = set()
+        self.made = 0  # how many records were made, so that who keeps something of them sees when to look again
 
     def of(self, stage: str) -> dict[Key, Record]:
         """Return the records of `stage`; the dict stays the same object for as long as the registry lives."""
@@ -51,6 +53,7 @@ class Registry:
             for record in records.values():
                 record.reset()
             records.clear()
+        self.made += 1
 
     def record(self, records: dict[Key, Record], key: Key, options: Options, value: Any) -> Record:
         """Return the record for a name in a hook, made now unless it is there; raises what is wrong with the call."""
@@ -77,11 +80,25 @@ class Registry:
         record = self._make(records, key, traits, options, value)
         record.options = options
         record.weighted = in_step and record.kind in ("mean", "kept")
-        record.reduce = self._reduce_over_processes(options)
+        record.group = options.sync_dist_group
         if found is not None and found.options is None:
             self._adopt(found, record)
+        record.shares = self._shares(record, options)
         records[key] = record
+        self.made += 1
         return record
+
+    def take_part(self, stage: str, key: Key, described: dict[str, Any], group: Any) -> None:
+        """Make the record that other processes have, and this one, which had no batch, has not; it has no values."""
+        record = self._rebuilt(key, described)
+        if record is None:
+            raise MisconfigurationException(
+                f"The metric logged as {key[1]!r} in `{key[0]}` is no attribute of the module, so that a process "
+                "without a batch cannot take part in reducing it. Make it one: self.name = ... in __init__."
+            )
+        record.shares, record.group = True, group
+        self._stages[stage][key] = record
+        self.made += 1
 
     def can_reduce(self, record: Record) -> bool:
         """Whether the epoch's value of `record` can be had: the user's function is known once it was passed to log."""
@@ -121,17 +138,19 @@ class Registry:
                     "value mixes their data. Use one metric object per dataloader."
                 )
 
-    def _reduce_over_processes(self, options: Options) -> Reduce | None:
-        trainer = self._trainer
-        if not options.sync_dist or options.rank_zero_only or trainer.world_size == 1:
-            return None
-        group = options.sync_dist_group
-
-        def reduce(tensor: Tensor, op: str) -> Tensor:
-            reduced: Tensor = trainer.strategy.reduce(tensor.to(trainer.strategy.root_device), group, op)
-            return reduced
-
-        return reduce
+    def _shares(self, record: Record, options: Options) -> bool:
+        """Whether the values of all processes become one. A metric of torchmetrics always reduces, by itself."""
+        if self._trainer.world_size == 1 or options.rank_zero_only:
+            return False
+        if record.kind == "metric":
+            return True
+        if record.traits.on_epoch and not options.sync_dist:
+            self._warn_once(
+                f"self.log({record.key[1]!r}, ...) is called in {self._trainer.world_size} processes without "
+                "sync_dist=True: each has the value of its own share of the data, and process 0's is logged. Pass "
+                "sync_dist=True for that of all."
+            )
+        return options.sync_dist
 
     def _adopt(self, restored: Record, record: Record) -> None:
         """Let `record`, which now knows how it is logged, go on from the values of a checkpoint."""
@@ -139,6 +158,7 @@ class Registry:
             if not isinstance(record, MetricRecord):  # a metric's values are in the metric
                 record.load_state_dict(restored.state_dict())
             record.count, record.latest, record.step = restored.count, restored.latest, restored.step
+            record.of_all_latest = restored.of_all_latest
         else:
             self._warn_once(
                 f"{record.key[1]!r} in `{record.key[0]}` is logged in another way than when the checkpoint was made; "
@@ -175,7 +195,9 @@ class Registry:
             record = self._rebuilt((hook, name, index), state)
             if record is not None:
                 record.load_state_dict(state["values"])
+                record.shares = record.shares and self._trainer.world_size > 1
                 self._stages[state["stage"]][record.key] = record
+                self.made += 1
 
     def _rebuilt(self, key: Key, state: dict[str, Any]) -> Record | None:
         traits, dtype, kind = Traits(**state["traits"]), getattr(torch, state["dtype"]), state["kind"]

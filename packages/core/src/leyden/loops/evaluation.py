@@ -37,6 +37,7 @@ class GradientFreeLoop:
         batches_done: its batches that are done, that of a running `on_…_batch_end` included.
         batches_seen: batches done since the trainer was made.
         loaded_at_epoch: the epoch for which the dataloaders were asked for.
+        loaders_without_batch: those that have had none in the pass, in this process.
     """
 
     def __init__(self, trainer: Trainer, stage: str) -> None:
@@ -51,6 +52,7 @@ class GradientFreeLoop:
         self.source: EvalSource | None = None
         self._told_of_no_step = False
         self.loaded_at_epoch = 0
+        self.loaders_without_batch: list[int] = []
 
     @property
     def wanted(self) -> bool:
@@ -246,6 +248,7 @@ class EvaluationLoop(GradientFreeLoop):
         step, transfer, several = self.module_step(name), trainer.batch_transfer, source.several
         before, after = f"on_{self.hooks}_batch_start", f"on_{self.hooks}_batch_end"
         resumed = None if self._resumed is None else self._resumed["place"]
+        self.loaders_without_batch = []
         marks: Callable[[], object] | None = None
         if self._is_of_fit and trainer.fit_loop.marks_boundaries:
             marks = partial(trainer.fit_loop.marks.mark, "validation_batch")
@@ -285,6 +288,8 @@ class EvaluationLoop(GradientFreeLoop):
                     marks()
                 if trainer.attention_wanted and not (self._is_of_fit and trainer.world_size > 1):
                     trainer.raise_on_sigterm()  # processes that train together end behind the same training batch
+            if batch_idx < 0:
+                self.loaders_without_batch.append(dataloader_idx)
             if dataloader_idx + 1 < len(source.loaders):
                 self._open_loader(dataloader_idx + 1)
                 if marks is not None:  # before the loader begins, which draws random numbers
