@@ -337,6 +337,8 @@ class Listens(Callback):
 
 def test_all_processes_search_by_one_loss() -> None:
     class Two(Strategy):
+        world_size = 2
+
         def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
             return (tensor + 3.0) / 2  # the other process had a loss of 3
 

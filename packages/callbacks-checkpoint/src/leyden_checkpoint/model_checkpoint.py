@@ -356,9 +356,9 @@ class ModelCheckpoint(Checkpoint):
         return turn
 
     def _decide(self, trainer: Trainer, moment: Moment, *, due: bool, ends: bool) -> Turn:
+        metrics, score = self._metrics(trainer), None  # in every process: metrics may be reduced as they are asked for
         if not trainer.is_global_zero:
             return Turn()
-        metrics, score = self._metrics(trainer), None
         if due and self._watch is not None and self.save_top_k != 0:
             try:
                 score = self._watch.look(trainer, metrics, moment)

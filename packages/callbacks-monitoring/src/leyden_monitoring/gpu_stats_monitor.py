@@ -156,6 +156,8 @@ class GPUStatsMonitor(Callback):
                 "accelerator='cuda', or use DeviceStatsMonitor, which logs what any machine has."
             )
         self._watches = watches = {}
+        if trainer.local_rank:
+            return  # the first process of the machine watches them for all
         try:
             for index in gpus:
                 watches[index] = watch_gpu(index, 1.0)

@@ -20,6 +20,7 @@ from leyden_optim.hyperparameter import Hyperparameter
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
+    from leyden.runtime.strategy import Strategy
 
 __all__ = ["BatchSizeFinder"]
 
@@ -165,6 +166,15 @@ class BatchSizeFinder(Callback):
             trainer.fit_loop.forget_data()
             make_optimizers_anew(trainer, self._checkpoint)
 
+    def conflict_with_strategy(self, strategy: Strategy) -> str | None:
+        """A process cannot try a batch without the others' parts of the weights."""
+        if strategy.shards_weights:
+            return (
+                "a process that runs out of memory within a step leaves the others waiting for its part of the "
+                "weights; try batch sizes by hand, or search with strategy='ddp'"
+            )
+        return None
+
     # -- the search -------------------------------------------------------------------------------------------------
 
     def search(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -221,7 +231,8 @@ class BatchSizeFinder(Callback):
         fn, few = str(trainer.state.fn), _Few(self.steps_per_trial, trainer)
         names = ["train_dataloader", "val_dataloader"] if fn == "fit" else [_LOADERS[fn]]
         limits = {} if fn == "fit" else {f"limit_{names[0].split('_')[0]}_batches": self.steps_per_trial}
-        with trial(trainer, few, names, **limits) as aside:
+        # Alone: a process that runs out of memory in the middle of a step would leave the others waiting for it.
+        with trial(trainer, few, names, alone=trainer.world_size > 1, **limits) as aside:
             self._look_at(aside.given_loaders[names[0]], names[0], size)
             if fn != "fit":
                 loop = _evaluation(aside)

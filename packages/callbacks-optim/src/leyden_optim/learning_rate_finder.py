@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from leyden.arguments import is_count, is_positive, refuse
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
@@ -241,8 +243,10 @@ class _Sweep(Callback):
         rate, self._begins, self._steps = self._search.rate_at(self._steps), True, self._steps + 1
         if not self._has_loss:
             return
-        reduced = float(trainer.strategy.reduce(self._loss))
-        smooth = self._search.add(rate, reduced)
+        loss = self._loss
+        if trainer.world_size > 1:  # so that all end with the same step and the same rate
+            loss = float(trainer.strategy.reduce(torch.tensor(loss, device=trainer.strategy.root_device)))
+        smooth = self._search.add(rate, loss)
         if self._threshold is not None:
             if not math.isfinite(smooth) or (self._steps > 1 and smooth > self._threshold * self._lowest):
                 raise EndOfTrial

@@ -22,6 +22,7 @@ from leyden_optim.sparsity import Sparsity, sparsity_table, total_of
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
+    from leyden.runtime.strategy import Strategy
 
 __all__ = ["ModelPruning"]
 
@@ -142,6 +143,15 @@ class ModelPruning(Callback):
         self._unhook: Callable[[], None] | None = None
 
     # -- what is there --------------------------------------------------------------------------------------------
+
+    def conflict_with_strategy(self, strategy: Strategy) -> str | None:
+        """What is pruned is chosen among all weights of a layer, or of all layers."""
+        if strategy.shards_weights:
+            return (
+                "torch chooses what to prune among whole weights, and a process has a part of each; prune with "
+                "strategy='ddp', or what the training has made, in a process of its own"
+            )
+        return None
 
     def sparsity(self) -> list[Sparsity]:
         """Return how much of each parameter is pruned, in the order in which they are; empty before the first fit."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch.ao.quantization import QConfig
 
     from leyden import LightningModule, Trainer
+    from leyden.runtime.strategy import Strategy
 
 __all__ = ["QuantizationAwareTraining"]
 
@@ -109,6 +110,12 @@ class QuantizationAwareTraining(Callback):
         """Two of these would quantise one module twice."""
         if isinstance(other, QuantizationAwareTraining):
             return "each would fake-quantise what the other has fake-quantised; give one of them"
+        return None
+
+    def conflict_with_strategy(self, strategy: Strategy) -> str | None:
+        """Observers of torch look at whole weights."""
+        if strategy.shards_weights:
+            return "torch quantises whole weights, and a process has a part of each; use strategy='ddp'"
         return None
 
     # -- what it makes of a module ------------------------------------------------------------------------------------

@@ -146,21 +146,31 @@ class SpikeDetection(Callback):
             raise self._spike(trainer, value)
         self._spikes.add(value)
 
+    def _of_first(self, trainer: Trainer, loss: float) -> tuple[float, float, str]:
+        """Return the loss that spiked, the mean before it and where; of processes what the first saw that did."""
+        mean = self._spikes.mean
+        if not self._several:
+            return loss, mean, ""
+        seen = trainer.strategy.broadcast(trainer.strategy.gather((self._spikes.is_spike(loss), loss, mean)))
+        rank = next(rank for rank, (is_spike, _, _) in enumerate(seen) if is_spike)
+        return seen[rank][1], seen[rank][2], f" in process {rank} of {trainer.world_size}"
+
     def _spike(self, trainer: Trainer, loss: float) -> TrainingSpikeException:
         """Add the batch to the file, and return what to raise."""
+        loss, mean, where = self._of_first(trainer, loss)
         spikes, epoch, batch = self._spikes, trainer.current_epoch, trainer.fit_loop.batch_idx
         batches = [batch - 1, batch] if batch else [batch]
         each = not trainer.reload_dataloaders_every_n_epochs and is_same_each_epoch(trainer.train_dataloader)
         of = "each epoch" if each else f"epoch {epoch}"
         named = f"batch{'es' if batch else ''} {' and '.join(map(str, batches))} of {of}"
-        before = f"a mean of {spikes.mean:.5g} over {len(spikes.window)} before" if spikes.window else "none before"
+        before = f"a mean of {mean:.5g} over {len(spikes.window)} before" if spikes.window else "none before"
         message = (
-            f"The training loss spiked at batch {batch} of epoch {epoch}: {loss:.5g}, against {before} "
+            f"The training loss spiked at batch {batch} of epoch {epoch}{where}: {loss:.5g}, against {before} "
             f"(mode={spikes.mode!r}, atol={spikes.atol}, rtol={spikes.rtol}, finite_only={spikes.finite_only}). "
         )
         cause: OSError | None = None
         if trainer.is_global_zero:
-            why = {"loss": _as_json(loss), "mean": _as_json(spikes.mean)}
+            why = {"loss": _as_json(loss), "mean": _as_json(mean)}
             try:
                 add_batches(self._path, [{"epoch": None if each else epoch, "batch": one, **why} for one in batches])
             except OSError as error:
@@ -172,7 +182,7 @@ class SpikeDetection(Callback):
             )
         else:
             message += f"{str(self._path)!r} cannot be written ({cause.strerror or cause}), and does not name {named}."
-        spike = TrainingSpikeException(batch, message, epoch, loss, spikes.mean)
+        spike = TrainingSpikeException(batch, message, epoch, loss, mean)
         spike.__cause__ = cause
         return spike
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from leyden.module import LightningModule
+    from leyden.runtime.strategy import Strategy
     from leyden.trainer import Trainer
     from leyden.types import STEP_OUTPUT
 
@@ -110,6 +111,14 @@ class Callback:
 
         Asked about every other callback when callbacks are attached: an answer is an error at ``Trainer(...)``, and
         where the environment attached one of the two, a reason to leave that one out.
+        """
+        return None
+
+    def conflict_with_strategy(self, strategy: Strategy) -> str | None:
+        """Say why this callback cannot work in runs of `strategy`, and what to do; None where it can.
+
+        Asked when callbacks are attached, like `conflict_with`. ``strategy.shards_weights`` tells of one under which a
+        process has a part of each weight only.
         """
         return None
 

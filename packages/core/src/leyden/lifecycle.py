@@ -139,6 +139,9 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     checkpoint = _read_checkpoint(trainer, ckpt_path, weights_only is not False)
     if checkpoint is not None and fitting:
         restore_loggers(trainer, checkpoint)
+    if trainer.world_size > 1:
+        for logger in trainer.loggers:
+            logger.agree(trainer.strategy.broadcast)
     if plan.on_before_accelerator_backend_setup is not None:
         plan.on_before_accelerator_backend_setup()
     _prepare_data(trainer)

@@ -192,9 +192,10 @@ class Trainer(TrainerProperties):
         self.validate_loop, self.test_loop = EvaluationLoop(self, "validate"), EvaluationLoop(self, "test")
         self.predict_loop = PredictionLoop(self)
 
-    def aside(self, callbacks: Iterable[Callback]) -> Trainer:
+    def aside(self, callbacks: Iterable[Callback], strategy: Strategy | None = None) -> Trainer:
         """Return a trainer with this one's settings, module and data, but `callbacks`, loops and metrics of its own.
 
+        `strategy` is of the same device; without it this one's is shared.
         Its loggers take everything and keep nothing. For what is to be tried without a trace in the run:
         `leyden.loops.trial`.
         """
@@ -205,8 +206,9 @@ class Trainer(TrainerProperties):
         aside.received_sigterm = aside.attention_wanted = aside._should_stop = False
         aside.sigterm = SigtermListener(aside.hear_sigterm)
         aside._watching = []
+        aside.strategy = strategy or self.strategy
         aside._make_loops()
-        attached = AttachedCallbacks([Placed(callback) for callback in callbacks], aside._compile_plan)
+        attached = AttachedCallbacks([Placed(callback) for callback in callbacks], aside._compile_plan, aside.strategy)
         aside._attached = attached
         aside._isolation = Isolation(attached.of_environment, aside._users_parts, aside.plan.waiting, aside._switch_off)
         aside._compile_plan()
@@ -217,7 +219,7 @@ class Trainer(TrainerProperties):
         settings = self.settings
         if settings.max_time is not None:
             given += _timer(settings.max_time, given)
-        attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan)
+        attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan, self.strategy)
         call_init_hooks(given, "on_init_start", self)
         self._attached = attached
         if settings.enable_checkpointing is False and self.checkpoint_callbacks:

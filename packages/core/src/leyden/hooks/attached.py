@@ -10,6 +10,7 @@ from leyden.discovery.precedence import replaces, supersedes
 from leyden.hooks.checks import check_callbacks
 from leyden.hooks.ordering import Ordered, Placed, order_callbacks
 from leyden.rank_zero import rank_zero_info
+from leyden.runtime.strategy import Strategy
 
 __all__ = ["AttachedCallbacks", "CallbackList", "as_list"]
 
@@ -74,13 +75,15 @@ class CallbackList(list[Callback]):
 class AttachedCallbacks:
     """Keeps callbacks ordered and checked; `changed` is called after each change of the list by its user.
 
+    They are those of runs of `strategy`.
+
     Attributes:
         ordered: the callbacks in the order of their calls, with the reason for each place.
         list: the same callbacks as users see and change them: ``trainer.callbacks``; one list for the trainer's life.
     """
 
-    def __init__(self, placed: Sequence[Placed], changed: Callable[[], None]) -> None:
-        self._changed = changed
+    def __init__(self, placed: Sequence[Placed], changed: Callable[[], None], strategy: Strategy | None = None) -> None:
+        self._changed, self._strategy = changed, strategy
         self._own: list[Placed] = []  # the user's and those discovered
         self._brought: list[Placed] = []  # the module's
         self._hidden: list[Placed] = []  # those of one's own that the module's stand in for
@@ -138,7 +141,7 @@ class AttachedCallbacks:
     ) -> None:
         placed = [*(p for p in own if not any(p is one for one in hidden)), *brought]
         known = [p.callback for p in (*self._own, *self._brought)]
-        check_callbacks([p.callback for p in placed], known=known, where=where)
+        check_callbacks([p.callback for p in placed], known=known, where=where, strategy=self._strategy)
         self.ordered = order_callbacks(placed)
         self._own, self._brought, self._hidden = own, brought, hidden
         self._show()

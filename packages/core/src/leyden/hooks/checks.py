@@ -12,25 +12,35 @@ from leyden.errors import MisconfigurationException, did_you_mean, with_article
 from leyden.hooks.contract import HOOKS
 from leyden.hooks.findings import Examined, findings, overrides
 from leyden.hooks.signatures import fit
+from leyden.runtime.strategy import Strategy
 
 __all__ = ["check_callbacks", "check_datamodule", "check_module"]
 
 _warned_classes: WeakSet[type] = WeakSet()
 
 
-def check_callbacks(callbacks: Sequence[object], *, known: Sequence[object] = (), where: str = "callbacks=") -> None:
+def check_callbacks(
+    callbacks: Sequence[object],
+    *,
+    known: Sequence[object] = (),
+    where: str = "callbacks=",
+    strategy: Strategy | None = None,
+) -> None:
     """Check what stands in `where`; older hooks and signatures give a `DeprecationWarning`.
 
     Those that are also in `known` were checked before: only what they cannot share with the others is looked at.
 
     Raises `MisconfigurationException` for what is no callback, misspelt hooks, hooks that cannot be called or whose
-    signature fits no generation, state keys that two callbacks share, and two that cannot work beside each other.
+    signature fits no generation, state keys that two callbacks share, and those that cannot work beside each other or
+    in runs of `strategy`.
     """
     checked = [_checked_callback(callback, where) for callback in callbacks]
     checked_before = {id(callback) for callback in known}
     for callback in checked:
         if id(callback) not in checked_before:
             _check(callback)
+    if strategy is not None:
+        _check_strategy(checked, strategy)
     _check_conflicts(checked)  # first: a `name`, which the other asks for, would not let them work either
     _check_state_keys(checked)
 
@@ -105,6 +115,14 @@ def _check_conflicts(callbacks: Sequence[Callback]) -> None:
             if reason:
                 names = f"{type(callback).__qualname__} and {type(other).__qualname__}"
                 raise MisconfigurationException(f"{names} cannot work in one trainer: {reason}")
+
+
+def _check_strategy(callbacks: Sequence[Callback], strategy: Strategy) -> None:
+    for callback in callbacks:
+        reason = callback.conflict_with_strategy(strategy)
+        if reason:
+            names = f"{type(callback).__qualname__} cannot work with {type(strategy).__qualname__}"
+            raise MisconfigurationException(f"{names}: {reason}")
 
 
 def _has_state(callback: Callback) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,10 @@ class FolderLogger(Logger):
         if self._hparams_changed:
             replace_text(self.make_folder() / self.HPARAMS_FILE, to_yaml(self.hparams))
             self._hparams_changed = False
+
+    def agree(self, broadcast: Callable[[Any], Any]) -> None:
+        """Take the first process's folder: another may look for the next number when that is there already."""
+        self._version = broadcast(self.version)
 
     def place(self) -> dict[str, Any]:
         """Return which folder this is, for the state of a run."""

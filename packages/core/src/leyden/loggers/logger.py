@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -80,6 +80,12 @@ class Logger(ABC):
 
     def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:  # noqa: B027
         """Write the model's graph, where the logger can show one."""
+
+    def agree(self, broadcast: Callable[[Any], Any]) -> None:  # noqa: B027
+        """Take from the first process what each would choose for itself, such as the number of a folder.
+
+        Called in every process, with several, as an entry point begins: `broadcast` returns the first one's object.
+        """
 
     def save(self) -> None:  # noqa: B027
         """Write out what is held back."""

@@ -17,6 +17,7 @@ from leyden.data.loaders import map_loaders
 from leyden.data.transfer import compile_transfer
 from leyden.errors import MisconfigurationException, with_article
 from leyden.loops.sources import has_loader, request_loader
+from leyden.runtime.strategy import SingleDeviceStrategy, Strategy
 from leyden.state.remembered import Remembered
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class EndOfTrial(Exception):
 
 
 @contextmanager
-def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **settings: Any) -> Iterator[Trainer]:
+def trial(
+    trainer: Trainer, watcher: Callback, loaders: Sequence[str], *, alone: bool = False, **settings: Any
+) -> Iterator[Trainer]:
     """Yield a trainer for a trial in a hook of `trainer`, or between its loops; all is as before when it is over.
 
     It is ``trainer.aside([watcher])``, with the module, datamodule and optimizers of the run, whose contents are put
@@ -41,6 +44,7 @@ def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **setting
     Args:
         watcher: the one callback of the trial.
         loaders: the hooks of the dataloaders that it reads, such as "train_dataloader".
+        alone: of several processes each makes the trial for itself, and waits for no other.
         settings: of the Trainer's, for the trial.
 
     Raises:
@@ -51,7 +55,7 @@ def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **setting
     with trainer.fit_loop.marks.unwatched():
         before = Remembered(module, datamodule, trainer.precision_plugin.scaler, *trainer.optimizers, *schedulers)
         try:
-            aside = trainer.aside([watcher])
+            aside = trainer.aside([watcher], _of_one(trainer.strategy) if alone else None)
             module.trainer = aside
             if datamodule is not None:
                 datamodule.trainer = aside
@@ -68,6 +72,14 @@ def trial(trainer: Trainer, watcher: Callback, loaders: Sequence[str], **setting
             if datamodule is not None:
                 datamodule.trainer = trainer
             before.put_back()
+
+
+def _of_one(strategy: Strategy) -> Strategy:
+    """Return a strategy of this process alone, on its device and under its number."""
+    own = SingleDeviceStrategy(strategy.root_device)
+    own.precision = strategy.precision
+    own.global_rank, own.local_rank, own.node_rank = strategy.global_rank, strategy.local_rank, strategy.node_rank
+    return own
 
 
 def _settle(aside: Trainer, trainer: Trainer, settings: dict[str, Any]) -> None:

@@ -78,6 +78,8 @@ class FSDPStrategy(DistributedStrategy):
         >>> strategy = FSDPStrategy(wrap={nn.TransformerEncoderLayer}, reshard_after_forward=False)
     """
 
+    shards_weights = True
+
     allows_inference_mode = False  # a weight that is first gathered in evaluation could not be trained on
 
     def __init__(

@@ -12,13 +12,32 @@ from torch.optim import Optimizer
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["as_like", "has_shards", "is_shard", "mapped_shards", "parted_state", "whole"]
+__all__ = ["as_like", "has_shards", "is_shard", "mapped_shards", "own_part", "parted_state", "whole", "with_own_part"]
 
 
 def is_shard(value: Any) -> bool:
     """Whether `value` is a part of a tensor, whose other parts are in other processes: a ``DTensor``."""
     tensors = sys.modules.get("torch.distributed.tensor")  # one exists only where its class is imported
     return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this process has of a shard, in the same memory; another tensor as it is."""
+    shard: Any = tensor
+    return shard.detach().to_local() if is_shard(tensor) else tensor
+
+
+def with_own_part(part: Tensor, like: Tensor) -> Tensor:
+    """Return a shard as `like` is, of which this process has `part`; where `like` is none, `part` as it is."""
+    if not is_shard(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    shard: Any = like
+    return DTensor.from_local(
+        part.to(shard.to_local().device), shard.device_mesh, shard.placements, run_check=False, shape=shard.shape,
+        stride=shard.stride(),
+    )  # fmt: skip
 
 
 def has_shards(value: Any) -> bool:

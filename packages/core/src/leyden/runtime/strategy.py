@@ -30,6 +30,7 @@ class Strategy:
         precision: what the Trainer's `precision` says; set before any run.
         state_dict_type: how a checkpoint is kept where weights are ``DTensor`` of several processes: "full", one file
             that the first writes, or "sharded", a folder that all write.
+        shards_weights: whether a process has a part of each weight only, as a ``DTensor``.
         is_torn: whether an error has separated the processes, which the run sets: from there on none waits for another.
     """
 
@@ -40,6 +41,8 @@ class Strategy:
     precision: Precision | None = None
 
     state_dict_type = "full"
+
+    shards_weights = False
 
     is_torn = False
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.errors import MisconfigurationException
+from leyden.runtime.shards import own_part
 from leyden.state.rng import collect_rng, restore_rng
 
 __all__ = ["Remembered"]
@@ -137,7 +138,7 @@ class Remembered:
             )
         if tensor.is_meta or tensor.layout is not torch.strided:
             return
-        saved = tensor.detach().to("cpu", copy=True)
+        saved = own_part(tensor).detach().to("cpu", copy=True)
         grad = tensor.grad if tensor.is_leaf else None
         if grad is not None:
             self._look_into(grad)
@@ -197,10 +198,11 @@ def _refill_set(value: set[Any], items: set[Any]) -> None:
 
 
 def _put_back_tensor(tensor: Tensor, saved: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
-    if tensor.shape != saved.shape or tensor.dtype != saved.dtype:
+    part = own_part(tensor)
+    if part.shape != saved.shape or tensor.dtype != saved.dtype:
         tensor.data = saved.to(tensor.device)
-    elif not _same_bytes(tensor, saved):
-        tensor.copy_(saved)
+    elif not _same_bytes(part, saved):
+        part.copy_(saved)
     if tensor.is_leaf:
         if tensor.requires_grad != requires_grad:
             tensor.requires_grad_(requires_grad)
