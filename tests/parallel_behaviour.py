@@ -321,8 +321,12 @@ def layers_made_on_the_meta_device() -> Any:
     torch.manual_seed(5)
     module, trainer = OnMeta(), make_trainer(FSDPStrategy(wrap=lambda name, one: name in ("net.0", "net.2")))
     trainer.fit(module)
+    trainer.save_checkpoint("meta.ckpt")
+    again = OnMeta()
+    make_trainer(FSDPStrategy(), max_epochs=2).fit(again, ckpt_path="meta.ckpt")
     return {
-        "tied": module.net[6].weight is module.net[5].weight,
+        "read": again.begun,
+        "tied": module.net[6].weight is module.net[5].weight and again.net[6].weight is again.net[5].weight,
         "begun": module.begun,
         "trained": whole(module),
         "steps": trainer.global_step,

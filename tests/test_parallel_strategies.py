@@ -13,9 +13,9 @@ from tests.together import together
 
 
 @pytest.fixture(scope="module")
-def both() -> list[dict[str, Any]]:
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes saw, one behaviour after the other: they are started once."""
-    return [ended.value for ended in together(seen, *BEHAVIOURS, timeout_s=300)]
+    return [ended.value for ended in together(seen, *BEHAVIOURS, timeout_s=300, folder=tmp_path_factory.mktemp("both"))]
 
 
 def of(both: list[dict[str, Any]], name: str) -> tuple[Any, Any]:
@@ -133,6 +133,7 @@ def test_layers_made_on_the_meta_device(both: list[dict[str, Any]]) -> None:
     assert first["steps"] == 6
     close(first["begun"], second["begun"])
     for name, trained in first["trained"].items():
+        close(first["read"][name], trained)
         if "running" not in name:  # which are each process's own until they are evaluated with
             close(trained, second["trained"][name])
     begun, bound = first["begun"]["net.0.weight"], 0.5  # as nn.Linear(4, 8) draws them

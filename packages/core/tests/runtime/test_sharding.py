@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from leyden import MisconfigurationException
-from leyden.runtime.sharding import check_ties, place_whole, roots_of
-
-CPU = torch.device("cpu")
+from leyden.runtime.sharding import check_ties, roots_of
 
 
 class Gan(nn.Module):
@@ -40,26 +38,3 @@ def test_ties_within_a_part_and_between_two() -> None:
     check_ties(net, [net])
     with pytest.raises(MisconfigurationException, match=r"0\.weight and 1\.weight are one parameter"):
         check_ties(net, [net[0], net])
-
-
-def test_meta_layers_are_filled_as_constructors_do() -> None:
-    with torch.device("meta"):
-        layers: Any = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.MultiheadAttention(2, 1), nn.Linear(2, 2))
-    layers[3].weight = layers[0].weight
-    place_whole(layers, CPU, shared=False)
-    assert {tensor.device.type for tensor in (*layers.parameters(), *layers.buffers())} == {"cpu"}
-    assert layers[3].weight is layers[0].weight
-    assert layers[2].out_proj.bias.tolist() == [0.0, 0.0]  # by the attention, after the layer in it
-    variance: Any = layers[1].running_var
-    assert variance.tolist() == [1.0, 1.0]
-    assert 0 < float(layers[0].weight.detach().abs().max()) < 1
-
-
-def test_a_meta_layer_that_nobody_can_fill() -> None:
-    class Scale(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(2, device="meta"))
-
-    with pytest.raises(MisconfigurationException, match=r"Scale was made on the meta device, and has no method reset_"):
-        place_whole(nn.Sequential(Scale()), CPU, shared=False)

@@ -25,6 +25,7 @@ from torch.optim import LBFGS, Optimizer
 from leyden.arguments import check_arguments, takes
 from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
+from leyden.runtime.meta import fill_meta
 from leyden.runtime.sharding import (
     Gathering,
     check_ties,
@@ -136,6 +137,7 @@ class FSDPStrategy(DistributedStrategy):
             raise MisconfigurationException(
                 f"{type(module).__name__} was sharded for the other setting of automatic_optimization; make it anew."
             )
+        fill_meta(module, self.root_device)
         for tensor in _not_yet(module):
             tensor.data = tensor.data.to(self.root_device)
         self._roots = roots

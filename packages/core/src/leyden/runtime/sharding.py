@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from leyden.errors import MisconfigurationException
 from leyden.runtime.distributed import share_from_first
+from leyden.runtime.meta import fill_meta
 
 __all__ = [
     "Gathering",
@@ -79,37 +80,12 @@ def place_whole(unit: nn.Module, device: torch.device, *, shared: bool) -> None:
     Raises:
         MisconfigurationException: a layer on the meta device does not say how it is filled.
     """
-    layers = list(unit.modules())
-    on_meta = [one for one in layers if any(tensor.is_meta for tensor in _own(one))]
-    _make_room(on_meta, device)
-    for one in reversed(on_meta):  # layers before those that hold them, as constructors do
-        reset = getattr(one, "reset_parameters", None) or getattr(one, "_reset_parameters", None)
-        if reset is None:
-            raise MisconfigurationException(
-                f"{type(one).__name__} was made on the meta device, and has no method reset_parameters() that fills "
-                "its parameters and buffers. Define one, or make it outside of torch.device('meta')."
-            )
-        with torch.no_grad():
-            reset()
-    tensors = [tensor for one in layers for tensor in _own(one)]
+    fill_meta(unit, device)
+    tensors = [tensor for one in unit.modules() for tensor in _own(one)]
     for tensor in tensors:
         tensor.data = tensor.data.to(device)
     if shared:
         share_from_first(list({id(tensor): tensor for tensor in tensors}.values()))
-
-
-def _make_room(on_meta: Sequence[nn.Module], device: torch.device) -> None:
-    """Give layers memory for their tensors; those that share one go on to, which ``Module.to_empty`` would not let."""
-    rooms: dict[Tensor, Tensor] = {}
-    for layer in on_meta:
-        for registry in (layer._parameters, layer._buffers):
-            for name, tensor in registry.items():
-                if tensor is None or not tensor.is_meta:
-                    continue
-                if tensor not in rooms:
-                    room = torch.empty_like(tensor, device=device)
-                    rooms[tensor] = nn.Parameter(room, tensor.requires_grad) if name in layer._parameters else room
-                registry[name] = rooms[tensor]  # type: ignore[assignment]
 
 
 class Gathering:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.runtime.meta import fill_meta
 from leyden.runtime.shards import as_like
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Strategy:
         return self.global_rank == 0
 
     def setup_module(self, module: nn.Module) -> None:
-        """Move the weights to the device."""
+        """Move the weights to the device, and make those that are on none yet."""
+        fill_meta(module, self.root_device)
         module.to(self.root_device)
 
     def prepare_loader(self, loader: Any, stage: str) -> Any:
