@@ -112,9 +112,17 @@ def train(strategy: Any, trainer: dict[str, Any], ckpt_path: str | None = None, 
         "enable_checkpointing": None, "num_sanity_val_steps": 0,
     }  # fmt: skip
     callbacks = [counting, *trainer.get("callbacks", [])]
-    run = Trainer(strategy=strategy, **{**settings, **trainer, "callbacks": callbacks})
+    run = Trainer(strategy=_strategy(strategy), **{**settings, **trainer, "callbacks": callbacks})
     run.fit(module, ckpt_path=ckpt_path)
     return {**state_of(run), "seen": counting.seen, "losses": module.losses}
+
+
+def _strategy(name: Any) -> Any:
+    if name != "sharded":
+        return name
+    from leyden.runtime.fsdp import FSDPStrategy
+
+    return FSDPStrategy(state_dict_type="sharded")
 
 
 def save_each(strategies: list[str], folder: str, batches: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from tests.together import together
 from leyden.state import storage
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "sharded"])
 def test_two_processes_go_on_exactly_from_wherever_they_were_cut(strategy: str, tmp_path: Path) -> None:
     # 6 batches an epoch, in windows of 4 and 2: within a window, between windows, at an epoch's end, in the second
     ended = together(cut_and_resumed, strategy, {"accumulate_grad_batches": 4}, str(tmp_path), (2, 4, 6, 9))
@@ -32,10 +32,12 @@ def test_two_processes_go_on_exactly_from_wherever_they_were_cut(strategy: str, 
 def test_a_run_goes_on_with_another_number_and_another_strategy(tmp_path: Path) -> None:
     cuts = (2, 6)  # within an accumulation window, at the end of an epoch
     [alone] = save_each(["single_device"], str(tmp_path), cuts)
-    two = [ended.value for ended in together(save_each, ["ddp", "fsdp"], str(tmp_path), cuts)]
-    kinds = ["single_device", "ddp", "fsdp"]
+    two = [ended.value for ended in together(save_each, ["ddp", "fsdp", "sharded"], str(tmp_path), cuts)]
+    kinds = ["single_device", "ddp", "fsdp", "sharded"]
     paths = [str(tmp_path / kind / f"{done}.ckpt") for kind in kinds for done in cuts]
-    on_two = [(strategy, path) for strategy in ("ddp", "fsdp") for path in paths if f"/{strategy}/" not in path]
+    on_two = [
+        (strategy, path) for strategy in ("ddp", "fsdp", "sharded") for path in paths if f"/{strategy}/" not in path
+    ]
     assert two[0][0]["steps"] == alone["steps"]
 
     for ended in together(go_on_each, on_two):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.state import remote
+from leyden.state.placing import remove_folder
 from leyden.state.remote import is_url, local_path
 from leyden.state.storage import exists as storage_exists
 
@@ -15,6 +16,7 @@ __all__ = [
     "absolute",
     "exists",
     "is_newer",
+    "is_url",
     "join",
     "name_in",
     "remove",
@@ -87,10 +89,12 @@ def _written_at(path: str) -> float:
 def remove(path: str) -> None:
     """Remove a checkpoint, a file or a link; one that is gone already is no error.
 
-    A folder is an error: no run wrote it.
+    A folder is an error, unless it is a checkpoint that several processes wrote: no run wrote it.
     """
     if is_url(path):
         _remove_url(path)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        remove_folder(Path(path))
     else:
         Path(path).unlink(missing_ok=True)
 

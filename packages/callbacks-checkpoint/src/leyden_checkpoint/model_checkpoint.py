@@ -190,6 +190,12 @@ class ModelCheckpoint(Checkpoint):
         self.saved_progress = self.unwritten = None
         if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
+        if trainer.strategy.state_dict_type == "sharded" and files.is_url(self.dirpath or ""):
+            raise MisconfigurationException(
+                f"{type(self).__name__}(dirpath={self.dirpath!r}) is a URL, and a checkpoint that several processes "
+                "write needs a folder that they share. Give a path, or keep one file: "
+                "FSDPStrategy(state_dict_type='full')."
+            )
         if trainer.is_global_zero and not trainer.fast_dev_run and self.dirpath:
             storage.tidy(self.dirpath)
 

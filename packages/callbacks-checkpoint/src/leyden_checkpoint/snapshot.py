@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from leyden.state.shares import Shares
 
 __all__ = ["snapshot"]
 
@@ -24,6 +27,9 @@ def snapshot(content: Any) -> Any:
         >>> copied["weight"].tolist(), copied["tied"] is copied["weight"]
         ([0.0, 0.0], True)
     """
+    if isinstance(content, Shares):
+        shares = {name: tensor.detach().to("cpu", copy=True) for name, tensor in content.tensors.items()}
+        return replace(content, plain=snapshot(content.plain), tensors=shares)
     copies: dict[int, Any] = {}
     memories: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
     for tensor in _tensors_in(content):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state import storage
+from leyden.state.shares import Shares
 from leyden.state.together import collect
 from leyden_checkpoint import files
 from leyden_checkpoint.background import RESERVED, Background
@@ -93,7 +94,7 @@ def carry_out(
     superseded = checkpoint.written.intersection(turn.superseded).difference(turn.files)
     try:
         content = _content(checkpoint, trainer, turn, copied=in_background)
-        write = partial(_write, content, turn, superseded) if trainer.is_global_zero else Outcome
+        write = Outcome if content is None else partial(_write, content, turn, superseded)
         if in_background:
             return InFlight(trainer, turn, settled.before, settled.after, Background(write))
         outcome = write()
@@ -112,7 +113,7 @@ def make_up(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
     turn = trainer.strategy.broadcast(_missing(checkpoint, trainer, unwritten))
     if turn.files:
         content = _content(checkpoint, trainer, turn, copied=False)
-        outcome = _write(content, turn, set()) if trainer.is_global_zero else Outcome()
+        outcome = Outcome() if content is None else _write(content, turn, set())
         _conclude(checkpoint, trainer, turn, {}, {}, outcome, alone=False)
 
 
@@ -154,7 +155,9 @@ def adopt(checkpoint: ModelCheckpoint, standing: Mapping[str, Any]) -> None:
         setattr(checkpoint, name, value)
 
 
-def _content(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, copied: bool) -> dict[str, Any] | None:
+def _content(
+    checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, copied: bool
+) -> dict[str, Any] | Shares | None:
     """What the files are to hold; None where another process writes them. If one process fails here, all do."""
     unwritten = checkpoint.unwritten
     # Who reads the first file has it, and may not have the second.
@@ -167,17 +170,21 @@ def _content(checkpoint: ModelCheckpoint, trainer: Trainer, turn: Turn, *, copie
 
 
 def _write(content: Any, turn: Turn, superseded: set[str]) -> Outcome:
-    """Write the files, then remove what they supersede. On a thread it touches nothing that training does."""
+    """Write the files, then remove what they supersede. On a thread it touches nothing that training does.
+
+    Of a checkpoint that all processes write the first one does the rest.
+    """
+    first = not isinstance(content, Shares) or content.plain is not None
     outcome = Outcome()
     try:
         if turn.path:
             storage.save(content, turn.path)
             outcome.files.append(turn.path)
         if turn.last:
-            if not (turn.links and _linked(turn.path, turn.last)):
+            if not (turn.links and first and _linked(turn.path, turn.last)):
                 storage.save(content, turn.last, turn.path or None)
             outcome.files.append(turn.last)
-        for path in sorted(superseded):
+        for path in sorted(superseded) if first else ():
             files.remove(path)
     except Exception as error:
         outcome.error = error

@@ -14,12 +14,13 @@ from leyden.cli.output import one_line, plain, say, say_json, size, table
 from leyden.errors import MisconfigurationException
 from leyden.state import remote, storage
 from leyden.state.description import describe
+from leyden.state.placing import MARK, is_sharded
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add ``checkpoint show`` and ``checkpoint verify``."""
+    """Add ``checkpoint show``, ``checkpoint verify`` and ``checkpoint consolidate``."""
     group = commands.add_parser("checkpoint", help="look into checkpoints", description="Look into checkpoints.")
     members = group.add_subparsers(required=True, metavar="COMMAND")
     show = new_command(
@@ -38,7 +39,18 @@ def add_to(commands: Commands) -> None:
         _verify,
     )
     verify.add_argument(
-        "path", metavar="DIR_OR_FILE", help="a file, or a folder whose *.ckpt files are all read; also URLs"
+        "path", metavar="DIR_OR_FILE", help="a checkpoint, or a folder whose *.ckpt are all read; also URLs"
+    )
+    consolidate = new_command(
+        members,
+        "consolidate",
+        "Make one file of a checkpoint that several processes wrote.",
+        "All of it is read, whole, into the memory of this process, and written as any checkpoint is.",
+        _consolidate,
+    )
+    consolidate.add_argument("folder", metavar="FOLDER", help="the folder that the processes wrote, with its run.pt")
+    consolidate.add_argument(
+        "-o", "--output", metavar="FILE", help="the file to write, or a URL; by default FOLDER with -whole in its name"
     )
 
 
@@ -80,12 +92,32 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if all(one["whole"] for one in results) else 1
 
 
+def _consolidate(arguments: argparse.Namespace) -> int:
+    folder = arguments.folder.rstrip("/\\")
+    if not is_sharded(folder):
+        what = "no such folder" if not storage.exists(folder) else "no checkpoint of several processes in it"
+        if Path(folder).is_file():
+            what = "one file already"
+        raise MisconfigurationException(f"{folder!r}: there is {what}; expected a folder with a {MARK}.")
+    output = arguments.output or str(Path(folder).with_name(f"{Path(folder).stem}-whole{Path(folder).suffix}"))
+    if storage.exists(output):
+        raise MisconfigurationException(f"{output!r} is there already; name another file with -o, or remove it.")
+    storage.save(storage.load(folder, map_location="cpu"), output)
+    if arguments.json:
+        say_json({"folder": folder, "file": output})
+    else:
+        say(plain(f"wrote {output}"))
+    return 0
+
+
 def _in_folder(path: str) -> list[str] | None:
     """Return the checkpoints in and below a folder, which may be a URL; None where `path` is no folder."""
     local = remote.local_path(path)
     if local is None:
         return sorted(url for url, _ in remote.checkpoints(path)) if remote.is_folder(path) else None
-    return sorted(map(str, Path(local).rglob("*.ckpt"))) if Path(local).is_dir() else None
+    if is_sharded(local) or not Path(local).is_dir():
+        return None
+    return sorted(str(one) for one in Path(local).rglob("*.ckpt"))
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class DistributedStrategy(Strategy):
         self.timeout, self.process_group_backend = timeout, process_group_backend
         self.place: Place | None = None
         self._agreement: Agreement | None = None
+        self._beside: Any = None
         self._stops_together = False
 
     def connect(self, root_device: torch.device, place: Place | None) -> None:
@@ -129,7 +130,7 @@ class DistributedStrategy(Strategy):
         if isinstance(error, SIGTERMException) and self._stops_together:
             self.is_torn = False
             return error
-        self.is_torn = True
+        self.is_torn, self._beside = True, None
         if agreement is None:
             return error
         lost = _is_of_lost_peer(error)
@@ -186,6 +187,11 @@ class DistributedStrategy(Strategy):
         box: list[Any] = [None] * self.world_size if self.is_global_zero else []
         dist.gather_object(obj, box or None, dst=0)
         return box
+
+    def group_beside(self) -> Any:
+        if self._beside is None:
+            self._beside = dist.new_group(timeout=self.timeout, backend="gloo")
+        return self._beside
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
         if not isinstance(tensor, Tensor) or self.is_torn:

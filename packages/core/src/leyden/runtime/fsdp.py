@@ -70,8 +70,8 @@ class FSDPStrategy(DistributedStrategy):
         mp_policy: Dtypes to gather and reduce in. By default those of ``Trainer(precision="bf16-mixed")`` or
             "16-mixed" on CUDA devices: weights are gathered in that dtype, gradients reduced in 32 bits.
         auto_wrap_policy: Lightning's name of `wrap`.
-        state_dict_type: How checkpoints are kept: "sharded" in a folder that all processes write, each its share, or
-            "full" in one file, for which the first process gathers all.
+        state_dict_type: How checkpoints are kept: "full" in one file, for which the first process gathers all, or
+            "sharded" in a folder that all processes write, each its share.
         timeout: How long a process waits for the others before it gives up.
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
 
@@ -91,7 +91,7 @@ class FSDPStrategy(DistributedStrategy):
         cpu_offload: bool = False,
         mp_policy: MixedPrecisionPolicy | None = None,
         auto_wrap_policy: Collection[type[nn.Module]] | None = None,
-        state_dict_type: Literal["full", "sharded"] = "sharded",
+        state_dict_type: Literal["full", "sharded"] = "full",
         timeout: timedelta = timedelta(minutes=30),
         process_group_backend: str | None = None,
         **unknown: Any,

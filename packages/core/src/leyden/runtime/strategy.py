@@ -126,6 +126,10 @@ class Strategy:
         objects = [self.broadcast(obj, src=rank) for rank in range(self.world_size)]
         return objects if self.is_global_zero else []
 
+    def group_beside(self) -> Any:
+        """Return the processes as a group of torch.distributed for what goes on beside training; all call it."""
+        return None
+
     def gradients(self, module: nn.Module) -> dict[str, Tensor]:
         """Return what there is of gradients, by parameter; what is not averaged yet is this process's own."""
         return {name: one.grad for name, one in module.named_parameters() if one.grad is not None}

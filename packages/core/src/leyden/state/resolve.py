@@ -12,6 +12,7 @@ from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state import remote
 from leyden.state.checkpoint import check_checkpoint
+from leyden.state.placing import is_sharded
 from leyden.state.storage import load
 
 if TYPE_CHECKING:
@@ -150,6 +151,8 @@ def _dated(folder: str) -> Iterator[tuple[str, float]]:
         yield from remote.checkpoints(folder)
         return
     for path in Path(local).rglob("*.ckpt"):
+        if path.is_dir() and not is_sharded(path):
+            continue
         with suppress(FileNotFoundError):  # rotated away meanwhile, or a link that leads nowhere
             yield str(path), path.stat().st_mtime_ns / 1e9
 

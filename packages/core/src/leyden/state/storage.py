@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import zipfile
+from functools import partial
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -13,10 +14,13 @@ import torch
 
 from leyden.errors import MisconfigurationException
 from leyden.state import remote
+from leyden.state.folders import copy_folder, load_folder, verify_folder, write_folder
 from leyden.state.integrity import ARCHIVE_START, check_archive, pickle_of
 from leyden.state.lightning_types import lightning_types
 from leyden.state.pickles import check_old_file, check_pickle
+from leyden.state.placing import is_sharded
 from leyden.state.plain import SAFE_TYPES
+from leyden.state.shares import Shares
 from leyden.state.temporaries import remove_abandoned
 from leyden.state.writing import CheckpointWriteError, link_file, write_file
 
@@ -38,6 +42,9 @@ def save(obj: Any, path: str | os.PathLike[str], copy_of: str | os.PathLike[str]
     flushed to the disk and renamed; the folder is flushed too, so that the name survives a power cut. Temporary files
     that a killed process left in the folder are removed. A link at `path` is replaced, not what it leads to.
 
+    Where `obj` is one process's part of a checkpoint that several write, `Shares`, all call this, and `path` becomes a
+    folder, with everything in it at once.
+
     `path` may be a URL that fsspec knows, such as ``s3://bucket/run/a.ckpt``. Where `obj` has just been saved to a
     file, `copy_of` names it, and its bytes are copied.
 
@@ -46,11 +53,26 @@ def save(obj: Any, path: str | os.PathLike[str], copy_of: str | os.PathLike[str]
             file untouched. It says how many bytes are needed and how many are free.
     """
     local = remote.local_path(path)
-    if local is None:
+    if isinstance(obj, Shares):
+        _save_shares(obj, path, None if copy_of is None else Path(copy_of))
+    elif local is None:
         remote.write_url(obj, os.fspath(path))
     else:
         source = None if copy_of is None else remote.local_path(copy_of)
         write_file(obj, Path(local), None if source is None else Path(source))
+
+
+def _save_shares(shares: Shares, path: str | os.PathLike[str], copy_of: Path | None) -> None:
+    local = remote.local_path(path)
+    if local is None:
+        raise MisconfigurationException(
+            f"{str(path)!r} is a URL, and a checkpoint that several processes write needs a folder that they share. "
+            "Save to a path, or to one file: FSDPStrategy(state_dict_type='full')."
+        )
+    if copy_of is None:
+        write_folder(shares, Path(local))
+    elif shares.plain is not None:  # all have written it
+        copy_folder(copy_of, Path(local))
 
 
 def link(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -80,6 +102,8 @@ def tidy(folder: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str] | IO[bytes], map_location: Any = None, weights_only: bool = True) -> Any:
     """Read what `save`, or ``torch.save``, wrote, after comparing all of it with its checksums.
 
+    Tensors of a checkpoint in a folder, which several processes wrote, are read whole.
+
     Nothing in the file is executed unless `weights_only` is False. An open file is read from its beginning.
 
     Raises:
@@ -88,6 +112,8 @@ def load(path: str | os.PathLike[str] | IO[bytes], map_location: Any = None, wei
             could load.
     """
     if isinstance(path, str | os.PathLike):
+        if (folder := _sharded(path)) is not None:
+            return load_folder(folder, partial(_load_part, folder, weights_only), map_location)
         with _opened(path) as file:
             return _load(file, path, map_location, weights_only)
     return _load(path, str(getattr(path, "name", path)), map_location, weights_only)
@@ -116,9 +142,21 @@ def verify(path: str | os.PathLike[str]) -> None:
         FileNotFoundError: there is no such file.
         MisconfigurationException: it is not whole; the message says why.
     """
+    if (folder := _sharded(path)) is not None:
+        verify_folder(folder, partial(_load_part, folder, True))
+        return
     with _opened(path) as file:
         if not _check(file, path):
             load(path, map_location="cpu")
+
+
+def _load_part(folder: Path, weights_only: bool, file: IO[bytes], map_location: Any) -> Any:
+    return _load(file, folder, map_location, weights_only)
+
+
+def _sharded(path: str | os.PathLike[str]) -> Path | None:
+    local = remote.local_path(path)
+    return Path(local) if local is not None and is_sharded(local) else None
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -154,7 +192,8 @@ def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
 
 def _folder(path: str | os.PathLike[str]) -> MisconfigurationException:
     return MisconfigurationException(
-        f"ckpt_path={str(path)!r} is a folder; expected a checkpoint file. Name the file inside it."
+        f"ckpt_path={str(path)!r} is a folder; expected a checkpoint, which is a file, or a folder with a run.pt. Name "
+        "the one inside it."
     )
 
 

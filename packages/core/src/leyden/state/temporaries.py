@@ -7,7 +7,9 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 try:
@@ -15,7 +17,7 @@ try:
 except ImportError:  # Windows: left-over files stay, for nothing proves there that their writer is gone
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["is_temporary", "make_temporary", "remove_abandoned", "temporary_name"]
+__all__ = ["is_temporary", "make_temporary", "make_temporary_folder", "remove_abandoned", "temporary_name"]
 
 _OWN = re.compile(r"\..*\.leyden-(?P<host>[0-9a-f]{8})-\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 _LONGEST_STEM_BYTES = 100  # file systems take names of 255 bytes
@@ -47,6 +49,17 @@ def make_temporary(target: Path) -> tuple[int, Path]:
         os.close(descriptor)  # between the two calls another save took it for abandoned
 
 
+def make_temporary_folder(target: Path) -> tuple[int, Path]:
+    """Create a folder beside `target` and return a descriptor that holds its lock, as that of a file does."""
+    while True:
+        path = target.with_name(temporary_name(target.name))
+        path.mkdir()
+        descriptor = os.open(path, os.O_RDONLY)
+        if _lock(descriptor) is not False and path.is_dir():
+            return descriptor, path
+        os.close(descriptor)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporaries whose writers are gone: of this host alone, and only those that nobody holds locked.
 
@@ -62,15 +75,17 @@ def remove_abandoned(folder: Path) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
             elif entry.is_file():
-                _remove_if_abandoned(entry.path)
+                _remove_if_abandoned(entry.path, os.O_RDWR, os.unlink)
+            elif entry.is_dir():
+                _remove_if_abandoned(entry.path, os.O_RDONLY, shutil.rmtree)
 
 
-def _remove_if_abandoned(path: str) -> None:
+def _remove_if_abandoned(path: str, mode: int, remove: Callable[[str], object]) -> None:
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, mode | getattr(os, "O_NOFOLLOW", 0))
         try:
             if _lock(descriptor):
-                os.unlink(path)
+                remove(path)
         finally:
             os.close(descriptor)
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
 
 from leyden.runtime.shards import has_shards, is_shard, whole
+from leyden.runtime.strategy import Strategy
 from leyden.state import storage
 from leyden.state.checkpoint import dump
 from leyden.state.processes import differences, made_alone, own_part
+from leyden.state.shares import PLACES, Shares, parted
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 __all__ = ["can_be_saved", "collect", "write_together"]
+
+
+_last_write: WeakKeyDictionary[Strategy, threading.Event] = WeakKeyDictionary()
+"""When the write that was begun last is over: they take turns in one group, in the same order in all processes."""
 
 
 def can_be_saved(trainer: Trainer) -> bool:
@@ -24,14 +34,14 @@ def can_be_saved(trainer: Trainer) -> bool:
     return strategy.is_global_zero and not any(map(is_shard, trainer.lightning_module.parameters()))
 
 
-def collect(trainer: Trainer, weights_only: bool = False) -> dict[str, Any] | None:
-    """Return the checkpoint that this process is to write; None where another one does.
+def collect(trainer: Trainer, weights_only: bool = False) -> dict[str, Any] | Shares | None:
+    """Return the checkpoint that this process is to write, or its part of one; None where another process writes all.
 
     All processes call it at one place, except after an error: then the first may alone, and its checkpoint has nothing
     of the others. Where one process fails to make its part, all raise.
     """
     strategy = trainer.strategy
-    if strategy.world_size == 1 or strategy.is_torn:
+    if (strategy.world_size == 1 and strategy.state_dict_type != "sharded") or strategy.is_torn:
         checkpoint = dump(trainer, weights_only)
         if strategy.world_size > 1 and not weights_only:
             checkpoint["processes"] = made_alone(strategy.world_size)
@@ -47,20 +57,60 @@ def collect(trainer: Trainer, weights_only: bool = False) -> dict[str, Any] | No
         raise error
     if not all_well:
         raise RuntimeError("another process failed while it gathered its part of the checkpoint.")
+    shares = strategy.state_dict_type == "sharded" and has_shards(checkpoint)
+    alone = _take_own_gradients(checkpoint) if shares else {}
     if not weights_only:
-        parts = strategy.gather(own_part(checkpoint))
-        checkpoint["processes"] = [differences(parts[0], part) for part in parts] if parts else []
+        parts = strategy.gather((own_part(checkpoint), list(alone)))
+        checkpoint["processes"] = [differences(parts[0][0], part) for part, _ in parts]
+    if shares:
+        return _shares(trainer, checkpoint, alone, [names for _, names in parts] if not weights_only else [])
     if has_shards(checkpoint):
         checkpoint = whole(checkpoint, keep=strategy.is_global_zero)
     return checkpoint if strategy.is_global_zero else None
 
 
-def write_together(trainer: Trainer, checkpoint: dict[str, Any] | None, path: str | os.PathLike[str]) -> None:
+def _take_own_gradients(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Take out the gradients that are this process's alone, which are as large as the module: each writes its own."""
+    gradients: dict[str, Any] = checkpoint.get("gradients") or {}
+    alone = {name: gradient for name, gradient in gradients.items() if not is_shard(gradient)}
+    if alone:
+        checkpoint["gradients"] = {name: one for name, one in gradients.items() if name not in alone}
+    return alone
+
+
+def _shares(trainer: Trainer, checkpoint: dict[str, Any], alone: dict[str, Tensor], names: list[list[str]]) -> Shares:
+    strategy = trainer.strategy
+    plain, tensors, places = parted(checkpoint)
+    tensors |= {_name(strategy.global_rank, name): gradient for name, gradient in alone.items()}
+    if strategy.is_global_zero:
+        for name in names[0] if names else ():
+            plain["gradients"] = {**plain["gradients"], name: None}
+            places.append([["gradients", name], _name(0, name)])
+        for rank, own in enumerate(names[1:], start=1):
+            changed = plain["processes"][rank]["changed"]
+            for name in own:
+                places.append([["processes", rank, "changed", len(changed), 1], _name(rank, name)])
+                changed.append([["gradients", name], None])
+        plain[PLACES] = places
+    after = _last_write.get(strategy)
+    shares = Shares(plain if strategy.is_global_zero else None, tensors, strategy.group_beside(), after)
+    _last_write[strategy] = shares.over
+    return shares
+
+
+def _name(rank: int, name: str) -> str:
+    return f"gradients of process {rank}.{name}"
+
+
+def write_together(trainer: Trainer, checkpoint: dict[str, Any] | Shares | None, path: str | os.PathLike[str]) -> None:
     """Write what `collect` gave; what keeps the first process from writing is raised in all of them.
 
     Raises:
         OSError: the checkpoint could not be written; what was at `path` before is untouched.
     """
+    if isinstance(checkpoint, Shares):
+        storage.save(checkpoint, path)
+        return
     error: Exception | None = None
     if checkpoint is not None:
         try:

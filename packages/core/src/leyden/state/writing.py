@@ -13,9 +13,19 @@ from typing import Any
 
 import torch
 
+from leyden.state.placing import is_sharded, put_in_place
 from leyden.state.temporaries import make_temporary, remove_abandoned, temporary_name
 
-__all__ = ["CheckpointWriteError", "Stream", "flush_folder", "link_file", "make_folder", "stream", "write_file"]
+__all__ = [
+    "CheckpointWriteError",
+    "Stream",
+    "bytes_free",
+    "flush_folder",
+    "link_file",
+    "make_folder",
+    "stream",
+    "write_file",
+]
 
 _SMALL_BYTES = 2**16  # torch.save writes headers and padding in some hundred pieces, each a system call
 
@@ -109,12 +119,12 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
     folder = target.parent
     try:
         make_folder(folder)
-        if target.is_dir() and not target.is_symlink():
+        if target.is_dir() and not target.is_symlink() and not is_sharded(target):
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         remove_abandoned(folder)
         descriptor, temporary = make_temporary(target)
     except OSError as error:
-        raise write_error(target, error, _bytes_needed(obj), _bytes_free(folder)) from error
+        raise write_error(target, error, _bytes_needed(obj), bytes_free(folder)) from error
     needed: int | None = None
     try:
         try:
@@ -124,12 +134,12 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
             if written.error is not None:
                 raise written.error
             os.fsync(descriptor)
-            os.replace(temporary, target)
+            put_in_place(temporary, target)
         finally:
             with contextlib.suppress(OSError):  # the bytes are flushed, or another error says why not
                 os.close(descriptor)
     except BaseException as error:
-        free = _bytes_free(folder)  # before the part that was written is removed: what the save had is not free for it
+        free = bytes_free(folder)  # before the part that was written is removed: what the save had is not free for it
         size = _size(temporary)
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -151,7 +161,7 @@ def link_file(source: Path, target: Path) -> None:
         made = target.with_name(temporary_name(target.name))
         os.symlink(os.path.relpath(source, target.parent), made)
         try:
-            os.replace(made, target)
+            put_in_place(made, target)
             break
         except FileNotFoundError:  # a link cannot be locked: another save took it for abandoned
             continue
@@ -209,7 +219,7 @@ def _bytes_needed(obj: Any) -> int | None:
         return None
 
 
-def _bytes_free(folder: Path) -> int | None:
+def bytes_free(folder: Path) -> int | None:
     """What a process of this user may still write; folders that do not exist yet would be in the nearest above."""
     for place in (folder, *folder.absolute().parents):
         with contextlib.suppress(OSError):

@@ -1,0 +1,110 @@
+"""Runs of several processes that keep checkpoints, for `test_parallel_saves`; some of them are stopped as they save."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.parallel_state import Drawing, state_of
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+from leyden import Trainer, seed_everything
+from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from leyden.runtime.fsdp import FSDPStrategy
+from leyden.state import shard_files
+
+__all__ = ["cut_by_sigterm", "go_on", "keep", "keep_in_turns", "save_on_a_full_disk", "save_unless"]
+
+SETTINGS: dict[str, Any] = {
+    "accelerator": "cpu", "logger": False, "discover_callbacks": False, "num_sanity_val_steps": 0, "max_epochs": 3,
+}  # fmt: skip
+
+
+def _trainer(kind: str, *callbacks: Any, **settings: Any) -> Trainer:
+    strategy: Any = FSDPStrategy(state_dict_type="sharded") if kind == "sharded" else kind
+    seed_everything(3, verbose=False)
+    return Trainer(strategy=strategy, callbacks=list(callbacks), **{**SETTINGS, **settings})
+
+
+def keep(kind: str, folder: str, **options: Any) -> dict[str, Any]:
+    """Keep the best two, and the newest."""
+    checkpoint = ModelCheckpoint(
+        folder, "{epoch}", monitor="val_loss", save_top_k=2, enable_version_counter=False, **options
+    )
+    trainer = _trainer(kind, checkpoint)
+    trainer.fit(Drawing())
+    return {
+        **state_of(trainer),
+        "best": os.path.basename(checkpoint.best_model_path),
+        "last": os.path.basename(checkpoint.last_model_path),
+        "kept": sorted(map(os.path.basename, checkpoint.best_k_models)),
+    }
+
+
+def keep_in_turns(folder: str) -> list[dict[str, Any]]:
+    """Keep checkpoints in each way there is, one after the other."""
+    return [
+        keep("sharded", str(Path(folder, "waiting")), save_last=True),
+        keep("sharded", str(Path(folder, "asynchronous")), save_last="link", asynchronous=True),
+        keep("ddp", str(Path(folder, "file")), save_last=True),
+    ]
+
+
+def go_on(runs: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Go on from a checkpoint of a folder, to the end of a fourth epoch."""
+    ends = []
+    for kind, folder, name in runs:
+        trainer = _trainer(kind, ModelCheckpoint(folder, save_last=True), max_epochs=4)
+        trainer.fit(Drawing(), ckpt_path=name)
+        ends.append({**state_of(trainer), "from": str(trainer.ckpt_path)})
+    return ends
+
+
+class Stopped(FileSystemWriter):
+    """What stops one process within its second save."""
+
+    saves = 0
+    victim, how = 0, ""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        Stopped.saves += 1
+        if Stopped.saves == 2 and int(os.environ["RANK"]) == self.victim:
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write_data(plan, planner)
+
+
+def save_unless(how: str, rank: int, folder: str, **options: Any) -> list[str]:
+    """Train while process `rank` is killed within its second save, or finds the disk full; return what is told."""
+    Stopped.how, Stopped.victim, Stopped.saves = how, rank, 0
+    shard_files.FileSystemWriter = Stopped  # type: ignore[attr-defined]
+    checkpoint = ModelCheckpoint(folder, "{epoch}", save_top_k=-1, **options)
+    trainer = _trainer("sharded", checkpoint)
+    trainer.fit(Drawing())
+    return sorted(map(os.path.basename, checkpoint.written))
+
+
+def save_on_a_full_disk(rank: int, folder: str) -> tuple[list[str], str]:
+    """Go on without the save that failed, then be stopped by it; return what is written and the error."""
+    written = save_unless("full", rank, str(Path(folder, "warn")), on_save_error="warn")
+    try:
+        save_unless("full", rank, str(Path(folder, "raise")))
+    except OSError as error:
+        return written, str(error)
+    raise AssertionError("nothing was raised")
+
+
+def cut_by_sigterm(kind: str, folder: str) -> dict[str, Any]:
+    """Train until the second process gets SIGTERM, which all save after."""
+    from tests.parallel_runs import SignalAt
+
+    trainer = _trainer(kind, OnExceptionCheckpoint(folder), SignalAt(1, 8), accumulate_grad_batches=1)
+    try:
+        trainer.fit(Drawing())
+    except SystemExit:
+        return {"steps": trainer.global_step}
+    raise AssertionError("nobody was stopped")

@@ -1,0 +1,108 @@
+"""Checkpoints that several processes keep: rotation, names, background, and saves that are stopped half-way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tests.parallel_saves import go_on, keep_in_turns, save_on_a_full_disk, save_unless
+from tests.parallel_state import Drawing
+from tests.together import together
+
+from leyden.cli import main
+from leyden.state import storage
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `keep_in_turns` keeps, checked against what each process saw."""
+    folder = tmp_path_factory.mktemp("kept")
+    first, second = together(keep_in_turns, str(folder))
+    assert not first.error + second.error
+    for ways in (first.value, second.value):
+        waiting, beside, file = ways
+        torch.testing.assert_close(waiting["weights"], beside["weights"], rtol=0, atol=0)
+        assert waiting["last"] == beside["last"] == file["last"] == "last.ckpt"
+        assert waiting["kept"] == beside["kept"]
+    return folder
+
+
+@pytest.mark.parametrize("way", ["waiting", "asynchronous"])
+def test_folders_are_ranked_and_rotated_as_files_are(kept: Path, way: str) -> None:
+    names = sorted(os.listdir(kept / way))
+    assert len(names) == 3
+    assert names[-1] == "last.ckpt"
+    assert all(sorted(os.listdir(kept / way / name)) == FILES for name in names)
+    assert (kept / way / "last.ckpt").is_symlink() == (way == "asynchronous")
+
+
+FILES = [".metadata", "__0_0.distcp", "__1_0.distcp", "run.pt"]
+
+
+def test_a_folder_is_read_wherever_a_checkpoint_is(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = kept / "waiting" / "last.ckpt"
+    whole = storage.load(last)
+    module = Drawing.load_from_checkpoint(last)
+    assert {name: weight.shape for name, weight in module.state_dict().items()} == {
+        name: weight.shape for name, weight in whole["state_dict"].items()
+    }
+    assert main(["checkpoint", "verify", str(kept)]) == 0
+    assert capsys.readouterr().out.count("whole   ") == 9
+    assert main(["checkpoint", "show", str(last)]) == 0
+    shown = capsys.readouterr().out
+    assert "net.0.weight" in shown
+    assert "epoch 2, global step 18" in shown
+
+
+def test_one_file_is_made_of_a_folder(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last, one = str(kept / "waiting" / "last.ckpt"), str(tmp_path / "one.ckpt")
+    assert main(["checkpoint", "consolidate", last, "-o", one]) == 0
+    assert capsys.readouterr().out == f"wrote {one}\n"
+    made, shared = torch.load(one), storage.load(last)
+    assert made.keys() == shared.keys()
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "gradients"):
+        torch.testing.assert_close(made[part], shared[part], rtol=0, atol=0)
+    for wrong, told in (
+        ([one], "there is one file already; expected a folder with a run.pt."),
+        ([str(tmp_path / "none")], "there is no such folder; expected a folder"),
+        ([str(tmp_path)], "there is no checkpoint of several processes in it; expected"),
+        ([last, "-o", one], "is there already; name another file with -o"),
+    ):
+        assert main(["checkpoint", "consolidate", *wrong]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_runs_go_on_by_name_from_folders_and_files(kept: Path) -> None:
+    runs = [("sharded", str(kept / way), name) for way in ("waiting", "asynchronous") for name in ("last", "auto")]
+    runs.append(("ddp", str(kept / "waiting"), "auto"))
+    for ended in together(go_on, runs):
+        assert not ended.error, ended.error
+        straight, *others = ended.value
+        for other in others[:-2]:
+            torch.testing.assert_close(other["weights"], straight["weights"], rtol=0, atol=0)
+        assert all(one["steps"] == 24 for one in ended.value)
+        assert all(".ckpt" in one["from"] for one in ended.value)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_save_that_is_killed_leaves_nothing_that_is_taken_for_a_checkpoint(rank: int, tmp_path: Path) -> None:
+    ended = together(save_unless, "killed", rank, str(tmp_path))
+    assert ended[rank].exit_code == -9
+    assert ended[1 - rank].exit_code == 1
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["epoch=0.ckpt"]
+    storage.verify(tmp_path / "epoch=0.ckpt")
+    storage.tidy(tmp_path)
+    assert os.listdir(tmp_path) == ["epoch=0.ckpt"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_cannot_write_stops_all_or_none(rank: int, tmp_path: Path) -> None:
+    for ended in together(save_on_a_full_disk, rank, str(tmp_path)):
+        written, error = ended.value
+        assert written == ["epoch=0.ckpt", "epoch=2.ckpt"]
+        assert f"[Errno 28] cannot write '{tmp_path / 'raise' / 'epoch=1.ckpt'}'" in error
+        assert "No space left on device" in error
+    assert sorted(os.listdir(tmp_path / "warn")) == ["epoch=0.ckpt", "epoch=2.ckpt"]
+    assert os.listdir(tmp_path / "raise") == ["epoch=0.ckpt"]
