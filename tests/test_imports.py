@@ -20,7 +20,8 @@ LAYERS = [
     {"arguments", "callback_paths", "errors", "lazy_names", "lightning_paths", "older_arguments", "rank_zero", "seed"}
     | {"types"},
     {"hooks.contract", "state.integrity", "state.lightning_types", "state.pickles", "state.plain", "state.remote"}
-    | {"state.pickled_keys", "state.storage", "state.temporaries", "state.writing"},
+    | {"state.pickled_keys", "state.storage", "state.temporaries", "state.writing"}
+    | {"runtime.shards", "state.folders", "state.placing", "state.shard_files", "state.shares"},
     {"callback", "datamodule", "flops", "gradients", "hparams", "hparams_encoding", "module", "module_attachment"}
     | {"module_export", "module_hooks", "module_loading", "module_optimization", "overrides", "tables"},
     {

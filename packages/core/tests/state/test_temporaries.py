@@ -12,7 +12,7 @@ import pytest
 
 from leyden.state import temporaries
 from leyden.state.storage import save, tidy
-from leyden.state.temporaries import make_temporary, temporary_name
+from leyden.state.temporaries import make_temporary, make_temporary_folder, temporary_name
 
 
 def test_what_is_being_written_stays_until_its_writer_is_gone() -> None:
@@ -21,6 +21,17 @@ def test_what_is_being_written_stays_until_its_writer_is_gone() -> None:
     save({}, "folder/a.ckpt")
     assert path.exists()
     os.close(descriptor)  # as the end of its process does
+    save({}, "folder/a.ckpt")
+    assert os.listdir("folder") == ["a.ckpt"]
+
+
+def test_so_does_a_folder_that_several_processes_write() -> None:
+    os.mkdir("folder")
+    descriptor, path = make_temporary_folder(Path("folder/b.ckpt"))
+    (path / "part").touch()
+    save({}, "folder/a.ckpt")
+    assert os.listdir(path) == ["part"]
+    os.close(descriptor)
     save({}, "folder/a.ckpt")
     assert os.listdir("folder") == ["a.ckpt"]
 
@@ -41,7 +52,6 @@ def test_names_that_are_not_ours_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [of_another_host, own[1:], own + "x", ".a.ckpt.abcdefgh.tmp", "a.tmp", "notes.txt"]
     for name in others:
         Path("folder", name).touch()
-    Path("folder", temporary_name("folder")).mkdir()
     before = os.listdir("folder")
     Path("folder", own).touch()
     Path("folder", temporary_name("link")).symlink_to("notes.txt")

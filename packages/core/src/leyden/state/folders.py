@@ -15,7 +15,7 @@ from torch import Tensor
 
 from leyden.errors import MisconfigurationException
 from leyden.state.integrity import check_archive
-from leyden.state.placing import MARK, is_sharded, put_in_place
+from leyden.state.placing import MARK, check_target, put_in_place
 from leyden.state.shares import Shares, filled
 from leyden.state.temporaries import make_temporary_folder, remove_abandoned
 from leyden.state.writing import bytes_free, flush_folder, make_folder, write_error, write_file
@@ -54,8 +54,7 @@ def _write_folder(shares: Shares, target: Path) -> None:
         def begin() -> str:
             nonlocal descriptor, temporary
             make_folder(target.parent)
-            if target.is_dir() and not target.is_symlink() and not is_sharded(target):
-                raise IsADirectoryError(21, "there is a folder of this name, which is no checkpoint")
+            check_target(target)
             remove_abandoned(target.parent)
             descriptor, temporary = make_temporary_folder(target)
             undo.callback(shutil.rmtree, temporary, ignore_errors=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from leyden.state.temporaries import temporary_name
 
-__all__ = ["MARK", "is_sharded", "put_in_place", "remove_folder"]
+__all__ = ["MARK", "check_target", "is_sharded", "put_in_place", "remove_folder"]
 
 MARK = "run.pt"
 """The plain part of a checkpoint in a folder, which is written last: a folder without it is no checkpoint."""
@@ -22,12 +22,22 @@ def is_sharded(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(os.path.join(path, MARK))
 
 
+def check_target(target: Path) -> None:
+    """Refuse a folder that is no checkpoint as the name of one."""
+    if _is_folder(target) and not is_sharded(target):
+        raise IsADirectoryError(21, "it is a folder; name a file")
+
+
 def put_in_place(made: Path, target: Path) -> None:
     """Give what was made the name of `target`, in one step, and remove what was there.
 
     Where the system cannot exchange two names, a folder that was there is moved aside first: a run that is killed just
     then leaves both, under temporary names.
+
+    Raises:
+        OSError: there is a folder that is no checkpoint, or the system refused.
     """
+    check_target(target)
     if not os.path.lexists(target) or not (_is_folder(made) or _is_folder(target)):
         os.replace(made, target)
         return

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from leyden.state.placing import is_sharded, put_in_place
+from leyden.state.placing import check_target, put_in_place
 from leyden.state.temporaries import make_temporary, remove_abandoned, temporary_name
 
 __all__ = [
@@ -119,8 +119,7 @@ def write_file(obj: Any, target: Path, copy_of: Path | None = None) -> None:
     folder = target.parent
     try:
         make_folder(folder)
-        if target.is_dir() and not target.is_symlink() and not is_sharded(target):
-            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+        check_target(target)
         remove_abandoned(folder)
         descriptor, temporary = make_temporary(target)
     except OSError as error:
