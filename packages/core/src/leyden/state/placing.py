@@ -25,7 +25,7 @@ def is_sharded(path: str | os.PathLike[str]) -> bool:
 def check_target(target: Path) -> None:
     """Refuse a folder that is no checkpoint as the name of one."""
     if _is_folder(target) and not is_sharded(target):
-        raise IsADirectoryError(21, "it is a folder; name a file")
+        raise IsADirectoryError(21, "it is a folder; name a file", str(target))
 
 
 def put_in_place(made: Path, target: Path) -> None:
