@@ -110,7 +110,17 @@ def _names_in(module: ModuleType) -> list[str]:
     names = getattr(module, "__all__", None)
     if names is None:
         names = [name for name, value in vars(module).items() if _is_own(value, module)]
+        if module.__name__.endswith(".utilities.types"):
+            names += _assigned_in(module)
     return sorted(name for name in names if not name.startswith("_"))
+
+
+def _assigned_in(module: ModuleType) -> list[str]:
+    """Return the names that a module gives to what is made elsewhere, such as types: they do not know their home."""
+    statements = ast.parse(inspect.getsource(module)).body
+    assigned = [one for one in statements if isinstance(one, ast.Assign | ast.AnnAssign)]
+    targets = [target for one in assigned for target in (one.targets if isinstance(one, ast.Assign) else [one.target])]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _is_own(value: Any, module: ModuleType) -> bool:

@@ -32,7 +32,8 @@ class Line(LightningModule):
     def __init__(self, width: int = 3, lr: float = 0.1):
         super().__init__()
         self.save_hyperparameters()
-        self.layer = torch.nn.Sequential(torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 1))
+        layers = torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Dropout(0.1), torch.nn.Linear(width, 1)
+        self.layer = torch.nn.Sequential(*layers)
 
     def loss(self, batch):
         x, y = batch
@@ -71,7 +72,8 @@ class Notes(pl.Callback):
 
 pl.seed_everything(7, workers=True)
 x = torch.linspace(-1, 1, 40).view(20, 2)
-data = DataLoader(TensorDataset(x, x.sum(1, keepdim=True).sin()), batch_size=4)
+rows = TensorDataset(x, x.sum(1, keepdim=True).sin())
+data, shuffled = DataLoader(rows, batch_size=4), DataLoader(rows, batch_size=4, shuffle=True)
 notes = Notes()
 checkpoint = ModelCheckpoint(FOLDER, "{epoch}-{val_loss:.3f}", monitor="val_loss", save_last=True)
 trainer = pl.Trainer(
@@ -86,7 +88,7 @@ trainer = pl.Trainer(
     enable_model_summary=False,
     callbacks=[notes, checkpoint, EarlyStopping("val_loss", patience=2), LearningRateMonitor("epoch")],
 )
-trainer.fit(Line(), data, data)
+trainer.fit(Line(), shuffled, data)
 metrics = {name: round(float(value), 5) for name, value in trainer.callback_metrics.items()}
 rate = metrics.pop("lr-SGD", None)
 rank_zero_info("trained")

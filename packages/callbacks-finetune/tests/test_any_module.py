@@ -200,6 +200,24 @@ def test_frozen_batch_norm_has_its_statistics_after_training_between_validations
     assert norm.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("validates", [True, False])
+def test_frozen_batch_norm_has_the_mode_of_those_around_it_after_the_fit(validates: bool) -> None:
+    class ByHand(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.get_submodule("deep").eval()
+
+    model = Model()
+    model.deep = nn.Sequential(nn.BatchNorm1d(4))
+    model.backbone.add_module("deep", model.deep)
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, discover_callbacks=False, limit_val_batches=int(validates),
+        callbacks=[BackboneFinetuning(1, train_bn=False), ByHand()],
+    )  # fmt: skip
+    trainer.fit(model)
+    modes = {name: one.training for name, one in model.named_modules()}
+    assert [name for name, training in modes.items() if not training] == ["backbone.deep", "backbone.deep.0"]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_of_the_callback_is_left_on_the_module(fails: bool) -> None:
     class Fails(Callback):

@@ -47,6 +47,13 @@ def test_hparams_without_saving_are_empty_and_kept() -> None:
     assert nothing.hparams_initial == {}
 
 
+def test_setting_them_says_what_to_call() -> None:
+    with pytest.raises(AttributeError, match=r"Plain\.hparams = \.\.\. cannot be set.*save_hyperparameters\(hparams\)"):
+        Plain().hparams = Namespace(lr=0.5)  # type: ignore[assignment]
+    with pytest.raises(AttributeError, match=r"LightningModule\.hparams = "):  # torch's own __setattr__ lets it through
+        LightningModule().hparams = {"lr": 0.5}  # type: ignore[assignment]
+
+
 class Named(HyperparametersMixin):
     def __init__(self, lr: float, width: int, name: str, *what: Any) -> None:
         values = {"lr": lr, "width": width, "name": name}

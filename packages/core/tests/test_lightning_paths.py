@@ -26,6 +26,7 @@ def test_each_way_to_write_the_import() -> None:
         "import leyden.utilities.rank_zero as by_name\n"
         "from leyden.utilities import grad_norm\n"
         "from leyden.core import *\n"
+        "from leyden.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS, OptimizerLRScheduler\n"
         "attribute = pl.utilities.seed.isolate_rng\n"
         "stage = pl.trainer.states.RunningStage.TRAINING\n",
         names,

@@ -193,8 +193,11 @@ class BaseFinetuning(Callback):
             return
         if self._at_end is None:  # after an exception
             self._at_end = self.state_dict()
-        for one in pl_module.modules():
-            release_norm(one)
+        for around in pl_module.modules():
+            for one in around.children():
+                if is_frozen_norm(one):
+                    release_norm(one)
+                    one.train(around.training)  # what it noted down last may be a validation's mode
 
     def _adopt_new_groups(self, trainer: Trainer) -> None:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]

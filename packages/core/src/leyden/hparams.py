@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Never
 
 from torch import nn
 
@@ -77,6 +77,14 @@ class HyperparametersMixin:
         if self._hparams is None:
             self._hparams = AttributeDict()
         return self._hparams
+
+    @hparams.setter
+    def hparams(self, given: Never) -> None:
+        kind = type(self).__name__
+        raise AttributeError(
+            f"{kind}.hparams = ... cannot be set: it holds what save_hyperparameters() saves. Instead, write "
+            f"self.save_hyperparameters(hparams) in {kind}.__init__."
+        )
 
     @property
     def hparams_initial(self) -> AttributeDict:

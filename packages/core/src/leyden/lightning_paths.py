@@ -58,7 +58,11 @@ PATHS: dict[str, dict[str, str]] = {
     "utilities.parsing": {"AttributeDict": "hparams"},
     "utilities.rank_zero": _RANK_ZERO,
     "utilities.seed": {"isolate_rng": "seed", "seed_everything": "seed"},
-    "utilities.types": {"EVALUATE_OUTPUT": "types", "LRSchedulerConfig": "optimizers", "STEP_OUTPUT": "types"},
+    "utilities.types": {
+        **dict.fromkeys(("EVALUATE_OUTPUT", "EVAL_DATALOADERS", "STEP_OUTPUT", "TRAIN_DATALOADERS"), "types"),
+        "LRSchedulerConfig": "optimizers",
+        "OptimizerLRScheduler": "types",
+    },
 }
 """What each path holds: names, with the modules that have them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from leyden import Callback, LightningModule, MisconfigurationException, Trainer
+from leyden import Callback, LightningModule, MisconfigurationException, Trainer, seed_everything
 
 
 class Events(LightningModule):
@@ -154,6 +156,32 @@ def test_every_fit_has_its_sanity_check() -> None:
         trainer.fit(module, batches(1), batches(2))
         trainer.max_epochs += 1
     assert " ".join(module.events) == "s.0 t0.0 v0.0 v0.1 s.0 t1.0 v1.0 v1.1"
+
+
+def test_training_draws_the_same_random_numbers_with_a_sanity_check_and_without() -> None:
+    """Shuffled batches, dropout and validation, whose loaders and steps draw too."""
+
+    class Draws(Events):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.events.append(f"{batch.flatten().tolist()} {torch.rand(1).item()}")
+            loss: Tensor = self.layer(batch).sum()
+            return loss
+
+        def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+            torch.rand(5), random.random()
+
+    def run(steps: int) -> list[Any]:
+        seed_everything(1, verbose=False)
+        rows = TensorDataset(torch.arange(6.0).unsqueeze(1))
+        train, val = (DataLoader(rows, 2, shuffle=shuffle, collate_fn=_stack) for shuffle in (True, False))
+        events, trainer = fit(train, val, module=Draws(), num_sanity_val_steps=steps)
+        return [*events, random.random(), torch.rand(1).item(), *trainer.lightning_module.state_dict().values()]
+
+    assert run(0) == run(2) == run(-1)
+
+
+def _stack(rows: list[tuple[Tensor]]) -> Tensor:
+    return torch.stack([row for (row,) in rows])
 
 
 def test_the_sanity_check_of_minus_one_sees_every_validation_batch() -> None:

@@ -59,6 +59,9 @@ def test_what_is_no_strategy(wrong: Any) -> None:
         ("dp", "write 'ddp', with a process for each device"),
         ("xla_debug", "TPUs are not supported"),
         ("ddp_sharded", "write 'fsdp'"),
+        ("ddp_spawn", "write 'ddp', which starts the script"),
+        ("ddp_spawn_find_unused_parameters_true", "write 'ddp', which starts the script"),
+        ("ddp_notebook", "write 'ddp', and put what the notebook holds"),
     ],
 )
 def test_names_of_others_say_what_to_take_instead(name: str, hint: str) -> None:

@@ -26,6 +26,7 @@ def test_auto_takes_the_best_there_is() -> None:
     [
         ("cuad", r"accelerator='cuad'\): expected one of auto, cpu, cuda, gpu, mps\. Did you mean 'cuda'\?"),
         ("tpu", r"accelerator='tpu'\): expected one of"),
+        ("ddp", r"accelerator='ddp'\): expected one of.*write strategy='ddp'\."),
         (1, r"accelerator=1\): expected one of"),
         (None, r"accelerator=None\): expected one of"),
     ],

@@ -22,6 +22,7 @@ from leyden.loops.schedulers import step_schedulers
 from leyden.loops.sources import request_train_source
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage
+from leyden.seed import isolate_rng
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -87,17 +88,21 @@ class FitLoop(FitLimits):
         self.val_loop.forget_data()
 
     def sanity_check(self) -> None:
-        """Run a few validation batches first, so that a mistake there shows at once. Not when resuming."""
+        """Run a few validation batches first, so that a mistake there shows at once. Not when resuming.
+
+        A check leaves no trace: the training that follows draws the random numbers that it draws without one.
+        """
         trainer, plan, batches = self._trainer, self._trainer.plan, self._trainer.settings.sanity_batches
         if not batches or self._resumed or not self.val_loop.wanted:
             return
         trainer.state.stage = RunningStage.SANITY_CHECKING
-        if plan.on_sanity_check_start is not None:
-            plan.on_sanity_check_start()
-        self.val_loop.setup_data()
-        self.val_loop.run(sanity_batches=batches)
-        if plan.on_sanity_check_end is not None:
-            plan.on_sanity_check_end()
+        with isolate_rng():
+            if plan.on_sanity_check_start is not None:
+                plan.on_sanity_check_start()
+            self.val_loop.setup_data()
+            self.val_loop.run(sanity_batches=batches)
+            if plan.on_sanity_check_end is not None:
+                plan.on_sanity_check_end()
         trainer.state.stage = RunningStage.TRAINING
 
     # -- an epoch ---------------------------------------------------------------------------------------------------

@@ -12,12 +12,15 @@ from leyden.errors import MisconfigurationException, did_you_mean
 __all__ = ["choose_accelerator", "choose_devices", "root_device"]
 
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+_STRATEGIES = ("ddp", "dp", "deepspeed", "fsdp", "horovod")  # beginnings of what 1.x took as an accelerator too
 
 
 def choose_accelerator(name: object) -> str:
     """Return "cpu", "cuda" or "mps" for the Trainer's `accelerator`; "auto" takes the best that is there."""
     if not isinstance(name, str) or name not in _ACCELERATORS:
         hint = did_you_mean(name, _ACCELERATORS) if isinstance(name, str) else ""
+        if isinstance(name, str) and name.startswith(_STRATEGIES):
+            hint = f" How processes work together is the strategy: write strategy={name!r}."
         raise MisconfigurationException(
             f"Trainer(accelerator={name!r}): expected one of {', '.join(_ACCELERATORS)}.{hint}"
         )
