@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import pickle
@@ -92,5 +91,3 @@ def _run(end: Connection, environment: dict[str, str], folder: str, function: Ca
     except BaseException as error:
         end.send_bytes(pickle.dumps((None, "".join(traceback.format_exception(error)))))
         raise
-    finally:
-        atexit._run_exitfuncs()  # as the interpreter does, but not multiprocessing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -54,6 +54,10 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     Whatever cuts it short is raised as it was, after `on_exception`, the loggers' end and the teardown of everyone
     whose setup ran; errors of these are logged and noted on it.
     """
+    if trainer.forks:
+        from leyden.forked_runs import run_in_forks
+
+        return cast(T, run_in_forks(trainer, fn, lambda: run(trainer, fn, body, ckpt_path, weights_only)))
     trainer.state = TrainerState(fn, _STAGES[fn], TrainerStatus.RUNNING)
     trainer.should_stop = False
     trainer.received_sigterm = trainer.attention_wanted = False

@@ -37,9 +37,10 @@ from leyden.runtime.batchnorm import check_sync_batchnorm
 from leyden.runtime.choose import choose_strategy
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.engine import Engine
+from leyden.runtime.forking import check_can_fork, is_forked
 from leyden.runtime.launching import check_can_launch, end_with_launcher, launch_script
 from leyden.runtime.module_init import module_init
-from leyden.runtime.places import choose_num_nodes, place_of, warn_of_idle_tasks
+from leyden.runtime.places import Place, choose_num_nodes, place_of, warn_of_idle_tasks
 from leyden.runtime.precision import Precision, choose_precision
 from leyden.runtime.signals import SigtermListener
 from leyden.runtime.strategy import Strategy
@@ -152,12 +153,19 @@ class Trainer(TrainerProperties):
         self._attach_callbacks(callbacks)
 
     def _choose_runtime(self, accelerator: str, devices: Any, num_nodes: int, precision: Any, strategy: Any) -> None:
+        self.forks = is_forked(strategy)
         self.accelerator = choose_accelerator(accelerator)
         place = place_of()
         self.device_ids = choose_devices(devices, self.accelerator, None if place is None else place.local_world_size)
         self._num_nodes = choose_num_nodes(num_nodes, place)
         self.strategy = choose_strategy(strategy, len(self.device_ids) if place is None else place.world_size)
-        if place is None and len(self.device_ids) > 1:
+        self.forks = self.forks and place is None and len(self.device_ids) > 1
+        if self.forks:
+            check_can_fork(f"Trainer(devices={devices!r}, strategy={strategy!r})", trains=False)
+            processes = len(self.device_ids)
+            place = Place(0, 0, 0, processes, processes, "leyden", "127.0.0.1", 0)  # until it forks
+            self.strategy.is_torn = True
+        elif place is None and len(self.device_ids) > 1:
             check_can_launch(f"Trainer(devices={devices!r})")
             launch_script(len(self.device_ids))
         elif place is None:
@@ -396,6 +404,11 @@ class Trainer(TrainerProperties):
 
         With several processes all call it.
         """
+        if self.forks and not weights_only:
+            raise MisconfigurationException(
+                "Trainer.save_checkpoint: the optimizers were in the processes that trained, which are gone. Let a "
+                "ModelCheckpoint write while they train, or save the weights: save_checkpoint(path, weights_only=True)."
+            )
         if self.lightning_module_or_none is None:
             raise MisconfigurationException(
                 "Trainer.save_checkpoint: there is no model yet; call fit, validate, test or predict first."

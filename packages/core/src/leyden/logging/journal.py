@@ -431,6 +431,16 @@ class Journal:
 
     # -- state ------------------------------------------------------------------------------------------------------
 
+    def metrics(self) -> dict[str, Any]:
+        """Return the latest metrics with their steps."""
+        self._refresh()
+        return self._board.state_dict()
+
+    def show(self, metrics: dict[str, Any]) -> None:
+        """Have the metrics of a run in another process, and none of its running reductions."""
+        self.clear()
+        self._board.load_state_dict(metrics)
+
     def state_dict(self) -> dict[str, Any]:
         """Return running reductions and the latest metrics with their steps, as plain data and tensors."""
         self._refresh()

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import sys
 import threading
@@ -93,7 +94,10 @@ class Agreement:
         with contextlib.suppress(RuntimeError):  # the store is gone: nobody is left to be told
             if self._store.compare_set(self._key("failed"), "", told) != told.encode():
                 return
-            atexit.register(self._say_that_it_is_printed)
+            if multiprocessing.parent_process() is None:
+                atexit.register(self._say_that_it_is_printed)
+            else:  # which the parent does, and atexit is not called
+                self._say_that_it_is_printed()
             self._store.set(self._key("news"), "1")
             until = time.monotonic() + _TAKING_NOTE_S
             while self._store.add(self._key("noted"), 0) < self._world_size - 1 and time.monotonic() < until:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leyden.errors import MisconfigurationException, did_you_mean
+from leyden.runtime.forking import FORKED
 from leyden.runtime.strategy import SingleDeviceStrategy, Strategy
 
 __all__ = ["choose_strategy"]
@@ -33,6 +34,9 @@ _NAMES: dict[str, Callable[[], Strategy]] = {
     "ddp": _ddp(),
     "ddp_find_unused_parameters_true": _ddp(find_unused_parameters=True),
     "ddp_find_unused_parameters_false": _ddp(),
+    **{name: _ddp() for name in FORKED},
+    **{f"{name}_find_unused_parameters_true": _ddp(find_unused_parameters=True) for name in FORKED},
+    **{f"{name}_find_unused_parameters_false": _ddp() for name in FORKED},
     "fsdp": _fsdp(),
     "fsdp_cpu_offload": _fsdp(cpu_offload=True),
 }

@@ -17,7 +17,7 @@ from leyden.runtime.places import LAUNCHED_VARIABLE
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-__all__ = ["check_can_launch", "end_with_launcher", "launch_script", "tell_of_failure"]
+__all__ = ["check_can_launch", "end_with_launcher", "how_it_ended", "launch_script", "tell_of_failure"]
 
 _STARTED_IN = os.path.abspath(os.curdir) if os.path.isdir(os.curdir) else None
 """Where the command was given, as far as that can be known: its paths are relative to that folder."""
@@ -88,13 +88,21 @@ def tell_of_failure(error: ChildFailedError, processes: int) -> int:
     which may have been noticed in the same moment.
     """
     first = min(error.failures.values(), key=_how_late)
-    if first.exitcode >= 0:
-        print(f"Process {first.local_rank} of {processes} failed, with exit code {first.exitcode}.", file=sys.stderr)
-        return int(first.exitcode)
-    name = signal.Signals(-first.exitcode).name
-    hint = "; where nobody sent it, memory was full" if name == "SIGKILL" else ""
-    print(f"Process {first.local_rank} of {processes} was ended by {name}{hint}.", file=sys.stderr)
-    return 128 - int(first.exitcode)
+    print(f"Process {first.local_rank} of {processes} {how_it_ended(first.exitcode)}.", file=sys.stderr)
+    return int(first.exitcode) if first.exitcode >= 0 else 128 - int(first.exitcode)
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Return what an exit code of a process says, which is below 0 where a signal ended it.
+
+    Example:
+        >>> how_it_ended(3), how_it_ended(-11)
+        ('failed, with exit code 3', 'was ended by SIGSEGV')
+    """
+    if exit_code >= 0:
+        return f"failed, with exit code {exit_code}"
+    hint = "; where nobody sent it, memory was full" if -exit_code == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-exit_code).name}{hint}"
 
 
 def _how_late(failure: ProcessFailure) -> tuple[bool, bool, bool, int]:
