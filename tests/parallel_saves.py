@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
+from tests.parallel_runs import FailAt, SignalAt
 from tests.parallel_state import Drawing, state_of
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
@@ -16,7 +18,7 @@ from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.runtime.fsdp import FSDPStrategy
 from leyden.state import shard_files
 
-__all__ = ["cut_by_sigterm", "go_on", "keep", "keep_in_turns", "save_on_a_full_disk", "save_unless"]
+__all__ = ["cut", "go_on", "keep", "keep_in_turns", "resume", "save_on_a_full_disk", "save_unless", "unmade"]
 
 SETTINGS: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "discover_callbacks": False, "num_sanity_val_steps": 0, "max_epochs": 3,
@@ -98,13 +100,49 @@ def save_on_a_full_disk(rank: int, folder: str) -> tuple[list[str], str]:
     raise AssertionError("nothing was raised")
 
 
-def cut_by_sigterm(kind: str, folder: str) -> dict[str, Any]:
-    """Train until the second process gets SIGTERM, which all save after."""
-    from tests.parallel_runs import SignalAt
-
-    trainer = _trainer(kind, OnExceptionCheckpoint(folder), SignalAt(1, 8), accumulate_grad_batches=1)
-    try:
+def cut(kinds: list[str], folder: str, by: str) -> list[dict[str, Any]]:
+    """Train without a cut, and until the second process gets SIGTERM, or fails; return what the former come to."""
+    ends = []
+    for kind in kinds:
+        trainer = _trainer(kind)
         trainer.fit(Drawing())
-    except SystemExit:
-        return {"steps": trainer.global_step}
-    raise AssertionError("nobody was stopped")
+        ends.append(state_of(trainer))
+    for kind in kinds:
+        stop = SignalAt(1, 8) if by == "SIGTERM" else FailAt(1, 8)
+        trainer = _trainer(kind, OnExceptionCheckpoint(str(Path(folder, kind))), stop)
+        try:
+            trainer.fit(Drawing())
+        except SystemExit:
+            continue
+    return ends
+
+
+def resume(kinds: list[str], folder: str) -> list[dict[str, Any]]:
+    """Go on from what was saved after a cut."""
+    ends = []
+    for kind in kinds:
+        trainer = _trainer(kind, OnExceptionCheckpoint(str(Path(folder, kind))))
+        torch.manual_seed(99 + trainer.global_rank)
+        trainer.fit(Drawing(), ckpt_path=str(Path(folder, kind, "on_exception.ckpt")))
+        ends.append(state_of(trainer))
+    return ends
+
+
+class Unmade(Drawing):
+    """Its layers have no memory until a strategy, or a checkpoint, gives them some."""
+
+    def configure_model(self) -> None:
+        with torch.device("meta"):
+            self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+
+
+def unmade(folder: str) -> list[dict[str, Any]]:
+    """Train a module that is made by the strategy; return what it comes to, and what a run goes on with from there."""
+    path, ends = str(Path(folder, "unmade.ckpt")), []
+    for ckpt_path in (None, path):
+        trainer = _trainer("sharded", max_epochs=1)
+        trainer.fit(Unmade(), ckpt_path=ckpt_path)
+        ends.append(state_of(trainer))
+        if ckpt_path is None:
+            trainer.save_checkpoint(path)
+    return ends

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.parallel_saves import go_on, keep_in_turns, save_on_a_full_disk, save_unless
+from tests.parallel_saves import Unmade, cut, go_on, keep_in_turns, resume, save_on_a_full_disk, save_unless, unmade
 from tests.parallel_state import Drawing
 from tests.together import together
 
@@ -84,6 +84,39 @@ def test_runs_go_on_by_name_from_folders_and_files(kept: Path) -> None:
             torch.testing.assert_close(other["weights"], straight["weights"], rtol=0, atol=0)
         assert all(one["steps"] == 24 for one in ended.value)
         assert all(".ckpt" in one["from"] for one in ended.value)
+
+
+def test_layers_without_memory_take_that_of_the_checkpoint(tmp_path: Path) -> None:
+    for ended in together(unmade, str(tmp_path)):
+        assert not ended.error, ended.error
+        before, after = ended.value
+        for part in ("weights", "optimizer"):
+            torch.testing.assert_close(after[part], before[part], rtol=0, atol=0)
+    module = Unmade.load_from_checkpoint(tmp_path / "unmade.ckpt")
+    torch.testing.assert_close(dict(module.state_dict()), ended.value[0]["weights"], rtol=0, atol=0)
+
+
+def test_all_save_at_sigterm_and_go_on_exactly(tmp_path: Path) -> None:
+    kinds = ["ddp", "fsdp", "sharded"]
+    uncut, resumed = together(cut, kinds, str(tmp_path), "SIGTERM"), together(resume, kinds, str(tmp_path))
+    for straight, gone_on in zip(uncut, resumed, strict=True):
+        assert not straight.error + gone_on.error
+        torch.testing.assert_close(gone_on.value, straight.value, rtol=0, atol=0)
+    assert sorted(os.listdir(tmp_path / "sharded" / "on_exception.ckpt")) == FILES
+
+
+def test_the_first_saves_alone_after_an_error_where_it_has_all_weights(tmp_path: Path) -> None:
+    for kind in ("ddp", "sharded"):
+        failed = together(cut, [kind], str(tmp_path), "an error")
+        assert all("process 1 cannot go on" in ended.error for ended in failed)
+    assert not (tmp_path / "sharded").exists()
+    saved = storage.load(tmp_path / "ddp" / "on_exception.ckpt")
+    assert saved["processes"] == [{"changed": [], "gone": []}, None]
+    assert saved["global_step"] == 8
+    first, second = together(resume, ["ddp"], str(tmp_path))
+    assert not first.error + second.error
+    torch.testing.assert_close(first.value[0]["weights"], second.value[0]["weights"])
+    assert first.value[0]["drawn"] != second.value[0]["drawn"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -82,11 +82,12 @@ class LoadableModule(ModuleHooks, HyperparametersMixin):
         module.configure_model()
         module.on_load_checkpoint(checkpoint)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
-        if device is not None:
+        unmade = any(one.is_meta for one in module.parameters())  # layers without memory take that of the checkpoint
+        if device is not None and not unmade:
             module.to(device)
         strict = module.strict_loading if strict is None else strict
         try:
-            unfit = module.load_state_dict(checkpoint["state_dict"], strict=strict)
+            unfit = module.load_state_dict(checkpoint["state_dict"], strict=strict, assign=unmade)
         except RuntimeError as error:
             error.add_note(
                 f"The weights are those of {_shown(checkpoint_path)}; strict=False passes over missing and "

@@ -119,8 +119,9 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
             f"training. {_BARE_WEIGHTS}"
         )
     try:
-        weights = _as_in(module, weights)
-        module.load_state_dict(weights, strict=module.strict_loading)
+        # Layers without memory, which a strategy would fill a part at a time, take that of the checkpoint.
+        assign = any(one.is_meta for one in module.parameters())
+        module.load_state_dict(_as_in(module, weights), strict=module.strict_loading, assign=assign)
     except RuntimeError as error:
         lines = " ".join(str(error).split())
         raise MisconfigurationException(
@@ -131,11 +132,14 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
 
 
 def _as_in(module: LightningModule, weights: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the weights in parts where the module has them so, from an earlier run."""
+    """Return the weights as the module has them: in parts, from an earlier run, and of its dtypes."""
     own = dict(module.named_parameters(remove_duplicate=False))
-    if not any(map(is_shard, own.values())):
+    if not any(is_shard(one) or one.is_meta for one in own.values()):
         return weights
-    return {name: as_like(weight, own[name]) if name in own else weight for name, weight in weights.items()}
+    return {
+        name: as_like(weight.to(own[name].dtype), own[name]) if name in own else weight
+        for name, weight in weights.items()
+    }
 
 
 def restore_loggers(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
