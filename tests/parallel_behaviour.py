@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from leyden import Trainer, grad_norm
 from leyden.strategies import DDPStrategy, DistributedStrategy, FSDPStrategy
 
-__all__ = ["BEHAVIOURS", "ON_CPU", "seen"]
+__all__ = ["BEHAVIOURS", "ON_CPU", "leave_out_alone", "seen"]
 
 ON_CPU = {"accelerator": "cpu"}
 """There may be one GPU only, and this is about two processes."""
@@ -408,6 +408,32 @@ FAILURES: dict[str, tuple[Any, type[Net]]] = {
 }
 
 
+class OneLeavesOut(Net):
+    """One process leaves a batch out, and the other goes backward."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        left_out = self.global_rank == 1 and batch_idx == 2
+        return None if left_out else super().training_step(batch, batch_idx)
+
+
+class Impatient(DDPStrategy):
+    patience_s = 1.0
+
+
+def leave_out_alone() -> None:
+    """Fail, since one process waits for the gradients of another that has none."""
+    make_trainer(Impatient()).fit(OneLeavesOut(4))
+
+
+def uneven_training() -> Any:
+    trainer = make_trainer("ddp", use_distributed_sampler=False)
+    try:
+        trainer.fit(Net(4), [torch.ones(2, 4)] * (3 + trainer.global_rank))
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return None
+
+
 def _fail(name: str) -> Callable[[], Any]:
     strategy, kind = FAILURES[name]
 
@@ -440,6 +466,7 @@ BEHAVIOURS: dict[str, Callable[[], Any]] = {
         layers_made_on_the_meta_device,
         module_after_fsdp,
         own_strategy,
+        uneven_training,
     )
 } | {name: _fail(name) for name in FAILURES}
 

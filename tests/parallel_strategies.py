@@ -15,10 +15,11 @@ import torch
 from tests.parallel_runs import PROCESSES, Adversaries, Net, Unfreezing, fit
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, fp16_compress_wrapper
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from leyden.strategies import DDPStrategy, FSDPStrategy
 
-__all__ = ["CASES", "Case", "outcomes"]
+__all__ = ["CASES", "Case", "alone", "outcomes"]
 
 
 class Uneven(Net):
@@ -131,6 +132,17 @@ class Seeded(Net):
         self.net = nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 2))
 
 
+class Normed(Net):
+    """Has a BatchNorm of fixed statistics: under a policy of half precision its weights are gathered in 32 bits."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net.insert(1, nn.BatchNorm1d(8))
+
+    def on_train_epoch_start(self) -> None:
+        self.net[1].eval()
+
+
 class Case(NamedTuple):
     """A run, and by how much its weights may differ from those of one process."""
 
@@ -151,6 +163,8 @@ def _fsdp(**options: Any) -> Callable[[], Any]:
 
 MIXED = (2e-2, 2e-3)
 """Halves of a batch are summed in another order, each in 8 bits of precision."""
+
+HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 CASES = {
     "ddp": Case(Net, "auto" if PROCESSES > 1 else "ddp"),
@@ -197,6 +211,7 @@ CASES = {
     "fsdp, bf16-true": Case(Net, "fsdp", {"precision": "bf16-true", "max_epochs": 1}, rtol=0.1, atol=0.02),
     "fsdp, 64-true": Case(Net, "fsdp", {"precision": "64-true"}, rtol=1e-12, atol=1e-12),
     "fsdp, another seed": Case(Seeded, "fsdp"),
+    "fsdp, gathered in 16 bits": Case(Normed, _fsdp(mp_policy=HALF, wrap={nn.Linear}), {}, *MIXED),
     "fsdp, frozen": Case(Frozen, "fsdp"),
     "fsdp, tied": Case(Tied, "fsdp"),
     "fsdp, late": Case(Late, "fsdp"),
@@ -216,10 +231,17 @@ def outcomes(*names: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         case = CASES[name]
-        alone = "WORLD_SIZE" not in os.environ
-        strategy: Any = "auto" if alone else case.strategy if isinstance(case.strategy, str) else case.strategy()
+        by_itself = "WORLD_SIZE" not in os.environ
+        strategy: Any = "auto" if by_itself else case.strategy if isinstance(case.strategy, str) else case.strategy()
         try:
             found[name] = fit(strategy, dict(case.trainer), case.kind)
         except BaseException as error:
             found[name] = "".join(traceback.format_exception(error))
     return found
+
+
+def alone(*names: str) -> dict[str, Any]:
+    """Return the outcomes in a process that knows of no others."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
+        os.environ.pop(name, None)
+    return outcomes(*names)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.parallel_behaviour import BEHAVIOURS, ON_CPU, LeavesOut, Untrained, seen
+from tests.parallel_behaviour import BEHAVIOURS, ON_CPU, LeavesOut, Untrained, leave_out_alone, seen
 from tests.parallel_runs import Net, fit
-from tests.parallel_strategies import outcomes
+from tests.parallel_strategies import alone, outcomes
 from tests.together import together
 
 
@@ -103,6 +103,19 @@ def test_a_window_whose_last_batch_has_no_loss(both: list[dict[str, Any]]) -> No
         assert "returned None for the last batch of an accumulation window" in found["fsdp"]["error"]
 
 
+def test_a_process_that_leaves_a_batch_out_alone_is_not_waited_for_for_ever() -> None:
+    first, second = together(leave_out_alone, timeout_s=50)
+    assert "OneLeavesOut.training_step returned None in process 1 and not in others" in second.error
+    assert "ProcessFailedError: Process 1 of 2 failed" in first.error
+
+
+def test_different_numbers_of_training_batches_are_told(both: list[dict[str, Any]]) -> None:
+    for rank, (kind, message) in enumerate(of(both, "uneven_training")):
+        assert kind == "MisconfigurationException"
+        assert f"Process {rank} has {3 + rank} training batches in this epoch, others from 3 to 4" in message
+        assert "limit_train_batches=3" in message
+
+
 def test_a_sharded_module_may_be_called_in_any_hook(both: list[dict[str, Any]]) -> None:
     for found in of(both, "calls_outside_of_steps"):
         (calls, shards, weights), *sharded = found
@@ -175,7 +188,7 @@ def test_errors_of_the_engines_say_what_to_do(both: list[dict[str, Any]], name: 
 
 def test_fsdp_in_one_process() -> None:
     names = ["fsdp", "fsdp, layers", "fsdp, manual"]
-    found, alone = together(outcomes, *names, processes=1)[0].value, outcomes(*names)
+    found, single = (together(run, *names, processes=1)[0].value for run in (outcomes, alone))
     for name in names:
         assert not isinstance(found[name], str), found[name]
-        close(found[name]["weights"], alone[name]["weights"])
+        close(found[name]["weights"], single[name]["weights"])

@@ -274,7 +274,7 @@ class FitLoop(FitLimits):
     def _decide_for_the_epoch(self) -> None:
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
         trainer = self._trainer
-        trainer.strategy.begin_epoch()
+        trainer.strategy.begin_epoch(self.num_batches)
         settings = trainer.settings
         self._validates = self.val_loop.wanted
         self._log_every = settings.log_every_n_steps or 0

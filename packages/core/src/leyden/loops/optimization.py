@@ -34,9 +34,26 @@ class AutomaticOptimization:
     keeps_gradients = False
 
     __slots__ = (
-        "_averages_loss", "_backward", "_detect_anomaly", "_engine", "_journal", "_module", "_module_step",
-        "_module_zero_grad", "_no_grad_sync", "_optimizer", "_optimizer_step", "_plan", "_step", "_trainer",
-        "_walks_gradients", "_whole_step", "_wrapped", "outputs", "window_open",
+        "_averages_loss",
+        "_backward",
+        "_detect_anomaly",
+        "_engine",
+        "_journal",
+        "_module",
+        "_module_step",
+        "_module_zero_grad",
+        "_no_grad_sync",
+        "_optimizer",
+        "_optimizer_step",
+        "_plan",
+        "_shares_gradients",
+        "_step",
+        "_trainer",
+        "_walks_gradients",
+        "_whole_step",
+        "_wrapped",
+        "outputs",
+        "window_open",
     )  # fmt: skip
 
     def __init__(self, trainer: Trainer) -> None:
@@ -60,6 +77,7 @@ class AutomaticOptimization:
             optimizer is not None and getattr(optimizer.zero_grad, "__func__", None) is Optimizer.zero_grad
         )
         self._no_grad_sync = trainer.strategy.no_grad_sync
+        self._shares_gradients = trainer.world_size > 1 or self._no_grad_sync is not None
         self._detect_anomaly = trainer.settings.detect_anomaly
         if trainer.profiler is not None:
             self._wrap_actions(trainer.profiler)
@@ -146,8 +164,8 @@ class AutomaticOptimization:
         loss = output if output.__class__ is Tensor else loss_in(output, self._module)
         if loss is None:
             self.outputs = {}
-            if self.window_open and self._no_grad_sync is not None:
-                self._trainer.strategy.average_held_back(self._module)
+            if self._shares_gradients:
+                self._trainer.strategy.left_out(self._module, self.window_open)
             return None
         factor = self._trainer.accumulate_grad_batches
         if factor != 1:

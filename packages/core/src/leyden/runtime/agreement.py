@@ -84,6 +84,21 @@ class Agreement:
             raise self._failure
         return batches >= self._behind
 
+    def meet(self, place: str, within_s: float) -> bool:
+        """Return whether all processes have come to `place`; waits until they have, or for so long.
+
+        Raises:
+            ProcessFailedError: one of them failed.
+        """
+        key, until = self._key(f"meet/{place}"), time.monotonic() + within_s
+        here = self._store.add(key, 1)
+        while here < self._world_size and time.monotonic() < until:
+            if self._failure is not None:
+                raise self._failure
+            time.sleep(0.005)
+            here = self._store.add(key, 0)
+        return bool(here == self._world_size)
+
     def fail(self, error: str) -> None:
         """Tell the others that this process has failed, unless another has; wait a moment for them to take note.
 

@@ -129,8 +129,9 @@ class DDPStrategy(DistributedStrategy):
         if self.ddp_comm_hook is not None:
             self.parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, num_batches: int | float) -> None:
         """Let what has been frozen or set free since the last epoch leave or join the gradients that are averaged."""
+        super().begin_epoch(num_batches)
         if self._step is None:
             return
         now = [parameter for parameter in self._step.parameters() if parameter.requires_grad]
@@ -159,8 +160,11 @@ class DDPStrategy(DistributedStrategy):
         searched = parallel.find_unused_parameters and not parallel.static_graph
         parallel.reducer.prepare_for_backward(_tensors_in(loss) if searched else [])
 
-    def average_held_back(self, module: nn.Module) -> None:
-        if not self._holds_back:
+    def left_out(self, module: nn.Module, window_open: bool) -> None:
+        if self._holds_back:  # nobody waits for anybody
+            return
+        super().left_out(module, window_open)
+        if window_open:
             for parameter in self._trained:
                 if parameter.grad is not None:
                     parameter.grad.copy_(self.reduce(parameter.grad))

@@ -41,6 +41,9 @@ class DistributedStrategy(Strategy):
         process_group_backend: "nccl", "gloo", …; by default nccl for CUDA devices and gloo for others.
     """
 
+    patience_s = 60.0
+    """How long a process that leaves a batch out waits for the others to do so."""
+
     _shares_buffers = True
 
     _runs = 0
@@ -83,7 +86,7 @@ class DistributedStrategy(Strategy):
         if self.world_size > 1:
             DistributedStrategy._runs += 1
             self._stops_together = False
-            self._heard = heard
+            self._heard, self._position = heard, position
             store: Any = dist.distributed_c10d._get_default_store()
             self._agreement = Agreement(
                 store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard
@@ -163,6 +166,35 @@ class DistributedStrategy(Strategy):
                 self._agreement.close()  # after all are here: the store is there until nobody looks into it
                 self._agreement = None
             super().teardown()
+
+    # -- training together ------------------------------------------------------------------------------------------
+
+    def begin_epoch(self, num_batches: int | float) -> None:
+        """Refuse an epoch in which some processes would wait for others that have no batch left."""
+        if self.world_size == 1:
+            return
+        counts = torch.tensor([num_batches, -num_batches], dtype=torch.float64, device=self.root_device)
+        dist.all_reduce(counts, dist.ReduceOp.MAX)
+        most, fewest = counts.tolist()
+        if most != -fewest:
+            raise MisconfigurationException(
+                f"Process {self.global_rank} has {num_batches} training batches in this epoch, others from "
+                f"{-fewest:.0f} to {most:.0f}: who has fewer would leave the others waiting. Let "
+                "Trainer(use_distributed_sampler=True) deal a DataLoader's samples out, or set "
+                f"limit_train_batches={-fewest:.0f}."
+            )
+
+    def left_out(self, module: nn.Module, window_open: bool) -> None:
+        """Go on if all processes leave this batch out; one that does so alone is waited for by the others."""
+        if self._agreement is None:
+            return
+        done, _ = self._position()
+        if not self._agreement.meet(f"left out/{done}", self.patience_s):
+            raise MisconfigurationException(
+                f"{type(module).__name__}.training_step returned None in process {self.global_rank} and not in others, "
+                "which wait for its gradients. Return None in all processes or in none: return a loss of zero that "
+                "comes from the weights, such as 0.0 * self(batch).sum()."
+            )
 
     # -- how processes agree: after an error nobody waits for another, and each has its own --------------------------
 

@@ -243,8 +243,9 @@ class FSDPStrategy(DistributedStrategy):
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def average_held_back(self, module: nn.Module) -> None:
-        if not self._holds_back:
+    def left_out(self, module: nn.Module, window_open: bool) -> None:
+        super().left_out(module, window_open)
+        if window_open and not self._holds_back:
             raise MisconfigurationException(
                 "training_step returned None for the last batch of an accumulation window whose gradients the "
                 "processes have not averaged yet, which FSDP2 does in a backward only. Return a loss of zero that "

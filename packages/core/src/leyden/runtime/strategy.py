@@ -89,14 +89,17 @@ class Strategy:
         """
         return nullcontext()
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, num_batches: int | float) -> None:
         """Take note of what callbacks and the module have done as a training epoch began, or a run went on in one."""
 
     def before_backward(self, loss: Tensor) -> None:
         """Prepare for a backward pass under manual optimisation, where a step may have several or none."""
 
-    def average_held_back(self, module: nn.Module) -> None:
-        """Average what `no_grad_sync` has held back, where a window of accumulation ends without a backward."""
+    def left_out(self, module: nn.Module, window_open: bool) -> None:
+        """Go through a batch without a backward, since ``training_step`` returned None.
+
+        Where an accumulation window is open and ends here, average what `no_grad_sync` has held back.
+        """
 
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         """Clip by the norm over all processes' gradients; return that norm before clipping."""
