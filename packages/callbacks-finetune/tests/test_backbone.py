@@ -108,6 +108,42 @@ def test_optimizer_of_all_parameters_is_left_as_it_is() -> None:
     assert watch.rates == [[0.5]] * 3
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (torch.optim.LBFGS, r"LBFGS has one parameter group, and none can be added.*LBFGS\(self\.parameters\(\)"),
+        (
+            lambda free: torch.optim.Muon([one for one in free if one.ndim == 2], lr=0.1),
+            r"Muon trains matrices only, and 3 of 4 parameters .* shape \(3,\)",
+        ),
+    ],
+)
+def test_optimizer_that_cannot_take_a_group_is_told_before_training(make: Any, message: str) -> None:
+    class Other(Model):
+        def configure_optimizers(self) -> Any:
+            return make([one for one in self.parameters() if one.requires_grad])
+
+    callback, model = BackboneFinetuning(3), Other()
+    watch = Watch()
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(model, callback, watch)
+    assert watch.rates == []
+
+
+def test_lbfgs_of_all_parameters_is_finetuned() -> None:
+    class Second(Model):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=2)
+
+    model = Second()
+    before = model.backbone[0].weight.detach().clone()  # type: ignore[union-attr]
+    fit(model, BackboneFinetuning(2), epochs=2)
+    assert torch.equal(model.backbone[0].weight, before)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="2 of 2 parameters to be added to LBFGS are in it already"):
+        fit(model, BackboneFinetuning(1), epochs=2)
+    assert not torch.equal(model.backbone[0].weight, before)  # type: ignore[arg-type]
+
+
 def test_second_fit_starts_anew() -> None:
     callback = BackboneFinetuning(1)
     first, _ = fit(Model(), callback, epochs=3)

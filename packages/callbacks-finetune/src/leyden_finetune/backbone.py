@@ -14,7 +14,7 @@ from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info
 from leyden_finetune.base import BaseFinetuning
 from leyden_finetune.freezing import is_norm, own_parameters, release_norm, set_trainable
-from leyden_finetune.groups import add_group, parameters_of
+from leyden_finetune.groups import add_group, check_takes, parameters_of
 from leyden_finetune.levels import Level, check_levels, is_strategy, read_strategy, share_out
 from leyden_finetune.schedulers import set_learning_rate
 
@@ -162,6 +162,14 @@ class BackboneFinetuning(BaseFinetuning):
             check_levels(self.levels, backbone, self.train_bn, type(self).__name__)
         self.freeze(backbone, train_bn=self.train_bn)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.optimizers:  # what cannot join is an error now, not in the epoch in which it is due
+            had, (shares, _) = parameters_of(*trainer.optimizers), share_out(self.levels, _backbone(pl_module))
+            shared = [one for share in shares for one in share.values() if id(one) not in had]
+            norms = set() if self.train_bn else _of_norms(_backbone(pl_module))
+            check_takes(trainer.optimizers[0], [one for one in shared if id(one) not in norms])
+        super().on_fit_start(trainer, pl_module)
+
     def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
         if epoch < self.levels[0].epoch:
             return
@@ -248,6 +256,10 @@ class BackboneFinetuning(BaseFinetuning):
 def _backbone(pl_module: LightningModule) -> nn.Module:
     backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
     return backbone
+
+
+def _of_norms(backbone: nn.Module) -> set[int]:
+    return {id(one) for module in backbone.modules() if is_norm(module) for one in own_parameters(module)}
 
 
 def _schedulers(pl_module: LightningModule) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.parameter import Parameter
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Muon, Optimizer
 
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_warn
@@ -18,6 +18,7 @@ from leyden.rank_zero import rank_zero_warn
 __all__ = [
     "add_group",
     "check_groups",
+    "check_takes",
     "count_groups",
     "describe_groups",
     "name_new_parameters",
@@ -101,6 +102,7 @@ def add_group(
     """
     if not parameters:
         return
+    check_takes(optimizer, parameters)
     first, number = optimizer.param_groups[0], len(optimizer.param_groups)
     group: Group = {"params": list(parameters), "lr": float(first["lr"]) / denominator if lr is None else float(lr)}
     if lr is None and not group["lr"] and "initial_lr" in first:
@@ -112,6 +114,22 @@ def add_group(
         names = [name, *(f"{name}-{count}" for count in range(2, number + 2))]
         group["name"] = next(one for one in names if one not in taken)
     optimizer.add_param_group(group)
+
+
+def check_takes(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    """Raise `MisconfigurationException` where torch takes a new group without a word, and fails at the next step."""
+    kind, odd = type(optimizer).__name__, [one for one in parameters if one.ndim != 2]
+    if isinstance(optimizer, LBFGS) and parameters:
+        raise MisconfigurationException(
+            f"{kind} has one parameter group, and none can be added. Make it of all that is ever to be trained, "
+            f"{kind}(self.parameters(), ...): what is frozen rests in it until it is set free."
+        )
+    if isinstance(optimizer, Muon) and odd:
+        raise MisconfigurationException(
+            f"{kind} trains matrices only, and {len(odd)} of {len(parameters)} parameters to be added are none, such "
+            f"as one of shape {tuple(odd[0].shape)}. Derive a callback from BaseFinetuning which adds these to another "
+            "optimizer, or freezes them."
+        )
 
 
 def name_new_parameters(optimizer: Optimizer, module: nn.Module) -> None:

@@ -349,14 +349,15 @@ def test_a_sequence_of_schedulers_and_a_plateau_resume() -> None:
 
 
 @pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"])
-def test_every_optimizer_of_torch_resumes(name: str) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_every_optimizer_of_torch_resumes(name: str, precision: str) -> None:
     class Optimized(Net):
         def configure_optimizers(self) -> Any:
             return getattr(torch.optim, name)(self.parameters(), lr=0.01)
 
-    whole = fitted(module=Optimized, max_epochs=2)
-    fitted(module=Optimized, max_epochs=1).save_checkpoint("a.ckpt")
-    resumed = make(max_epochs=2)
+    whole = fitted(module=Optimized, max_epochs=2, precision=precision)
+    fitted(module=Optimized, max_epochs=1, precision=precision).save_checkpoint("a.ckpt")
+    resumed = make(max_epochs=2, precision=precision)
     resumed.fit(Optimized(), ckpt_path="a.ckpt")
     assert_same(everything(resumed), everything(whole))
 

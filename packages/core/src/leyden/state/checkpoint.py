@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException, with_article
@@ -184,11 +185,26 @@ def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str)
     for part, state in zip(parts, states, strict=True):
         try:
             part.load_state_dict(parted_state(part, state) if name == "optimizer" else state)
+            if isinstance(part, Optimizer):
+                _keep_dtype_of_numbers(part, state)
         except _DOES_NOT_FIT as error:
             raise MisconfigurationException(
                 f"ckpt_path={path!r}: the {type(part).__name__} cannot load its state: {error}. Return the same "
                 f"{name} from configure_optimizers as when it was saved."
             ) from error
+
+
+def _keep_dtype_of_numbers(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give single numbers the dtype that they were saved in: torch gives them that of the weights as it loads them.
+
+    NAdam's product of momenta and ASGD's averaging rate are float32 beside weights of any precision.
+    """
+    places = [place for group in saved["param_groups"] for place in group["params"]]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for place, weight in zip(places, weights, strict=True):
+        for name, value in saved["state"].get(place, {}).items():
+            if isinstance(value, Tensor) and not value.ndim and optimizer.state[weight][name].dtype != value.dtype:
+                optimizer.state[weight][name] = value.to(optimizer.state[weight][name].device, copy=True)
 
 
 def _check_options(optimizer: Optimizer, path: str) -> None:
