@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from tests.parallel_data import all_evaluated, trained
+from tests.parallel_loaders import SIZE, TRAINED, predicted, read_in_training, read_in_validation
+from tests.parallel_logging import DIFFERENCES, agreeing, different, measured
 from tests.together import together
 
 SIZES = {"uneven": (9, 2), "a batch less": (3, 2), "a process without data": (1, 2)}
@@ -108,3 +110,150 @@ def test_who_reads_in_one_process_alone_gets_the_last_values_that_were_shared(fi
     assert second["read"] == []
     train_batches = [read["loss_step"] for read in first["read"] if "loss_step" in read]
     assert len(set(train_batches)) == 1 + BATCHES + 1  # at the beginning, at each second step, at the first epoch's end
+
+
+# -- loaders of every kind --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def loaders() -> list[dict[str, Any]]:
+    """Which rows each of two processes has got in training."""
+    return [ended.value for ended in together(read_in_training)]
+
+
+SHUFFLED = {
+    "shuffled", "weighted", "own batch sampler", "distributed already", "persistent workers", "stateful",
+}  # fmt: skip
+STEPS = {"uneven": (2, 4), "overfit": (2, 4), "half": (3, 6), "accumulating": (6, 4), "own batch sampler": (4, 8)}
+
+
+@pytest.mark.parametrize("name", [*TRAINED.keys() - {"uneven", "whole", "combined", "half", "overfit"}])
+def test_training_reads_each_sample_once_an_epoch(loaders: list[dict[str, Any]], name: str) -> None:
+    shares = [each[name]["rows"] for each in loaders]
+    for first, second in zip(*shares, strict=True):
+        assert len(first) == len(second)
+        assert sorted([*first, *second]) == list(range(SIZE))
+    for share in shares:
+        assert (share[0] != share[1]) is (name in SHUFFLED)  # the sampler knows the epoch
+
+
+@pytest.mark.parametrize("name", TRAINED.keys() - {"own split", "whole"})
+def test_steps_are_counted_by_a_process_s_share(loaders: list[dict[str, Any]], name: str) -> None:
+    batches, steps = STEPS.get(name, (6, 12))
+    for each in loaders:
+        assert (each[name]["batches"], each[name]["estimated"], each[name]["steps"]) == (batches, steps, steps)
+
+
+def test_training_repeats_samples_where_shares_would_differ(loaders: list[dict[str, Any]]) -> None:
+    assert [each["uneven"]["rows"][0] for each in loaders] == [[0, 2, 4], [1, 3, 0]]
+    assert [each["overfit"]["rows"] for each in loaders] == [[[0, 2, 4, 6]] * 2, [[1, 3, 5, 7]] * 2]
+    for each in loaders:
+        assert each["whole"]["rows"] == [[*range(SIZE)]] * 2  # use_distributed_sampler=False
+        assert each["half"]["rows"] == [epoch[:6] for epoch in each["shuffled"]["rows"]]
+
+
+def test_collections_of_loaders_are_shared_loader_by_loader(loaders: list[dict[str, Any]]) -> None:
+    for first, second in zip(*(each["combined"]["rows"] for each in loaders), strict=True):
+        assert sorted([*first, *second]) == sorted([*range(SIZE)] * 2)
+        in_order = [row for at, row in enumerate(first) if at % 4 < 2]
+        assert in_order == list(range(0, SIZE, 2))
+
+
+def test_limits_of_an_evaluation_are_those_of_the_largest_share() -> None:
+    first, second = (ended.value for ended in together(read_in_validation))
+    assert {name: (first[name], second[name]) for name in first if name != "shuffled"} == {
+        "half": ({"rows": [0, 2], "batches": [2]}, {"rows": [1, 3], "batches": [2]}),
+        "two": ({"rows": [0, 2], "batches": [2]}, {"rows": [1, 3], "batches": [2]}),
+        "several": ({"rows": [0, 2, 0, 2], "batches": [1, 2]}, {"rows": [1, 1, 3], "batches": [1, 2]}),
+        "no last batch": ({"rows": [0, 2, 4, 6], "batches": [2]}, {"rows": [1, 3], "batches": [1]}),
+        "fraction of few": ({"rows": [0], "batches": [1]}, {"rows": [1], "batches": [1]}),
+        "trained": ({"rows": [0], "batches": [1]}, {"rows": [1], "batches": [1]}),
+    }
+    shuffled = first["shuffled"]["rows"], second["shuffled"]["rows"]
+    assert sorted([*shuffled[0], *shuffled[1]]) == list(range(9))
+    assert list(map(len, shuffled)) == [5, 4]
+
+
+def test_predictions_and_their_indices_are_those_of_the_process_s_share() -> None:
+    pair = [ended.value for ended in together(predicted, 5)]
+    for each in pair:
+        assert each["returned"] == each["epoch"]
+        assert each["batches"] == [batch for loader in each["epoch"] for batch in loader]
+    rows = [[row for batch in each["returned"][0] for row in batch] for each in pair]
+    assert sorted([*rows[0], *rows[1]]) == [0, 1, 2, 3, 4]
+    assert [each["returned"][1] for each in pair] == [[[0]], []]
+
+
+# -- what is logged ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def said() -> list[dict[str, str]]:
+    """What two processes said of each difference."""
+    return [ended.value for ended in together(different)]
+
+
+EXPECTED = {
+    "InSteps": [
+        "In training",
+        "'of_0' in `training_step` by process 0 of 2 only",
+        "'of_1' in `training_step` by process 1",
+    ],
+    "OneMore": ["In validation", "'more' in `validation_step` by process 1 of 2 only"],
+    "AtTheEnd": ["In validation", "'first' in `on_validation_epoch_end` by process 0 of 2 only"],
+    "OtherArguments": ["In validation", "'value' in `validation_step` in another way by each"],
+    "OneAlone": ["In training", "'value' in `training_step` by process 0 of 2 only"],
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_processes_that_log_different_names_all_say_which(said: list[dict[str, str]], name: str) -> None:
+    for each in said:
+        assert each[name].startswith("MisconfigurationException: ")
+        for part in EXPECTED[name]:
+            assert part in each[name]
+        assert "log it in every process" in each[name]
+
+
+@pytest.fixture(scope="module")
+def agreed() -> list[dict[str, Any]]:
+    """What two processes have of what they log in groups, now and then, and at the end."""
+    return [ended.value for ended in together(agreeing)]
+
+
+def test_values_of_groups_and_of_one_process_alone(agreed: list[dict[str, Any]]) -> None:
+    both = {"all": 1.5, "all_step": 1.5, "all_epoch": 1.5, "pair": 2, "pair_step": 2, "pair_epoch": 2, "late": 3.5}
+    own = [dict.fromkeys(("own", "own_step", "own_epoch"), rank + 1) for rank in (0, 1)]
+    alone = [dict.fromkeys(("first", "first_step", "first_epoch"), 1), {}]
+    group = [{}, dict.fromkeys(("second", "second_step", "second_epoch"), 2)]
+    for rank, each in enumerate(agreed):
+        assert each["Grouped"]["metrics"] == {**both, **own[rank], **alone[rank], **group[rank]}
+    steps = [(step, row.get("late")) for step, row in agreed[0]["Grouped"]["rows"] if "late" in row]
+    assert steps == [(1, 1.5), (3, 3.5)]  # what is logged in the last hook of a step is in the step's row
+
+
+def test_who_logs_for_the_epoch_without_sync_dist_is_told_once_by_the_first_process(agreed: list[Any]) -> None:
+    (told,) = agreed[0]["Grouped"]["warned"]
+    assert told.startswith("self.log('own', ...) is called in 2 processes without sync_dist=True")
+    assert agreed[1]["Grouped"]["warned"] == []
+
+
+def test_a_name_that_all_have_logged_may_be_logged_by_some(agreed: list[dict[str, Any]]) -> None:
+    for each in agreed:
+        assert each["Sometimes"]["metrics"] == {"some": 1.5, "some_step": 3, "some_epoch": 1.5}
+        assert each["Sometimes"]["rows"][:2] == [(1, {"some_step": 1, "epoch": 0}), (3, {"some_step": 3, "epoch": 0})]
+
+
+def test_who_monitors_sees_what_the_module_logs_at_an_epoch_s_end(agreed: list[dict[str, Any]]) -> None:
+    for each in agreed:
+        assert each["Summed"]["seen"] == {"at_end": 1}
+
+
+def test_metrics_of_torchmetrics_reduce_by_themselves_at_the_same_place() -> None:
+    pytest.importorskip("torchmetrics")
+    sizes = (9, 3, 1)
+    alone = measured(*sizes)
+    for ended in together(measured, *sizes):
+        assert ended.value[:4] == [pytest.approx(one) for one in alone[:4]]
+        assert "BinaryAUROC logged as 'kept' keeps the values of all batches" in ended.value[4]
+        assert ended.value[5] == pytest.approx(alone[5])

@@ -192,8 +192,9 @@ class SharedSampler(Sampler[Any]):
     """Every `num_replicas`-th of what `sampler` draws, beginning with the one at `rank`.
 
     Each process draws the whole with generators seeded alike by `seed` and the epoch, so that the shares fit together
-    whatever `sampler` draws from; the process's own generators are left as they were. With `repeat` the first drawn
-    come again at the end until all shares are equally long, as processes that train together need.
+    whatever `sampler` draws from, its attribute `generator` too; the generators are then left as they were. With
+    `repeat` the first drawn come again at the end until all shares are equally long, as processes that train together
+    need.
     """
 
     def __init__(self, sampler: Iterable[Any], num_replicas: int, rank: int, *, seed: int = 0, repeat: bool) -> None:
@@ -211,7 +212,7 @@ class SharedSampler(Sampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         if type(self.sampler) is SequentialSampler and not self.repeat:
             return iter(range(self.rank, len(self.sampler), self.num_replicas))  # however large the dataset is
-        with isolate_rng(include_cuda=False):
+        with isolate_rng(include_cuda=False), _own_generator_at(self.sampler, self.seed + self.epoch):
             seed_generators(self.seed + self.epoch)
             drawn = list(self.sampler)
         if self.repeat and drawn:
@@ -222,3 +223,18 @@ class SharedSampler(Sampler[Any]):
     def __len__(self) -> int:
         drawn = len(self.sampler)  # type: ignore[arg-type]
         return math.ceil(drawn / self.num_replicas) if self.repeat else len(range(self.rank, drawn, self.num_replicas))
+
+
+@contextmanager
+def _own_generator_at(sampler: Any, seed: int) -> Iterator[None]:
+    """Seed the generator that a sampler has for itself; that of torchdata's RandomSampler differs in each process."""
+    generator = getattr(sampler, "generator", None)
+    if not isinstance(generator, torch.Generator):
+        yield
+        return
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)

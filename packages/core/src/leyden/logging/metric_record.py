@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from leyden.errors import MisconfigurationException, with_article
 from leyden.logging.buffer import widest_on
+from leyden.logging.exchange import Share
 from leyden.logging.records import Key, Record, Traits
 from leyden.logging.values import is_metric, raise_changed_kind
 
 __all__ = ["MetricRecord", "attribute_of"]
+
+
+_NEEDS_ALL = 2.0**32
 
 
 class MetricRecord(Record):
@@ -59,8 +63,28 @@ class MetricRecord(Record):
     def compute(self) -> Tensor:
         return self._scalar(self.metric.compute())
 
-    # Of several processes a metric reduces what it is of by itself: in `compute`, and for a step's value as
-    # ``dist_sync_on_step`` says.
+    # Metrics of several processes reduce by themselves: in `compute`, and for a step's value as ``dist_sync_on_step``
+    # says. What is shared is how many have it, and whether torchmetrics could do without the others.
+
+    def epoch_share(self) -> Share:
+        return Share("sum", 1.0 + _NEEDS_ALL * self._needs_all(), 1.0, self.count > 0)
+
+    def check_number(self, shared: float, world_size: int) -> None:
+        """Refuse a metric that some processes have no data for, where torchmetrics would fail in gathering it."""
+        if shared % _NEEDS_ALL < world_size and shared >= _NEEDS_ALL:
+            raise MisconfigurationException(
+                f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} keeps the values of all batches, "
+                "and torchmetrics cannot gather them where a process has had no data. There are fewer samples than "
+                "processes: evaluate more of them, or with fewer processes, or use a metric with a state of fixed size "
+                "(many take thresholds=...)."
+            )
+
+    def _needs_all(self) -> bool:
+        """Whether there are lists of another dtype than that of the empty one that torchmetrics sends for no data."""
+        lists = [
+            getattr(self.metric, name) for name, default in self.metric._defaults.items() if isinstance(default, list)
+        ]
+        return any(one.dtype != self.metric.dtype for there in lists for one in there if isinstance(one, Tensor))
 
     def _scalar(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 from leyden.errors import MisconfigurationException
 from leyden.hooks.contract import HOOKS
 from leyden.logging.exchange import Share, exchange, gather, gather_bytes, header_of
+from leyden.logging.metric_record import MetricRecord
 from leyden.logging.records import Key, Record
 from leyden.logging.reductions import KeptRecord
 
@@ -52,23 +53,26 @@ class Sharing:
         Raises:
             MisconfigurationException: the processes do not log the same; names what each logs.
         """
-        for group, records in self._by_group().items():
-            at_step = [one for one in records if steps and _is_of_steps(one)]
-            of_epoch = [
-                one
-                for one in records
-                if one.traits.on_epoch and (epoch or (epoch_hooks and not belongs_to_step(one.key)))
-            ]
-            shares = [one.latest_share() for one in at_step] + [one.epoch_share() for one in of_epoch]
-            values = exchange(self._trainer.strategy, group, shares, self._headers[group])
-            if values is None:
-                self._agree(group, records)
-                self.share(steps=steps, epoch=epoch, epoch_hooks=epoch_hooks)
-                return
-            for record, value in zip(at_step, values, strict=False):
-                record.take_latest(value, self._trainer.global_step)
-            for record, value in zip(of_epoch, values[len(at_step) :], strict=True):
-                self._take_epoch(group, record, value)
+        for group in list(self._by_group()):
+            while not self._share_in(group, steps, epoch, epoch_hooks):
+                self._agree(group, self._by_group()[group])
+
+    def _share_in(self, group: Any, steps: bool, epoch: bool, epoch_hooks: bool) -> bool:
+        """Do so in a group of processes; return False where they have yet to agree on what they log."""
+        records = self._by_group()[group]
+        at_step = [one for one in records if steps and _is_of_steps(one)]
+        of_epoch = [
+            one for one in records if one.traits.on_epoch and (epoch or (epoch_hooks and not belongs_to_step(one.key)))
+        ]
+        shares = [one.latest_share() for one in at_step] + [one.epoch_share() for one in of_epoch]
+        values = exchange(self._trainer.strategy, group, shares, self._headers[group])
+        if values is None:
+            return False
+        for record, value in zip(at_step, values, strict=False):
+            record.take_latest(value, self._trainer.global_step)
+        for record, value in zip(of_epoch, values[len(at_step) :], strict=True):
+            self._take_epoch(group, record, value)
+        return True
 
     def share_batches(self, batches: Mapping[int | None, BatchValues]) -> dict[Key, list[float | None]]:
         """Return, by record, the values of all processes for each batch, None where no process has one.
@@ -111,7 +115,8 @@ class Sharing:
     def _take_epoch(self, group: Any, record: Record, value: float | None) -> None:
         if value is None:
             record.take_epoch(None)
-        elif record.kind == "metric":
+        elif isinstance(record, MetricRecord):
+            record.check_number(value, self._trainer.world_size)
             record.of_all = record.compute()  # torchmetrics reduces by itself, in all processes at once
         elif isinstance(record, KeptRecord) and record.reduction is None:
             self._take_own_function(group, record)
@@ -142,21 +147,23 @@ class Sharing:
             wrong += [
                 (rank, key) for key in missing if (key[2] or 0) not in each["without"] or not belongs_to_step(key)
             ]
-        alike = all(each[key]["layout"] == everything[key]["layout"] for each in described for key in each)
-        if wrong or not alike:
-            raise MisconfigurationException(self._difference(described, [key for _, key in wrong]))
+        layouts = {key: {str(each[key]["layout"]) for each in described if key in each} for key in everything}
+        otherwise = [key for key in everything if len(layouts[key]) > 1]
+        if wrong or otherwise:
+            raise MisconfigurationException(self._difference(described, [key for _, key in wrong], otherwise))
         known = {record.key for record in records}
         for key, one in everything.items():
             if key not in known:
                 self._registry.take_part(self._stage, key, one, group)
 
-    def _difference(self, described: Sequence[Mapping[Key, Any]], missing: Sequence[Key]) -> str:
+    def _difference(
+        self, described: Sequence[Mapping[Key, Any]], missing: Sequence[Key], otherwise: Sequence[Key]
+    ) -> str:
         lines = []
         for key in dict.fromkeys(missing):
             having = [rank for rank, there in enumerate(described) if key in there]
             lines.append(f"{key[1]!r} in `{key[0]}` by {_processes(having)} of {len(described)} only")
-        if not lines:
-            lines = ["the same names in another way: as other kinds of values, or with other arguments of self.log"]
+        lines += [f"{key[1]!r} in `{key[0]}` in another way by each (see the arguments)" for key in otherwise]
         return (
             f"In {_STAGES[self._stage]} the processes do not log the same values with sync_dist=True: "
             f"{'; '.join(lines)}. A value of all processes needs each of them: log it in every process, with the same "
