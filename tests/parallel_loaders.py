@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import multiprocessing
 import warnings
@@ -83,11 +84,10 @@ def _weighted(rank: int) -> Any:
 
 
 def _stateful(rank: int) -> Any:
-    from torchdata.stateful_dataloader import StatefulDataLoader
-
+    torchdata = importlib.import_module("torchdata.stateful_dataloader")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'set_vital' is deprecated")
-        return StatefulDataLoader(Numbers(SIZE), batch_size=2, shuffle=True)
+        return torchdata.StatefulDataLoader(Numbers(SIZE), batch_size=2, shuffle=True)
 
 
 def _distributed(rank: int) -> Any:

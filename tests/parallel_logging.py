@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from leyden import Callback, LightningModule, Trainer
+from leyden.runtime import agreement
 
 __all__ = ["DIFFERENCES", "agreeing", "different", "measured"]
 
@@ -89,6 +90,7 @@ def _fit(module: Plain, **settings: Any) -> Trainer:
 
 def different() -> dict[str, str]:
     """Run each of `DIFFERENCES`, and return what its error says."""
+    agreement._TAKING_NOTE_S = 0.1
     said = {}
     for name, kind in DIFFERENCES.items():
         try:
@@ -170,11 +172,15 @@ class ReadsAlone(Callback):
         if trainer.is_global_zero:
             dict(trainer.callback_metrics)
 
-    on_validation_end = on_validation_epoch_end = on_validation_batch_end
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_validation_batch_end(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_validation_batch_end(trainer)
 
 
 def measured(*sizes: int) -> list[Any]:
-    """Validate on so many rows with metrics of torchmetrics, logged in steps and at the end; return metrics or errors."""
+    """Validate on so many rows with metrics of torchmetrics, logged in steps and at the end; return them, or errors."""
     import torchmetrics
 
     class Measured(Plain):
@@ -196,7 +202,7 @@ def measured(*sizes: int) -> list[Any]:
             self.several.update(first)
             self.kept.update((first + 1) / 20, (first % 3 > 0).long())
             self.log("mean", self.mean)
-            self.log("several", self.several)  # type: ignore[arg-type]
+            self.log("several", self.several)
             if self.wanted:
                 self.log("kept", self.kept, sync_dist=True)
 
