@@ -86,11 +86,11 @@ class Net(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss: Tensor = (self(batch) - 1).square().mean()
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val", (self(batch) - 1).square().mean(), prog_bar=True)
+        self.log("val", (self(batch) - 1).square().mean(), prog_bar=True, sync_dist=True)
         self.log("own", float(self.trainer.global_rank))
 
     def configure_optimizers(self) -> Any:

@@ -248,11 +248,19 @@ class SecondOfTwo(Strategy):
         return obj * 2
 
 
-@pytest.mark.parametrize(("interval", "steps"), [("step", 3), ("epoch", 4)])
-def test_the_clock_of_the_first_process_decides(interval: Any, steps: int) -> None:
-    trainer = trainer_with(ByHand("00:00:01:00", interval), strategy=SecondOfTwo(torch.device("cpu")))
+@pytest.mark.filterwarnings("ignore:.*without sync_dist=True")
+def test_the_clock_of_the_first_process_decides() -> None:
+    trainer = trainer_with(ByHand("00:00:01:00", "epoch"), strategy=SecondOfTwo(torch.device("cpu")))
     trainer.fit(Slow())
-    assert trainer.global_step == steps
+    assert trainer.global_step == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*without sync_dist=True")
+def test_between_batches_another_process_does_not_look_at_its_clock() -> None:
+    timer, strategy = ByHand("00:00:01:00"), SecondOfTwo(torch.device("cpu"))
+    trainer = trainer_with(timer, strategy=strategy, max_epochs=3)
+    trainer.fit(Slow())
+    assert (trainer.should_stop, timer.time_elapsed() > 60) == (False, True)
 
 
 def test_time_runs_in_manual_optimisation_too() -> None:

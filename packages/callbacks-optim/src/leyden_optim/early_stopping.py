@@ -243,7 +243,8 @@ class EarlyStopping(Callback):
     def _ask_to_stop(self, trainer: Trainer, reason: EarlyStoppingReason, message: str) -> None:
         self.stopped_epoch = trainer.current_epoch
         self.stopping_reason, self.stopping_reason_message = reason, message
-        self._asked_first = self._asked_first or not trainer.should_stop
+        nobody_had = trainer.strategy.reduce_boolean_decision(not trainer.should_stop, all=True)
+        self._asked_first = self._asked_first or nobody_had
         trainer.should_stop = True
 
     def _withdraw(self, trainer: Trainer) -> None:

@@ -25,6 +25,8 @@ _OF_ENTRY_POINT = {"fit": ("train", "sanity_check", "validate")}
 class Timer(Callback):
     """Measures how long each stage takes and asks the trainer to stop when training has taken `duration`.
 
+    With several processes the first one's clock decides, and all stop behind the same batch, within about a second.
+
     Args:
         duration: ``"DD:HH:MM:SS"`` (days, hours, minutes, seconds), a timedelta, or its keywords as a dict:
             ``{"hours": 11, "minutes": 45}``; not negative. None measures only.
@@ -112,7 +114,7 @@ class Timer(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that used up its time before it was interrupted does not train on."""
-        self._check(trainer)
+        self._check_together(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time training, and the validation that a resumed run goes on with."""
@@ -153,13 +155,13 @@ class Timer(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the clock, with ``interval="step"``."""
-        if self._duration_s is not None and self.interval == "step":
-            self._check(trainer)
+        if self._duration_s is not None and self.interval == "step" and trainer.is_global_zero:
+            self._check(trainer, self.time_elapsed())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the clock, with ``interval="epoch"``."""
         if self.interval == "epoch":
-            self._check(trainer)
+            self._check_together(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Nothing runs any more."""
@@ -167,11 +169,13 @@ class Timer(Callback):
         for watch in self._watches.values():
             watch.stop(now)
 
-    def _check(self, trainer: Trainer) -> None:
-        if self._duration_s is None:
-            return
-        elapsed = trainer.strategy.broadcast(self.time_elapsed())
-        if elapsed < self._duration_s or trainer.should_stop:
+    def _check_together(self, trainer: Trainer) -> None:
+        if self._duration_s is not None:
+            self._check(trainer, trainer.strategy.broadcast(self.time_elapsed()))
+
+    def _check(self, trainer: Trainer, elapsed: float) -> None:
+        """Ask to stop if the time is up: in one process of several that is enough."""
+        if self._duration_s is None or elapsed < self._duration_s or trainer.should_stop:
             return
         trainer.should_stop = True
         if self.verbose:

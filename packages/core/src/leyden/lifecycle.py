@@ -59,7 +59,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
 
         return cast(T, run_in_forks(trainer, fn, lambda: run(trainer, fn, body, ckpt_path, weights_only)))
     trainer.state = TrainerState(fn, _STAGES[fn], TrainerStatus.RUNNING)
-    trainer.should_stop = False
+    trainer.should_stop = trainer.is_to_end = False
     trainer.received_sigterm = trainer.attention_wanted = False
     trainer.strategy.is_torn = False
     set_up: list[Entry] = []
@@ -67,7 +67,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     trainer.sigterm.start()
     try:
         try:
-            trainer.strategy.begin(trainer.position, trainer.hear_sigterm)
+            trainer.strategy.begin(trainer.position, trainer.hear_sigterm, trainer.hear_end)
             if trainer.received_sigterm:  # before there was anybody to be told
                 trainer.strategy.ask_to_stop()
             with numerics(trainer.settings):

@@ -189,6 +189,7 @@ class Trainer(TrainerProperties):
         self.accumulate_grad_batches = self.settings.accumulate_grad_batches
         self.ckpt_path: str | None = None
         self.received_sigterm = self.attention_wanted = self._should_stop = False
+        self.is_to_end = self._has_heard_end = False
         self.sigterm = SigtermListener(self.hear_sigterm)
         self._watching: list[Wrap] = []
 
@@ -212,6 +213,7 @@ class Trainer(TrainerProperties):
         aside.profiler, aside.discovered = None, copy.copy(self.discovered)
         aside.loggers = [DummyLogger() for _ in self.loggers]
         aside.received_sigterm = aside.attention_wanted = aside._should_stop = False
+        aside.is_to_end = True  # when its own `should_stop` says so, which is no matter of other processes
         aside.sigterm = SigtermListener(aside.hear_sigterm)
         aside._watching = []
         aside.strategy = strategy or self.strategy
@@ -471,6 +473,26 @@ class Trainer(TrainerProperties):
             TrainerFn.PREDICTING: self.predict_loop,
         }
         return loops[self.state.fn or TrainerFn.VALIDATING].position()
+
+    def ends_here(self, place: float) -> bool:
+        """Whether training is to end at this place, in batches done, as somebody asked for by `should_stop`.
+
+        Processes that train together agree on the place, whoever of them asked.
+        """
+        asked = self._should_stop or self._has_heard_end
+        if asked and not self.is_to_end and self.strategy.ends_behind(place):
+            self._should_stop = self.is_to_end = True
+        return self.is_to_end and self._should_stop
+
+    def ends_with_epoch(self) -> bool:
+        """Whether training is to end now that an epoch has; asked by all processes at one place."""
+        if not self.is_to_end and self.strategy.reduce_boolean_decision(self._should_stop, all=False):
+            self._should_stop = self.is_to_end = True
+        return self.is_to_end and self._should_stop
+
+    def hear_end(self) -> None:
+        """Take note that another process has asked for the end of training."""
+        self._has_heard_end = self.attention_wanted = True
 
     def hear_sigterm(self) -> None:
         """Take note that this process, or another of the run, was asked to end."""

@@ -54,6 +54,8 @@ class TrainerProperties:
     _attached: AttachedCallbacks
     _optimizers: list[Optimizer]
     _should_stop: bool
+    _has_heard_end: bool
+    is_to_end: bool
 
     if not TYPE_CHECKING:  # for type checkers what is not below is a mistake
 
@@ -141,12 +143,18 @@ class TrainerProperties:
 
     @property
     def should_stop(self) -> bool:
-        """Whether training ends after this batch; set it to stop. `min_epochs` and `min_steps` are waited for."""
+        """Whether training ends after this batch; set it to stop. `min_epochs` and `min_steps` are waited for.
+
+        With several processes one is enough to ask: all end behind the same batch. Taking it back is for all of them.
+        """
         return self._should_stop
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
         self._should_stop = bool(value)
+        if self.is_to_end and not value:
+            self.is_to_end = self._has_heard_end = False
+            self.strategy.forget_end()
         self.attention_wanted = self.attention_wanted or bool(value)
 
     # -- state ------------------------------------------------------------------------------------------------------

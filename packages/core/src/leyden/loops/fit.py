@@ -264,7 +264,8 @@ class FitLoop(FitLimits):
         )
         self.is_last_batch = True
         self._step_schedulers("epoch", self.epoch + 1)
-        if self._validates and self._validation_due():
+        ends = self._trainer.attention_wanted and self._ends_before_the_rest()
+        if self._validates and self._validation_due(ends):
             self.pending = "validation"
             self.validate()
             self.pending = ""
@@ -286,14 +287,15 @@ class FitLoop(FitLimits):
     def _finish_batch(self) -> bool:
         """Do what follows a batch's last hooks: log row, validation, counters; return whether training stops here."""
         trainer, log_every = self._trainer, self._log_every
+        ends = trainer.attention_wanted and self._ends_before_the_rest()
         if self.pending == "batch":
             if self.window_ends and log_every:
                 due = (self.batches_that_stepped + 1) % log_every == 0
-                if due or (trainer.attention_wanted and trainer.should_stop and self._may_stop()):
+                if due or ends:
                     if self._saves_exceptions:
                         self.marks.mark("batch_done")
                     trainer.journal.train_batch_end()
-            if self._validates and self._validation_due():
+            if self._validates and self._validation_due(ends):
                 self.pending = "validation"
         if self.pending == "validation":
             self.validate()

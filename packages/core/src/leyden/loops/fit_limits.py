@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FitLimits", "tell_of_no_work"]
 
+_IN_CALLS, _BEFORE_THE_REST, _AT_THE_END = -0.25, 0.0, 0.5
+"""Where behind a batch one looks whether training ends, in parts of the next: processes decide by it, each in its turn.
+
+One that hears late that another has asked stops at a later place, and the other does not go by an earlier one alone.
+"""
+
 
 class FitLimits(FitState):
     """Decides where a fit ends and validates; it does neither.
@@ -51,7 +57,7 @@ class FitLimits(FitState):
         if reached(self.epoch, settings.max_epochs):
             rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={settings.max_epochs}` reached.")
             return True
-        return trainer.should_stop and self._may_stop()
+        return trainer.ends_with_epoch() and self._may_stop()
 
     def _may_stop(self) -> bool:
         settings = self._trainer.settings
@@ -80,7 +86,15 @@ class FitLimits(FitState):
     def _stops_here(self) -> bool:
         trainer = self._trainer
         trainer.raise_on_sigterm()
-        return trainer.should_stop and self._may_stop()
+        return self._ends_at(_AT_THE_END)
+
+    def _ends_at(self, place: float) -> bool:
+        """Whether training ends behind the batch that is done, and at this place behind it."""
+        return self._trainer.ends_here(self.batches_seen + place) and self._may_stop()
+
+    def _ends_before_the_rest(self) -> bool:
+        """Whether it ends before the batch's row of metrics and its validation, which come in any case then."""
+        return self._ends_at(_BEFORE_THE_REST)
 
     def _reaches_a_limit(self) -> bool:
         """Whether a run that was cut behind a batch had nothing more to do in the epoch than to end it."""
@@ -90,13 +104,13 @@ class FitLimits(FitState):
     @property
     def validation_is_due(self) -> bool:
         """Whether a validation follows the batch that is done."""
-        return self._validates and self._validation_due()
+        return self._validates and self._validation_due(self._trainer.attention_wanted and self._ends_at(_IN_CALLS))
 
-    def _validation_due(self) -> bool:
-        trainer = self._trainer
+    def _validation_due(self, ends: bool) -> bool:
+        """Whether one follows the batch, with which training `ends` or not."""
         if self.validated_at == self.batches_seen:
             return False
-        if trainer.attention_wanted and trainer.should_stop and self._may_stop():
+        if ends:
             return self.schedule.due_in_epoch(self.epoch)  # the last chance to see the weights that will be kept
         return self.schedule.due(self.batches_done, self.batches_seen, self.epoch, last=self.is_last_batch)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.errors import ProcessFailedError
@@ -23,9 +24,38 @@ _POLLS_PER_S = 5000
 """How often all processes together may ask the store, which answers ten times as many; the more, the rarer each."""
 _ANSWER_S = 8.0
 """How long a process may take to say where it stops; only one that is gone, or holds the interpreter, takes longer."""
+_OWN_WORD_S = 1.0
+"""How long a process may take to come to where it looks itself whether training ends."""
 _TAKING_NOTE_S = 3.0
 _PATIENCE_S = 15.0
 """How long a process that another one's failure has left waiting may take to end by itself."""
+
+
+@dataclass
+class _Boundary:
+    """A place that all processes agree on, and the way there: somebody asks, each says its word, the last counts.
+
+    Attributes:
+        name: of the keys in the store.
+        patience_s: how long the process itself may take to say its word; then its thread does.
+        heard: called in the thread when somebody has asked.
+        word: the process's own, once it has said it.
+        asked: whether this process has asked.
+        open_since: when the thread has heard of it.
+        said: whether the word is in the store.
+        told: set when `behind` is known, or never will be.
+        behind: where it is.
+    """
+
+    name: str
+    patience_s: float
+    heard: Callable[[], None]
+    word: float | None = None
+    asked: threading.Event = field(default_factory=threading.Event)
+    open_since: float | None = None
+    said: bool = False
+    told: threading.Event = field(default_factory=threading.Event)
+    behind: float = 0
 
 
 class Agreement:
@@ -35,6 +65,10 @@ class Agreement:
     `stops_behind` at every boundary between batches, and tells at which boundary that will be at the latest. The last
     of these is where all stop. A process that is at an earlier one before all have told waits there: for threads only,
     which nothing that the processes do together can hold up.
+
+    **Ending.** So it is with the end of training that `trainer.should_stop` asks for, except that a process says itself
+    where it is when it looks (`ends_behind`): where all ask at one place, that is it. For one that does not look within
+    a second, since it waits for another in the middle of a batch, its thread names the next batch.
 
     **Failing.** A process tells of its own failure by `fail`. Others, which its silence will fail too, find out by
     `failure` why. One that is still waiting for it 15 seconds later is ended, since nothing else would wake it. A
@@ -46,17 +80,19 @@ class Agreement:
         position: Returns the number of batches done, and the number from which on processes may have different ones
             left; called in the thread.
         heard: Called in the thread when somebody has asked for a stop.
+        heard_end: Likewise for the end of training.
     """
 
     def __init__(
         self, store: Any, name: str, rank: int, world_size: int, position: Callable[[], tuple[float, float]],
-        heard: Callable[[], None],
+        heard: Callable[[], None], heard_end: Callable[[], None],
     ) -> None:  # fmt: skip
         self._store, self._prefix, self._rank, self._world_size = store, f"leyden/{name}", rank, world_size
-        self._position, self._heard = position, heard
-        self._asked, self._told, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._position, self._heard, self._heard_end = position, heard, heard_end
+        self._stop, self._end = _Boundary("stop", 0.0, heard), _Boundary("end/0", _OWN_WORD_S, heard_end)
+        self._rounds = 1
+        self._over, self._wakes = threading.Event(), threading.Event()
         self._ends = threading.Event()  # by itself, be it well or with an error
-        self._behind: float = 0
         self._failure: ProcessFailedError | None = None
         self._poll_s = max(_POLL_S, world_size / _POLLS_PER_S)
         self._thread = threading.Thread(target=self._listen, name="leyden-agreement", daemon=True)
@@ -66,12 +102,12 @@ class Agreement:
 
     def ask(self) -> None:
         """Ask all to stop. For a signal's handler, too: the thread does the rest."""
-        self._asked.set()
+        self._stop.asked.set()
 
     @property
     def is_asked(self) -> bool:
         """Whether this process has asked."""
-        return self._asked.is_set()
+        return self._stop.asked.is_set()
 
     def stops_behind(self, batches: float) -> bool:
         """Whether this is where all stop, with so many batches done; waits until all processes have heard.
@@ -79,10 +115,30 @@ class Agreement:
         Raises:
             ProcessFailedError: one of them failed, or does not answer.
         """
-        self._told.wait()
+        return self._is_behind(self._stop, batches)
+
+    def ends_behind(self, place: float) -> bool:
+        """Whether this is where all end, which this or another process has asked for; waits until all have said where.
+
+        Raises:
+            ProcessFailedError: one of them failed, or does not answer.
+        """
+        end = self._end
+        if end.word is None:
+            end.word = place
+            end.asked.set()
+            self._wakes.set()
+        return self._is_behind(end, place)
+
+    def forget_end(self) -> None:
+        """Training goes on, and may be asked to end again; called in all processes at the same place."""
+        self._end, self._rounds = _Boundary(f"end/{self._rounds}", _OWN_WORD_S, self._heard_end), self._rounds + 1
+
+    def _is_behind(self, boundary: _Boundary, place: float) -> bool:
+        boundary.told.wait()
         if self._failure is not None:
             raise self._failure
-        return batches >= self._behind
+        return place >= boundary.behind
 
     def meet(self, place: str, within_s: float) -> bool:
         """Return whether all processes have come to `place`; waits until they have, or for so long.
@@ -133,6 +189,7 @@ class Agreement:
     def close(self) -> None:
         """End the thread."""
         self._over.set()
+        self._wakes.set()
         self._ends.set()
         self._thread.join()
 
@@ -158,48 +215,71 @@ class Agreement:
                     )
                 )
         finally:
-            self._told.set()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the process go on that waits to be told where a boundary is."""
+        self._stop.told.set()
+        self._end.told.set()
 
     def _listen_for_all(self) -> None:
-        store, stop, failed = self._store, self._key("stop"), self._key("failed")
-        while not self._over.wait(self._poll_s):
-            if not (self._asked.is_set() or store.check([self._key("news")])):
+        store, failed = self._store, self._key("failed")
+        while not self._over.is_set():
+            boundaries = self._stop, self._end
+            is_busy = any(one.open_since is not None and not one.told.is_set() for one in boundaries)
+            self._wakes.wait(self._poll_s / 4 if is_busy else self._poll_s)
+            self._wakes.clear()
+            if self._over.is_set() or not (
+                any(one.asked.is_set() for one in boundaries) or store.check([self._key("news")])
+            ):
                 continue
             if store.check([failed]):
                 self._take_note_of_other(*json.loads(store.get(failed)))
                 return
-            if self._told.is_set() or not (self._asked.is_set() or store.check([stop])):
-                continue
-            store.set(stop, "1")
+            for one in boundaries:
+                if not one.told.is_set():
+                    self._advance(one)
+                if self._failure is not None:
+                    return
+
+    def _advance(self, one: _Boundary) -> None:
+        """Do what can be done without waiting to learn where a boundary is."""
+        store, asked = self._store, self._key(one.name)
+        if one.open_since is None:
+            if not (one.asked.is_set() or store.check([asked])):
+                return
+            store.set(asked, "1")
             store.set(self._key("news"), "1")
-            self._heard()
-            self._settle()
+            one.open_since = time.monotonic()
+            one.heard()
+        waited_s = time.monotonic() - one.open_since
+        if not one.said and (one.word is not None or waited_s >= one.patience_s):
+            self._say(one)
+        if store.check([self._key(f"{one.name}/behind")]):
+            one.behind = json.loads(store.get(self._key(f"{one.name}/behind")))
+            one.told.set()
+        elif waited_s > _ANSWER_S:
+            self._take_note(self._of_silent(one))
 
-    def _settle(self) -> None:
-        """Say where this process stops at the latest; learn where all do."""
-        store, behind = self._store, self._key("stop/behind")
-        done, until_end = self._position()
-        # After `heard`: this process now asks at the boundary of the batch that runs, or at the one before.
-        store.set(self._word(self._rank), json.dumps([done + 1, until_end]))
-        if store.add(self._key("stop/words"), 1) == self._world_size:
-            words = [json.loads(word) for word in store.multi_get([self._word(r) for r in range(self._world_size)])]
-            last, end = max(word[0] for word in words), min(word[1] for word in words)
-            store.set(behind, json.dumps(last if last < end else math.inf))
-        until = time.monotonic() + _ANSWER_S
-        while not store.check([behind]):
-            if self._over.wait(0.05) or store.check([self._key("failed")]):
-                return
-            if time.monotonic() > until:
-                self._take_note(self._of_silent())
-                return
-        self._behind = json.loads(store.get(behind))
-        self._told.set()
+    def _say(self, one: _Boundary) -> None:
+        """Say where this process is at the latest when it looks next; whoever says it last knows what counts."""
+        store, (done, until_end) = self._store, self._position()
+        # The thread's word, after `heard`: this process now looks behind the batch that runs, or behind the one before.
+        word = done + 1 if one.word is None else one.word
+        one.word, one.said = word, True
+        store.set(self._word(one, self._rank), json.dumps([word, until_end]))
+        if store.add(self._key(f"{one.name}/words"), 1) == self._world_size:
+            words = [
+                json.loads(said) for said in store.multi_get([self._word(one, r) for r in range(self._world_size)])
+            ]
+            last, end = max(said[0] for said in words), min(said[1] for said in words)
+            store.set(self._key(f"{one.name}/behind"), json.dumps(last if last < end else math.inf))
 
-    def _word(self, rank: int) -> str:
-        return self._key(f"stop/{rank}")
+    def _word(self, one: _Boundary, rank: int) -> str:
+        return self._key(f"{one.name}/{rank}")
 
-    def _of_silent(self) -> ProcessFailedError:
-        silent = [rank for rank in range(self._world_size) if not self._store.check([self._word(rank)])]
+    def _of_silent(self, one: _Boundary) -> ProcessFailedError:
+        silent = [rank for rank in range(self._world_size) if not self._store.check([self._word(one, rank)])]
         return ProcessFailedError(
             f"Process {self._rank} of {self._world_size} was asked to stop, as all are, and of process(es) "
             f"{', '.join(map(str, silent[:8]))} nothing was heard for {_ANSWER_S:.0f} seconds: they are gone."
@@ -218,7 +298,7 @@ class Agreement:
 
     def _take_note(self, failure: ProcessFailedError) -> None:
         self._failure = failure
-        self._told.set()
+        self._let_go()
         self._heard()  # so that a process that waits for nobody asks behind its batch, and ends
         threading.Thread(target=self._end_if_it_waits, name="leyden-end", daemon=True).start()
 

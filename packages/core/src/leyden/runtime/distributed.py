@@ -75,7 +75,9 @@ class DistributedStrategy(Strategy):
         self.node_rank, self.world_size = self.place.node_rank, self.place.world_size
         rank_zero_only.rank = self.global_rank
 
-    def begin(self, position: Callable[[], tuple[float, float]], heard: Callable[[], None]) -> None:
+    def begin(
+        self, position: Callable[[], tuple[float, float]], heard: Callable[[], None], heard_end: Callable[[], None]
+    ) -> None:
         """Meet the other processes, unless the group is there already: from an earlier run, or made by the script."""
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
@@ -89,7 +91,7 @@ class DistributedStrategy(Strategy):
             self._heard, self._position = heard, position
             store: Any = dist.distributed_c10d._get_default_store()
             self._agreement = Agreement(
-                store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard
+                store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard, heard_end
             )
 
     def _join(self) -> None:
@@ -123,6 +125,13 @@ class DistributedStrategy(Strategy):
             self._stops_together = self._agreement.stops_behind(batches)
             return self._stops_together
         return True
+
+    def ends_behind(self, place: float) -> bool:
+        return self._agreement is None or self._agreement.ends_behind(place)
+
+    def forget_end(self) -> None:
+        if self._agreement is not None:
+            self._agreement.forget_end()
 
     def any_asked(self, asked: bool) -> bool:
         self._stops_together = self.reduce_boolean_decision(asked, all=False)

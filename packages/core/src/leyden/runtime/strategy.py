@@ -143,11 +143,14 @@ class Strategy:
             if name in gradients:
                 parameter.grad = as_like(gradients[name].to(parameter.device, parameter.dtype), parameter)
 
-    def begin(self, position: Callable[[], tuple[float, float]], heard: Callable[[], None]) -> None:
+    def begin(
+        self, position: Callable[[], tuple[float, float]], heard: Callable[[], None], heard_end: Callable[[], None]
+    ) -> None:
         """Begin an entry point, together with the other processes, before any hook.
 
         `position` returns the number of batches done, and the number from which on processes may have different ones
-        left; `heard` is to be called, in any thread, when another process was asked to stop.
+        left; `heard` is to be called, in any thread, when another process was asked to stop,
+        `heard_end` when one has asked for the end of training.
         """
 
     def ask_to_stop(self) -> None:
@@ -156,6 +159,13 @@ class Strategy:
     def stops_behind(self, batches: float) -> bool:
         """Whether that is behind so many batches, of a process that was asked to stop."""
         return True
+
+    def ends_behind(self, place: float) -> bool:
+        """Whether all processes end training at this place, in batches done, of a process that has asked or heard."""
+        return True
+
+    def forget_end(self) -> None:
+        """All processes go on instead, and may be asked again."""
 
     def any_asked(self, asked: bool) -> bool:
         """Whether this process or another was asked to stop; called by all at the same place."""
