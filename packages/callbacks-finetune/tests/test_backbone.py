@@ -136,12 +136,12 @@ def test_lbfgs_of_all_parameters_is_finetuned() -> None:
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=2)
 
     model = Second()
-    before = model.backbone[0].weight.detach().clone()  # type: ignore[union-attr]
+    before = model.state_dict()["backbone.0.weight"].clone()
     fit(model, BackboneFinetuning(2), epochs=2)
-    assert torch.equal(model.backbone[0].weight, before)  # type: ignore[arg-type]
+    assert torch.equal(model.state_dict()["backbone.0.weight"], before)
     with pytest.warns(UserWarning, match="2 of 2 parameters to be added to LBFGS are in it already"):
         fit(model, BackboneFinetuning(1), epochs=2)
-    assert not torch.equal(model.backbone[0].weight, before)  # type: ignore[arg-type]
+    assert not torch.equal(model.state_dict()["backbone.0.weight"], before)
 
 
 def test_second_fit_starts_anew() -> None:
