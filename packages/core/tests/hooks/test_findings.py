@@ -127,3 +127,25 @@ def test_arguments_in_another_order_than_they_are_passed() -> None:
     ]
     with pytest.warns(UserWarning, match="in this order"):
         check_callbacks([Swapped()])
+
+
+class NeverRuns(Callback):
+    """A call of these makes a coroutine or a generator, and runs nothing."""
+
+    async def on_fit_start(self, trainer: Any, pl_module: Any) -> None: ...  # type: ignore[override]
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> Any:
+        yield trainer
+
+    async def on_train_end(self, trainer: Any, pl_module: Any) -> Any:
+        yield trainer
+
+
+def test_hooks_that_a_call_does_not_run_are_errors() -> None:
+    messages = {finding.name: finding.message for finding in findings(Examined(NeverRuns)) if finding.warns is None}
+    assert list(messages) == ["on_fit_start", "on_train_end", "on_fit_end"]
+    assert messages["on_fit_start"] == (
+        "NeverRuns.on_fit_start is a coroutine (`async def`), so that a call makes one and runs nothing of it: hooks "
+        "are neither awaited nor iterated. Make it a plain method."
+    )
+    assert "on_fit_end is a generator (`yield`)" in messages["on_fit_end"]

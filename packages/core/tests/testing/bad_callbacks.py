@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import random
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,13 @@ class KeepsOnTheClass(Callback):
         type(self).epochs = [*self.epochs, trainer.current_epoch]
 
 
+class CountsOnTheClass(Callback):
+    batches = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        type(self).batches += 1
+
+
 class SeedsWhenMade(Callback):
     def __init__(self) -> None:
         torch.manual_seed(42)
@@ -88,6 +98,10 @@ class WrongArguments(Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any, metrics: Any, epoch: Any) -> None: ...  # type: ignore[override]
 
 
+class Coroutine(Callback):
+    async def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None: ...  # type: ignore[override]
+
+
 class PassesOverItsBase(Counts):
     def __init__(self) -> None:
         self.other = 1
@@ -121,9 +135,13 @@ class ForgetsTheSanityCheck(Callback):
 
 
 class ForgetsManualOptimisation(Callback):
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if not pl_module.automatic_optimization:
-            self.rate = trainer.lr_schedulers[0].get_last_lr()
+    """A module that drives its optimizers clears gradients itself."""
+
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.last = self.rate
 
 
 # -- safe_state -------------------------------------------------------------------------------------------------------
@@ -240,6 +258,15 @@ class WarmsUpAgain(Callback):
         trainer.optimizers[0].param_groups[0]["lr"] = min(0.1, 0.02 * self.steps)
 
 
+class FreezesAtEpochStart(Callback):
+    """The start of an epoch does not come again where that is gone on with."""
+
+    changes_weights = True
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.backbone.requires_grad_(trainer.current_epoch > 0)
+
+
 # -- second_instance --------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +299,11 @@ class LogsItsPlace(Callback):
 class SumsEverything(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.log("total", sum(trainer.callback_metrics.values()))
+
+
+class CountsCallbacks(Callback):
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.log("callbacks", float(len(trainer.callbacks)))
 
 
 # -- own_hooks_only ---------------------------------------------------------------------------------------------------
@@ -325,8 +357,17 @@ class NormalisesGradients(Callback):
             parameter.grad.mul_(0.5)
 
 
+class BlanksValidationData(Callback):
+    """The weights do not change, and what the module logs does."""
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        batch[0].zero_()
+
+
 class PatchesTheOptimizer(Callback):
     """What is changed is changed outside its hooks."""
+
+    handle: Any = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         [optimizer] = trainer.optimizers
@@ -337,7 +378,7 @@ class PatchesTheOptimizer(Callback):
             parameter.grad.mul_(0.5)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
+        if self.handle is not None:
             self.handle.remove()
 
 
@@ -364,6 +405,26 @@ class PicksByMask(Callback):
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         weight = pl_module.head[1].weight
         self.positive = weight.detach()[weight > 0].sum()
+
+
+class FillsABufferOnTheCpu(Callback):
+    def __init__(self) -> None:
+        self.losses = torch.zeros(8)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses[batch_idx] = outputs["loss"].detach()
+
+
+class ReadsWhatItMoved(Callback):
+    def __init__(self) -> None:
+        self.total = torch.zeros(())
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.total = self.total.to(pl_module.device)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.total += outputs["loss"].detach()
+        self.shown = self.total.item()
 
 
 # -- cost -------------------------------------------------------------------------------------------------------------
@@ -426,6 +487,63 @@ class LeavesAPatch(Callback):
         vars(pl_module).pop("forward", None)
 
 
+class LeavesAGlobalHook(Callback):
+    handle: Any = None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self.handle.remove()
+
+
+class LeavesASetting(Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        torch.autograd.set_detect_anomaly(True)
+
+
+class LeavesAVariable(Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "no"
+
+
+class LeavesALogHandler(Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        logging.getLogger("run").addHandler(logging.NullHandler())
+
+
+class LeavesATemporaryFolder(Callback):
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self.folder.rmdir()
+
+
+class LeavesAPatchOfTorch(Callback):
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        original = self.original = torch.nn.functional.cross_entropy
+
+        def patched(*args: Any, **options: Any) -> torch.Tensor:
+            return original(*args, **options)
+
+        torch.nn.functional.cross_entropy = patched
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        torch.nn.functional.cross_entropy = self.original
+
+
+class NeedsItsFitStart(Callback):
+    """An error in configure_optimizers comes before that, and then teardown."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.stream = io.StringIO()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self.stream.close()
+
+
 class NeedsItsStart(Callback):
     """Its teardown comes also where its on_train_end did not."""
 
@@ -448,19 +566,27 @@ class WorksOnce(Callback):
 
 BAD: dict[str, list[type[Callback]]] = {
     "constructor": [
-        SharesAList, KeepsOnTheClass, SeedsWhenMade, WritesWhenMade, StartsWhenMade, NeedsTrainerForState,
+        SharesAList, KeepsOnTheClass, CountsOnTheClass, SeedsWhenMade, WritesWhenMade, StartsWhenMade,
+        NeedsTrainerForState,
     ],
-    "hooks": [Misspelt, WrongArguments, PassesOverItsBase],
+    "hooks": [Misspelt, WrongArguments, Coroutine, PassesOverItsBase],
     "stages": [NeedsALogger, NeedsAnOptimizer, ForgetsTheSanityCheck, ForgetsManualOptimisation],
     "safe_state": [KeepsAnObject, KeepsAGraph, SavesAWholeStorage],
     "state_round_trip": [ForgetsToLoad, CountsSaves, ResetsWhenSaved, ChangesTheCheckpoint, KeyOfTheRun],
-    "resume": [LogsWhatItDoesNotKeep, WarmsUpAgain],
+    "resume": [LogsWhatItDoesNotKeep, WarmsUpAgain, FreezesAtEpochStart],
     "second_instance": [OneAtMost, KeyWithoutName, CountsForTheFirst],
-    "independence": [LogsItsPlace, SumsEverything],
+    "independence": [LogsItsPlace, SumsEverything, CountsCallbacks],
     "own_hooks_only": [CallsOthers, CallsTheModule, CallsThePlan],
-    "only_watches": [DrawsToSample, LeavesEvalMode, RunsTheModel, NormalisesGradients, PatchesTheOptimizer],
-    "synchronisation": [ReadsEachLoss, AsksWhetherFinite, CopiesEachBatch, PicksByMask],
+    "only_watches": [
+        DrawsToSample, LeavesEvalMode, RunsTheModel, NormalisesGradients, BlanksValidationData, PatchesTheOptimizer,
+    ],
+    "synchronisation": [
+        ReadsEachLoss, AsksWhetherFinite, CopiesEachBatch, PicksByMask, FillsABufferOnTheCpu, ReadsWhatItMoved,
+    ],
     "cost": [LooksAtEveryName, RecomputesAll],
-    "exceptions": [LeavesAHook, LeavesAThread, LeavesAPatch, NeedsItsStart, WorksOnce],
+    "exceptions": [
+        LeavesAHook, LeavesAThread, LeavesAPatch, LeavesAGlobalHook, LeavesASetting, LeavesAVariable, LeavesALogHandler,
+        LeavesATemporaryFolder, LeavesAPatchOfTorch, NeedsItsFitStart, NeedsItsStart, WorksOnce,
+    ],
 }  # fmt: skip
 """Each breaks the property it stands under, and no other."""

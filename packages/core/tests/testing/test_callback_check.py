@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
 import signal
+import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +106,26 @@ class Rude(Callback):
         warnings.warn("hello", stacklevel=1)
         warnings.simplefilter("ignore")
         os.environ["LEYDEN_RUDE"] = "1"
+        sys.path.append("rude")
+        torch.autograd.set_detect_anomaly(True)
+        logging.getLogger("leyden").addHandler(logging.NullHandler())
+        torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)
+        torch.nn.functional.cross_entropy = partial(torch.nn.functional.cross_entropy)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         os.chdir("..")
 
 
 def test_what_a_callback_leaves_in_the_process_is_put_back(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    handler = signal.getsignal(signal.SIGUSR1)
-    before = os.getcwd(), dict(os.environ), list(warnings.filters)
+    def seen() -> list[Any]:
+        hooks, handlers = torch.nn.modules.module._global_forward_pre_hooks, logging.getLogger("leyden").handlers
+        return [
+            os.getcwd(), dict(os.environ), list(warnings.filters), list(sys.path), torch.is_anomaly_enabled(),
+            list(hooks), list(handlers), torch.nn.functional.cross_entropy,
+        ]  # fmt: skip
+
+    handler, before = signal.getsignal(signal.SIGUSR1), seen()
     assert check_callback(Rude).broken == ["exceptions"]
-    assert (os.getcwd(), dict(os.environ), list(warnings.filters)) == before
+    assert seen() == before
     assert signal.getsignal(signal.SIGUSR1) is handler
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []

@@ -193,6 +193,13 @@ def _names(examined: Examined, hooks: Sequence[str]) -> Iterator[Finding]:
             yield Finding(name, f"{where} is no hook. Did you mean {meant!r}?", UserWarning, meant)
 
 
+def _made_by_a_call(method: object) -> str:
+    """Return what a call of `method` makes instead of running it, "" for a plain one."""
+    if inspect.iscoroutinefunction(method):
+        return "a coroutine (`async def`)"
+    return "a generator (`yield`)" if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method) else ""
+
+
 def _receivers(hook: Hook) -> str:
     who = {"callbacks": hook.callbacks, "the module": hook.module}
     return " and ".join(name for name, receives in who.items() if receives)
@@ -209,6 +216,10 @@ def _of_override(override: Override, examined: Examined) -> Iterator[Finding]:
         return
     if fitted is None:
         yield Finding(hook.name, misfit_message(hook, examined.cls, method))
+        return
+    if hook.callbacks and (kind := _made_by_a_call(method)):
+        message = f"{where} is {kind}, so that a call makes one and runs nothing of it: hooks are neither awaited nor"
+        yield Finding(hook.name, f"{message} iterated. Make it a plain method.")
         return
     if fitted.disordered:
         message = (

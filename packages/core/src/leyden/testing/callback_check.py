@@ -53,8 +53,8 @@ def check_callback(make: Callable[[], Callback], **what: Any) -> CallbackReport:
         []
     """
     claims = claims_of(make, what, list(PROPERTIES))
-    with tempfile.TemporaryDirectory(prefix="leyden-check-") as folder, left_untouched():
-        return _examined(Exam(claims, Path(folder).resolve()))
+    with tempfile.TemporaryDirectory(prefix="leyden-check-") as folder, left_untouched() as surroundings:
+        return _examined(Exam(claims, Path(folder).resolve(), surroundings))
 
 
 def callback_tests(make: Callable[[], Callback], **what: Any) -> Callable[..., None]:

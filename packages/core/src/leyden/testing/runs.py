@@ -26,6 +26,7 @@ from leyden.testing.claims import Claims
 from leyden.testing.classifier import TinyClassifier
 from leyden.testing.differences import without_varying
 from leyden.testing.report import NotChecked
+from leyden.testing.surroundings import Surroundings
 from leyden.trainer import Trainer
 
 __all__ = ["CORE", "RAISED", "CannotRun", "Exam", "ExaminedTrainer", "Outcome", "Watch", "no_watch"]
@@ -102,6 +103,7 @@ class Exam:
 
     claims: Claims
     folder: Path
+    surroundings: Surroundings
     kept: dict[str, Any] = field(default_factory=dict)
 
     # -- runs -------------------------------------------------------------------------------------------------------
@@ -126,7 +128,11 @@ class Exam:
         return self.folder / "run"
 
     def empty_folder(self) -> Path:
-        """Make the working folder of the next run: each has the same, since states may hold paths."""
+        """Make the working folder of the next run: each has the same, since states may hold paths.
+
+        What a run before it left in the process is put back, or else it would be thought of as there before.
+        """
+        self.surroundings.put_back()
         run = self.run_folder
         os.chdir(self.folder)
         shutil.rmtree(run, ignore_errors=True)

@@ -10,10 +10,12 @@ from typing import Any, TypeAlias
 
 from leyden.callback import Callback
 from leyden.state.storage import load
+from leyden.testing.differences import first_difference
+from leyden.testing.report import NotChecked
 from leyden.testing.runs import Exam, KeptRows, Outcome
 from leyden.trainer import Trainer
 
-__all__ = ["Saved", "Saves", "saved_run"]
+__all__ = ["CHECKPOINT", "Saved", "Saves", "difference", "refuse_company", "saved_run"]
 
 
 @dataclass
@@ -97,6 +99,19 @@ def saved_run(exam: Exam) -> tuple[Outcome, list[Saved]]:
         exam.kept["saved"] = exam.fit([exam.claims.fresh(), saves]), saves.made
     found: tuple[Outcome, list[Saved]] = exam.kept["saved"]
     return found
+
+
+def difference(exam: Exam, one: Outcome, other: Outcome) -> str:
+    """Return where two runs are not the same at their end, or in what they logged."""
+    clean = exam.without_varying
+    return first_difference(clean(one.end), clean(other.end)) or first_difference(clean(one.rows), clean(other.rows))
+
+
+def refuse_company(exam: Exam) -> None:
+    """Raise `NotChecked` where a `Saves` that saves nothing changes the run: then not what is saved is to blame."""
+    exam.empty_folder()
+    if difference(exam, exam.fit([exam.claims.fresh(), Saves(exam, {})]), exam.straight):
+        raise NotChecked("other callbacks in the trainer change what it does: mend independence first")
 
 
 def _points(trainer: Trainer) -> dict[_Point, str]:

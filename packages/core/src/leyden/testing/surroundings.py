@@ -9,25 +9,63 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from leyden.seed import isolate_rng
+from leyden.testing.process_state import SETTINGS, Functions, child_processes, global_hooks, log_handlers
 
-__all__ = ["left_untouched", "process_marks", "what_is_left"]
+__all__ = ["Surroundings", "left_untouched", "process_marks", "temporary_folder", "what_is_left"]
+
+
+class Surroundings:
+    """What the process was like when this was made, but for random numbers, warnings and output."""
+
+    def __init__(self) -> None:
+        self._folder, self._environment, self._path = os.getcwd(), dict(os.environ), list(sys.path)
+        self._handlers = {number: _of_signal(number) for number in signal.valid_signals() if _is_named(number)}
+        self._settings = {name: get() for name, (get, _) in SETTINGS.items()}
+        self._functions, self._hooks, self._log_handlers = Functions(), global_hooks(), log_handlers()
+        self._trace = sys.gettrace()
+
+    def put_back(self) -> None:
+        os.chdir(self._folder)
+        self._put_back_environment()
+        for number, handler in self._handlers.items():
+            if handler is not None and _of_signal(number) is not handler:
+                with contextlib.suppress(ValueError, OSError):  # not in the main thread: nor was it changed there
+                    signal.signal(number, handler)
+        for name, (get, put) in SETTINGS.items():
+            if get() != self._settings[name]:  # setting the number of threads costs, were it the same
+                put(self._settings[name])
+        self._functions.put_back()
+        for name, (of_kind, key) in global_hooks().items():
+            if name not in self._hooks:
+                del of_kind[key]
+        for name, (logger, log_handler) in log_handlers().items():
+            if name not in self._log_handlers:
+                logger.removeHandler(log_handler)
+        if sys.path != self._path:
+            sys.path[:] = self._path
+        if sys.gettrace() is not self._trace:
+            sys.settrace(self._trace)
+
+    def _put_back_environment(self) -> None:
+        for name in set(os.environ) - set(self._environment):
+            del os.environ[name]
+        for name, value in self._environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
-def left_untouched() -> Iterator[None]:
-    """Give back random state, folder, environment, warnings and settings of torch; nothing is printed inside."""
-    folder, environment = os.getcwd(), dict(os.environ)
-    handlers = {number: _of_signal(number) for number in signal.valid_signals() if _is_named(number)}
-    grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+def left_untouched() -> Iterator[Surroundings]:
+    """Give back what `Surroundings` keeps, random state and warnings; nothing is printed inside."""
+    surroundings = Surroundings()
     log = logging.getLogger("leyden")
     level = log.level
     with (
@@ -39,39 +77,29 @@ def left_untouched() -> Iterator[None]:
         warnings.simplefilter("ignore")
         log.setLevel(logging.CRITICAL + 1)  # what a run ends with is raised, too
         try:
-            yield
+            yield surroundings
         finally:
             log.setLevel(level)
-            os.chdir(folder)
-            _set_environment(environment)
-            _set_handlers(handlers)
-            torch.set_grad_enabled(grad)
-            torch.set_default_dtype(dtype)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-
-
-def _set_handlers(before: dict[Any, Any]) -> None:
-    for number, handler in before.items():
-        if handler is not None and _of_signal(number) is not handler:
-            with contextlib.suppress(ValueError, OSError):  # not in the main thread: nor was it changed there
-                signal.signal(number, handler)
-
-
-def _set_environment(before: dict[str, str]) -> None:
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    for name, value in before.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
+            surroundings.put_back()
 
 
 _OF_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Set where torch first imports its compiler, which the first optimizer of a process does."""
 
 
-def process_marks() -> dict[str, dict[str, Any]]:
-    """Return what of the process a run may not leave changed, by kind and name."""
+@contextlib.contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Let what is temporary go to a folder where nobody else writes."""
+    before, tempfile.tempdir = tempfile.gettempdir(), str(folder)
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        tempfile.tempdir = before
+
+
+def process_marks(temporary: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return what of the process a run may not leave changed, by kind and name, and what is in a `temporary_folder`."""
     return {
         "thread": {f"{one.name!r}": one.ident for one in threading.enumerate()},
         "open file": _open_files(),
@@ -80,21 +108,22 @@ def process_marks() -> dict[str, dict[str, Any]]:
         "hook of the interpreter": {
             name: getattr(sys, name) for name in ("excepthook", "displayhook", "breakpointhook")
         }
-        | {"threading.excepthook": threading.excepthook},
-        "setting of torch": {
-            "gradients": torch.is_grad_enabled(),
-            "default dtype": torch.get_default_dtype(),
-            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        },
+        | {"threading.excepthook": threading.excepthook, "trace": sys.gettrace()},
+        "setting of torch:": {name: get() for name, (get, _) in SETTINGS.items()},
+        "hook of all modules": dict.fromkeys(global_hooks()),
+        "log handler": dict.fromkeys(log_handlers()),
+        "entry of sys.path": dict.fromkeys(map(repr, sys.path)),
+        "process": {f"{name} ({number})": None for number, name in child_processes().items()},
+        "temporary file": {} if temporary is None else {path.name: None for path in temporary.iterdir()},
         "working folder": {"": os.getcwd()},
     }
 
 
-def what_is_left(before: dict[str, dict[str, Any]]) -> str:
+def what_is_left(before: dict[str, dict[str, Any]], temporary: Path | None = None) -> str:
     """Say in what the process is not as `process_marks` found it, "" for nothing."""
-    if _difference(before, process_marks()):
+    if _difference(before, process_marks(temporary)):
         gc.collect()  # what is garbage is not left; asked for only where it matters, since it takes a quarter second
-    return _difference(before, process_marks())
+    return _difference(before, process_marks(temporary))
 
 
 def _difference(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> str:

@@ -36,6 +36,9 @@ _READS = {
 _READS_INSIDE = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "_unique2"}
 """The same among the operations that functions of torch are made of."""
 
+_COPIES = {"copy_", "__setitem__"}
+"""What writes into a tensor on the CPU from one on the device, too, and then waits."""
+
 _MAKES = {
     "tensor", "as_tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "randint",
     "randperm", "scalar_tensor", "from_numpy", "frombuffer", "eye",
@@ -55,6 +58,8 @@ class Watching:
 
     def __init__(self, exam: Exam) -> None:
         self._exam = exam
+        # "here" is on the CPU in any run; "here and there" was given a device: in this run the tensor that stays on
+        # the CPU in any other and the one that is moved are the same.
         self._own = WeakTensorKeyDictionary()
         self.changes: list[str] = []
         self.waits: list[str] = []
@@ -112,8 +117,9 @@ class Watching:
 
     def _reads(self, name: str, args: Any, kwargs: Any) -> bool:
         if name == "to":
-            # By name alone: a torch.device may be that of the run, which is the CPU here.
-            return "cpu" in [one for one in (*args[1:2], kwargs.get("device")) if isinstance(one, str)]
+            return _is_to_cpu(args, kwargs) and not kwargs.get("non_blocking")
+        if name in _COPIES:
+            return args[0] in self._own and self._own[args[0]] == "here" and not kwargs.get("non_blocking")
         if name in ("tensor", "as_tensor"):
             return bool(args) and isinstance(args[0], (list, tuple))
         if name == "__getitem__":
@@ -129,6 +135,13 @@ class Watching:
         self._remember(name, args, kwargs, result)
         return result
 
+    def _is_to_device(self, args: Any, kwargs: Any) -> bool:
+        """Whether `Tensor.to` is called with a device that may be that of the run, or with a tensor that is there."""
+        return any(
+            isinstance(one, torch.device) or (isinstance(one, Tensor) and self._is_of_device(one))
+            for one in (*args[1:2], kwargs.get("device"), kwargs.get("other"))
+        )
+
     def _is_of_device(self, tensor: Tensor) -> bool:
         return tensor not in self._own
 
@@ -136,12 +149,20 @@ class Watching:
         """Note which tensors are on the CPU in any run: made there, or copied there, or computed from such."""
         inputs = list(_tensors((args, kwargs)))
         device = kwargs.get("device")
+        if name == "to" and result is args[0] and not self._is_of_device(result) and self._is_to_device(args, kwargs):
+            self._own[result] = "here and there"
+            return
+        changed = args[0] if name == "__setitem__" else result
+        if any(changed is one for one in inputs) and any(map(self._is_of_device, inputs)):
+            if changed in self._own and (name not in _COPIES or self._own[changed] != "here"):
+                del self._own[changed]  # tensors of two devices cannot be computed with: it was moved
+            return
         made = name in _MAKES and (device is None or device == "cpu") and not inputs
-        copied = name in ("cpu", "numpy") or (name == "to" and self._reads(name, args, kwargs))
+        copied = name in ("cpu", "numpy") or (name == "to" and _is_to_cpu(args, kwargs))
         if made or copied or (inputs and not any(map(self._is_of_device, inputs))):
             for tensor in _tensors(result):
                 if not any(tensor is one for one in inputs):
-                    self._own[tensor] = True
+                    self._own[tensor] = "here"
 
     def _note(self, what: str) -> None:
         place = _place()
@@ -178,6 +199,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
+
+
+def _is_to_cpu(args: Any, kwargs: Any) -> bool:
+    """Whether `Tensor.to` names the CPU: by text alone, since a torch.device may be that of the run, the CPU here."""
+    return any(isinstance(one, str) and one == "cpu" for one in (*args[1:2], kwargs.get("device")))
 
 
 def _place() -> str:

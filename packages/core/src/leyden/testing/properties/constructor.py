@@ -68,7 +68,12 @@ def snapshot(exam: Exam, callback: Callback) -> dict[str, Any]:
     own = {name: _comparable(value) for name, value in vars(callback).items() if name != "_trainer_ref"}
     for cls in type(callback).__mro__:
         if issubclass(cls, Callback) and cls is not Callback:
-            own |= {f"{cls.__name__}.{n}": _comparable(v) for n, v in vars(cls).items() if isinstance(v, _MUTABLE)}
+            of_class = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
+            own |= {
+                f"{cls.__name__}.{name}": _comparable(value)
+                for name, value in of_class.items()
+                if isinstance(value, (*_PLAIN, *_MUTABLE, tuple))
+            }
     return copy.deepcopy(dict(exam.without_varying(own)))
 
 

@@ -8,17 +8,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from leyden.callback import Callback
 from leyden.errors import SIGTERMException
 from leyden.module import LightningModule
+from leyden.testing.process_state import Functions
 from leyden.testing.report import Broken
 from leyden.testing.runs import Exam, described
-from leyden.testing.surroundings import process_marks, what_is_left
+from leyden.testing.surroundings import process_marks, temporary_folder, what_is_left
 
 __all__ = ["exceptions"]
 
@@ -34,15 +35,21 @@ def exceptions(exam: Exam) -> str:
     for way in ways if threading.current_thread() is threading.main_thread() else ways[:2]:
         if not _check(exam, way, at_call=2):
             _check(exam, way, at_call=1)  # there is no second one
+    _check(exam, _BEFORE_IT_BEGINS, at_call=1)
     _check(exam, None)
     return ""
 
 
 def _check(exam: Exam, way: _Way | None, at_call: int = 0) -> bool:
     """End a run this way and look at what comes of it; return whether it was ended."""
+    with temporary_folder(exam.folder / "temporary") as temporary:
+        return _check_with(exam, way, at_call, temporary)
+
+
+def _check_with(exam: Exam, way: _Way | None, at_call: int, temporary: Path) -> bool:
     exam.empty_folder()
     callback, module = exam.claims.fresh(), exam.module()
-    marks, patched = process_marks(), _patched_classes(exam)
+    marks, functions = process_marks(temporary), Functions(type(module))
     calls = [] if way is None else _calls_of(module, way, at_call)
     own = set(vars(module))
     raised: BaseException | None = None
@@ -57,7 +64,9 @@ def _check(exam: Exam, way: _Way | None, at_call: int = 0) -> bool:
     when = "the fit ends well" if way is None else f"{way.name} {way.step}"
     _check_raised(callback, when, raised, way)
     raised = None  # it holds the frames of the run, and all that is in them
-    left = what_is_left(marks) or _left_on(module, own) or _repatched(patched)
+    left = what_is_left(marks, temporary) or _left_on(module, own)
+    if not left and (replaced := functions.replaced()):
+        left = f"{replaced} replaced"
     if left and not any(part in left for part in exam.claims.leaves):
         raise Broken(f"when {when} it leaves {left}; take it back in teardown, which always comes (leaves=[...])")
     _again(exam, callback, when)
@@ -111,6 +120,7 @@ class _Way:
 
 _BY_ERROR = _Way("an error comes up in", "training_step", _fail, Failure)
 _BY_INTERRUPT = _Way("Ctrl-C comes in", "validation_step", _interrupt, KeyboardInterrupt)
+_BEFORE_IT_BEGINS = _Way("an error comes up in", "configure_optimizers", _fail, Failure)
 _BY_SIGNAL = _Way("SIGTERM comes in", "training_step", _terminate, SIGTERMException)
 
 
@@ -155,16 +165,3 @@ def _hooks_of(part: nn.Module) -> Iterator[Any]:
 def _is_of_torch(function: Any) -> bool:
     module = getattr(function, "__module__", None) or type(function).__module__
     return str(module).partition(".")[0] == "torch"
-
-
-def _patched_classes(exam: Exam) -> dict[str, tuple[Any, dict[str, Any]]]:
-    classes = [type(exam.module()), nn.Module, LightningModule, torch.optim.Optimizer, torch.Tensor]
-    return {cls.__qualname__: (cls, dict(vars(cls))) for cls in classes}
-
-
-def _repatched(before: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-    for name, (cls, had) in before.items():
-        for key, value in vars(cls).items():
-            if callable(value) and had.get(key) is not value:
-                return f"{name}.{key} replaced"
-    return ""

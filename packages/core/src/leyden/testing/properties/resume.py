@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+from leyden.hooks.findings import overrides
 from leyden.testing.differences import first_difference
 from leyden.testing.report import Broken, NotChecked
 from leyden.testing.runs import RAISED, Exam, Outcome, described
-from leyden.testing.saving import CHECKPOINT, Saved, saved_run
+from leyden.testing.saving import CHECKPOINT, Saved, refuse_company, saved_run
 
 __all__ = ["resume"]
 
@@ -23,10 +24,23 @@ def resume(exam: Exam) -> str:
         except RAISED as error:
             raise Broken(f"resumed from a checkpoint made {saved.when} it raises {described(error)}") from error
         if differs := _difference(exam, resumed, exam.straight, saved.rows):
+            refuse_company(exam)
             raise Broken(
                 f"resumed from a checkpoint made {saved.when}: {differs} at the end of the run that nobody cut. Keep "
-                "in state_dict what later steps depend on; name what is never twice the same, such as seconds, in "
-                "varies=[...]"
+                f"in state_dict what later steps depend on{_at_epoch_start(exam)}; name what is never twice the same, "
+                "such as seconds, in varies=[...]"
+            )
+    return ""
+
+
+def _at_epoch_start(exam: Exam) -> str:
+    """Say what those do not think of who set up something there."""
+    callback = exam.straight.callbacks[0]
+    for hook in ("on_train_epoch_start", "on_epoch_start"):
+        if overrides(callback, hook):
+            return (
+                f", and set what no checkpoint has, such as requires_grad, in on_train_start too: {hook} does not come "
+                "again for an epoch that is gone on with"
             )
     return ""
 

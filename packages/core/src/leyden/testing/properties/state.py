@@ -14,7 +14,7 @@ from leyden.state.checkpoint import dump
 from leyden.testing.differences import first_difference
 from leyden.testing.report import Broken, NotChecked
 from leyden.testing.runs import RAISED, Exam, described
-from leyden.testing.saving import CHECKPOINT, Saved, saved_run
+from leyden.testing.saving import CHECKPOINT, Saved, difference, refuse_company, saved_run
 from leyden.trainer import Trainer
 
 __all__ = ["safe_state", "state_round_trip"]
@@ -32,7 +32,11 @@ def safe_state(exam: Exam) -> str:
             error = saved.error
             text = str(error) if isinstance(error, MisconfigurationException) else f"it raises {described(error)}"
             raise Broken(f"saving {saved.when}: {' '.join(text.split())}")
-        key, state = _state_in(exam, saved)
+        try:
+            key, state = _state_in(exam, saved)
+        except MisconfigurationException as error:
+            what = str(error).partition(" holds ")[2].partition(",")[0] or str(error)
+            raise Broken(f"what on_save_checkpoint puts into a checkpoint is not plain data: {what}") from error
         for where, tensor in _tensors(state, key):
             if tensor.grad_fn is not None or tensor.requires_grad:
                 raise Broken(f"{where} is part of a graph of autograd; store tensor.detach()")
@@ -51,10 +55,8 @@ def state_round_trip(exam: Exam) -> str:
     if callback.state_key != exam.claims.fresh().state_key:
         raise Broken(f"state_key changes in a run, to {callback.state_key!r}; a resumed run would not find its state")
     _check_asking(exam, callback)
-    differs = first_difference(
-        exam.without_varying(outcome.end), exam.without_varying(exam.straight.end)
-    ) or first_difference(exam.without_varying(outcome.rows), exam.without_varying(exam.straight.rows))
-    if differs:
+    if differs := difference(exam, outcome, exam.straight):
+        refuse_company(exam)
         raise Broken(f"saving changes the run: {differs}; state_dict and on_save_checkpoint have only to look")
     stateful = [saved for saved in made if _state_in(exam, saved)[1]]
     for saved in stateful[-1:] + stateful[:1]:

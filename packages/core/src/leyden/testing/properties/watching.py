@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from leyden.testing.costs import Costs
 from leyden.testing.differences import first_difference
 from leyden.testing.report import Broken, NotChecked
-from leyden.testing.runs import Exam
+from leyden.testing.runs import Exam, Outcome
 from leyden.testing.watching import Watching
 
 __all__ = ["cost", "only_watches", "synchronisation"]
@@ -80,9 +81,22 @@ def _watched(exam: Exam) -> Watching:
 
 
 def _against_bare(exam: Exam) -> list[str]:
-    """What differs at the end from a run without it, where no hook was seen to change it."""
-    mine, bare = exam.straight.end, exam.bare.end
+    """What differs from a run without it, at the end and in what others log, where no hook was seen to change it."""
+    mine, bare = exam.straight, exam.bare
     for name in ("state_dict", "optimizer_states", "rng"):
-        if name in mine and (differs := first_difference(mine[name], bare[name])):
+        if name in mine.end and (differs := first_difference(mine.end[name], bare.end[name])):
             return [f"the run does not end as it does without it: {name}{differs}"]
+    for own, others in ((mine.metrics, bare.metrics), (_logged(exam, mine), _logged(exam, bare))):
+        if differs := first_difference({name: own.get(name) for name in others}, others):
+            return [f"what others log is not what it is without it: {differs}"]
     return []
+
+
+def _logged(exam: Exam, run: Outcome) -> dict[str, list[Any]]:
+    """Return the values by the metric's name; steps are left out, since a metric called ``step`` sets them."""
+    found: dict[str, list[Any]] = {}
+    for _, row in run.rows:
+        for name, value in exam.without_varying(row).items():
+            if name != "epoch":
+                found.setdefault(name, []).append(value)
+    return found
