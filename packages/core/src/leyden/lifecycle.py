@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch
-
 from leyden.data.transfer import compile_transfer
 from leyden.ending import end_well, note, tear_down, tell_of
 from leyden.errors import SIGTERMException
@@ -18,7 +16,7 @@ from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.runtime.batchnorm import synchronise_batchnorm
-from leyden.runtime.meta import fill_meta
+from leyden.runtime.meta import keeping_ties
 from leyden.runtime.numerics import numerics
 from leyden.runtime.signals import is_of_lost_workers
 from leyden.state.callback_states import restore_callbacks
@@ -158,8 +156,8 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     trainer.precision_plugin.convert_module(module)
     _let_callbacks_prepare(trainer, checkpoint)
     if checkpoint is not None:
-        fill_meta(module, torch.device("cpu"))  # which a checkpoint could not be read into
-        restore_module(trainer, checkpoint, str(trainer.ckpt_path))
+        with keeping_ties(module):
+            restore_module(trainer, checkpoint, str(trainer.ckpt_path))
         restore_callbacks(trainer, checkpoint)
     if plan.on_configure_sharded_model is not None:
         plan.on_configure_sharded_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from leyden.errors import MisconfigurationException
 
-__all__ = ["fill_meta"]
+__all__ = ["fill_meta", "keeping_ties"]
 
 
 def fill_meta(module: nn.Module, device: torch.device) -> None:
@@ -36,6 +37,20 @@ def fill_meta(module: nn.Module, device: torch.device) -> None:
             )
         with torch.no_grad():
             reset()
+
+
+@contextlib.contextmanager
+def keeping_ties(module: nn.Module) -> Iterator[None]:
+    """Let layers on the meta device that share a parameter share what takes its place within the context."""
+    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.is_meta:
+                places.setdefault(parameter, []).append((layer, name))
+    yield
+    for (first, its_name), *others in places.values():
+        for layer, name in others:
+            layer._parameters[name] = first._parameters[its_name]
 
 
 def _make_room(on_meta: Sequence[nn.Module], device: torch.device) -> None:
