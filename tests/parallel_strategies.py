@@ -132,6 +132,19 @@ class Seeded(Net):
         self.net = nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 2))
 
 
+class ChannelsLast(Net):
+    """Images, and weights that lie in memory as images do where a channel is nearest."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        images = batch.view(-1, 1, 2, 2).to(memory_format=torch.channels_last)
+        return self.net(images).square().mean()  # type: ignore[no-any-return]
+
+
 class Normed(Net):
     """Has a BatchNorm of fixed statistics: under a policy of half precision its weights are gathered in 32 bits."""
 
@@ -198,6 +211,7 @@ CASES = {
         Net, _ddp(ddp_comm_hook=allreduce_hook, ddp_comm_wrapper=fp16_compress_wrapper), {}, *MIXED
     ),
     "ddp, unused": Case(Unused, "ddp_find_unused_parameters_true"),
+    "ddp, channels last": Case(ChannelsLast, "ddp"),
     "ddp, compiled": Case(Compiled, "ddp", {"max_epochs": 1}),
     "fsdp, uneven": Case(Uneven, "fsdp"),
     "fsdp, Adam": Case(Adam, "fsdp", {"accumulate_grad_batches": 2}),
@@ -222,6 +236,8 @@ CASES = {
     "fsdp, layers kept": Case(Uneven, _fsdp(auto_wrap_policy={nn.Linear}, reshard_after_forward=False)),
     "fsdp, layers by name": Case(Uneven, _fsdp(wrap=lambda name, one: name == "net.1", reshard_after_forward=True)),
     "fsdp, manual": Case(Adversaries, "fsdp"),
+    "fsdp, channels last": Case(ChannelsLast, "fsdp"),
+    "fsdp, manual, 16-mixed": Case(Adversaries, "fsdp", {"precision": "16-mixed"}, *MIXED),
     "fsdp, compiled": Case(Compiled, "fsdp", {"max_epochs": 1}),
 }
 

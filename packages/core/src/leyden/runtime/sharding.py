@@ -83,7 +83,9 @@ def place_whole(unit: nn.Module, device: torch.device, *, shared: bool) -> None:
     fill_meta(unit, device)
     tensors = [tensor for one in unit.modules() for tensor in _own(one)]
     for tensor in tensors:
-        tensor.data = tensor.data.to(device)
+        tensor.data = tensor.data.to(
+            device
+        ).contiguous()  # as FSDP2 wants it; channels-last inputs remain what they are
     if shared:
         share_from_first(list({id(tensor): tensor for tensor in tensors}.values()))
 
