@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
+import shutil
+import struct
+import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +18,12 @@ from tests.parallel_saves import Unmade, cut, go_on, keep_in_turns, resume, save
 from tests.parallel_state import Drawing
 from tests.together import together
 
+from leyden import Trainer
+from leyden.callbacks import ModelCheckpoint
 from leyden.cli import main
-from leyden.state import storage
+from leyden.errors import MisconfigurationException
+from leyden.state import placing, storage
+from leyden.state.folders import read_parts
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +105,79 @@ def test_layers_without_memory_take_that_of_the_checkpoint(tmp_path: Path) -> No
             torch.testing.assert_close(after[part], before[part], rtol=0, atol=0)
     module = Unmade.load_from_checkpoint(tmp_path / "unmade.ckpt")
     torch.testing.assert_close(dict(module.state_dict()), ended.value[0]["weights"], rtol=0, atol=0)
+
+
+def test_states_of_optimizers_are_read_by_share(kept: Path) -> None:
+    folder = kept / "waiting" / "last.ckpt"
+    whole = storage.load(folder)["optimizer_states"][0]
+    later = storage.load(folder, unread="optimizer_states")
+    assert not any(weight.is_meta for weight in later["state_dict"].values())
+    [unread] = later["optimizer_states"]
+    assert all(one["exp_avg"].is_meta and one["exp_avg_sq"].is_meta for one in unread["state"].values())
+    torch.testing.assert_close(read_parts(torch.optim.Adam(Drawing().parameters()), unread), whole, rtol=0, atol=0)
+
+
+def test_a_damaged_folder_is_told_of_and_passed_over(kept: Path, tmp_path: Path) -> None:
+    for name, damage, told in (
+        ("flipped", _flip_a_byte, "Bad CRC-32"),
+        ("short", _cut_in_half, "its files are cut short"),
+        ("missing", Path.unlink, "No such file"),
+    ):
+        folder = tmp_path / f"{name}.ckpt"
+        shutil.copytree(kept / "waiting" / "last.ckpt", folder)
+        damage(folder / "__1_0.distcp")
+        for read in (storage.verify, storage.load):
+            with pytest.raises(MisconfigurationException, match="is no whole checkpoint") as raised:
+                read(folder)
+            assert told in str(raised.value)
+    shutil.copytree(kept / "waiting" / "last.ckpt", tmp_path / "whole.ckpt")
+    (tmp_path / "whole.ckpt" / ".metadata").write_bytes(pickle.dumps(_Harmful()))
+    storage.load(tmp_path / "whole.ckpt")  # torch's own table, a pickle, is not read
+    os.utime(tmp_path / "whole.ckpt", (1, 1))  # older than the others
+    (tmp_path / "last.ckpt").mkdir()  # as a copy that has just begun
+    trainer = Trainer(
+        accelerator="cpu", logger=False, max_epochs=3, discover_callbacks=False, callbacks=ModelCheckpoint(tmp_path)
+    )
+    with warnings.catch_warnings(record=True) as told_of:
+        warnings.simplefilter("always")
+        trainer.fit(Drawing(), ckpt_path="auto")
+    assert sum("passes over" in str(one.message) for one in told_of) == 3
+    assert trainer.ckpt_path == str(tmp_path / "whole.ckpt")
+
+
+class _Harmful:
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+def _flip_a_byte(file: Path) -> None:
+    """Change a number of the first tensor in the file."""
+    content = bytearray(file.read_bytes())
+    table = torch.load(file.with_name("run.pt"))["shared_table"]
+    [part] = [p for one in table.values() for p in one["parts"] if (p["file"], p["offset"]) == (file.name, 0)]
+    with zipfile.ZipFile(io.BytesIO(content[: part["bytes"]])) as archive:
+        [header] = [one.header_offset for one in archive.infolist() if one.filename.endswith("/data/0")]
+    content[header + 30 + sum(struct.unpack("<2H", content[header + 26 : header + 30]))] ^= 1
+    file.write_bytes(content)
+
+
+def _cut_in_half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_folder_is_replaced_where_names_cannot_be_exchanged(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "_exchange", lambda one, other: False)
+    folder = tmp_path / "last.ckpt"
+    shutil.copytree(kept / "waiting" / "last.ckpt", folder)
+    storage.save({"epoch": 1}, folder)
+    assert storage.load(folder) == {"epoch": 1}
+    made = tmp_path / ".made"
+    shutil.copytree(kept / "waiting" / "last.ckpt", made)
+    placing.put_in_place(made, folder)
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+    storage.verify(folder)
 
 
 def test_all_save_at_sigterm_and_go_on_exactly(tmp_path: Path) -> None:

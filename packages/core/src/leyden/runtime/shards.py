@@ -6,13 +6,24 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["as_like", "has_shards", "is_shard", "mapped_shards", "own_part", "parted_state", "whole", "with_own_part"]
+__all__ = [
+    "as_like",
+    "empty_like_part",
+    "has_shards",
+    "is_shard",
+    "mapped_shards",
+    "own_part",
+    "parted_state",
+    "whole",
+    "with_own_part",
+]
 
 
 def is_shard(value: Any) -> bool:
@@ -91,17 +102,33 @@ def as_like(value: Tensor, like: Tensor) -> Tensor:
     """
     if not is_shard(like) or is_shard(value) or value.ndim == 0:
         return value
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
     shard: Any = like
-    placements = [
+    placements = _placements(value, shard)
+    on_device = value.detach().to(shard.to_local().device)
+    return distribute_tensor(on_device, shard.device_mesh, placements, src_data_rank=None)
+
+
+def empty_like_part(value: Tensor, like: Tensor) -> Tensor:
+    """Return room for what `as_like` would make of `value`, which may be on "meta"."""
+    if not is_shard(like) or value.ndim == 0:
+        return torch.empty(value.shape, dtype=value.dtype)
+    from torch.distributed.tensor import empty
+
+    shard: Any = like
+    return empty(*value.shape, dtype=value.dtype, device_mesh=shard.device_mesh, placements=_placements(value, shard))
+
+
+def _placements(value: Tensor, shard: Any) -> list[Any]:
+    from torch.distributed.tensor import Replicate, Shard
+
+    return [
         one
-        if isinstance(one, Shard) and one.dim < value.ndim and value.shape[one.dim] == like.shape[one.dim]
+        if isinstance(one, Shard) and one.dim < value.ndim and value.shape[one.dim] == shard.shape[one.dim]
         else Replicate()
         for one in shard.placements
     ]
-    on_device = value.detach().to(shard.to_local().device)
-    return distribute_tensor(on_device, shard.device_mesh, placements, src_data_rank=None)
 
 
 def parted_state(optimizer: Optimizer, state: Any) -> Any:

@@ -12,6 +12,7 @@ from leyden.errors import MisconfigurationException, with_article
 from leyden.runtime.shards import as_like, is_shard, parted_state
 from leyden.runtime.wrapped_optimizer import note_step
 from leyden.state.callback_states import change_weights, save_callbacks
+from leyden.state.folders import read_parts
 from leyden.state.lightning_format import LIGHTNING_VERSION, LIGHTNING_VERSION_KEY, is_of_lightning
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ def _load_all(name: str, parts: Sequence[Any], states: Sequence[Any], path: str)
         )
     for part, state in zip(parts, states, strict=True):
         try:
-            part.load_state_dict(parted_state(part, state) if name == "optimizer" else state)
+            if isinstance(part, Optimizer):
+                state = parted_state(part, read_parts(part, state))
+            part.load_state_dict(state)
             if isinstance(part, Optimizer):
                 _keep_dtype_of_numbers(part, state)
         except _DOES_NOT_FIT as error:

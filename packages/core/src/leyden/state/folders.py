@@ -7,20 +7,23 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException
+from leyden.runtime.shards import empty_like_part
 from leyden.state.integrity import check_archive
 from leyden.state.placing import MARK, check_target, put_in_place
-from leyden.state.shares import Shares, filled
+from leyden.state.shares import PLACES, Shares, filled
 from leyden.state.temporaries import make_temporary_folder, remove_abandoned
 from leyden.state.writing import bytes_free, flush_folder, make_folder, write_error, write_file
 
-__all__ = ["copy_folder", "load_folder", "verify_folder", "write_folder"]
+__all__ = ["copy_folder", "load_folder", "read_parts", "verify_folder", "write_folder"]
 
 _TABLE = "shared_table"
 
@@ -115,21 +118,69 @@ def copy_folder(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-def load_folder(path: Path, load: Callable[[IO[bytes], Any], Any], map_location: Any) -> dict[str, Any]:
+def load_folder(
+    path: Path, load: Callable[[IO[bytes], Any], Any], map_location: Any, unread: str = ""
+) -> dict[str, Any]:
     """Return the checkpoint in a folder, with whole tensors; `load` reads a file safely and after its checksums.
 
-    On "meta" no tensor is read.
+    On "meta" no tensor is read. What is under the key `unread` is on "meta" too, for `read_parts`.
     """
     plain, table = _plain_part(path, lambda file: load(file, map_location))
     if str(map_location) == "meta":
         return filled(plain, {name: _empty(one, "meta") for name, one in table.items()})
     from leyden.state.shard_files import read_tensors
 
-    tensors = {name: _empty(one, "cpu") for name, one in table.items()}
+    elsewhere = {name for way, name in plain[PLACES] if unread not in way}
+    later = {name: _Unread(path, name, one, load) for name, one in table.items() if unread and name not in elsewhere}
+    tensors = {name: _empty(one, "cpu") for name, one in table.items() if name not in later}
     read_tensors(tensors, table, path, lambda file: load(file, "cpu"))
     if isinstance(map_location, str | torch.device):
         tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
-    return filled(plain, tensors)
+    return filled(plain, {**tensors, **{name: one.marked() for name, one in later.items()}})
+
+
+@dataclass(slots=True)
+class _Unread:
+    """Where a tensor is that has not been read."""
+
+    folder: Path
+    name: str
+    about: dict[str, Any]
+    load: Callable[[IO[bytes], Any], Any]
+
+    def marked(self) -> Tensor:
+        tensor: Any = _empty(self.about, "meta")
+        tensor.unread = self
+        return tensor  # type: ignore[no-any-return]
+
+
+def read_parts(optimizer: Optimizer, state: Any) -> Any:
+    """Return the state of an optimizer with what is unread in it: of each tensor the part that its parameter has."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+        return state
+    read: dict[str, Tensor] = {}
+    unread: list[_Unread] = []
+
+    def part(index: Any, value: Any) -> Any:
+        mark = getattr(value, "unread", None)
+        if mark is None:
+            return value
+        fits = isinstance(index, int) and 0 <= index < len(parameters)
+        read[mark.name] = empty_like_part(value, parameters[index]) if fits else _empty(mark.about, "cpu")
+        unread.append(mark)
+        return read[mark.name]
+
+    made = {
+        index: {name: part(index, value) for name, value in one.items()} if isinstance(one, dict) else one
+        for index, one in state["state"].items()
+    }
+    if unread:
+        from leyden.state.shard_files import read_tensors
+
+        first = unread[0]
+        read_tensors(read, {one.name: one.about for one in unread}, first.folder, lambda file: first.load(file, "cpu"))
+    return {**state, "state": made}
 
 
 def _plain_part(path: Path, load: Callable[[IO[bytes]], Any]) -> tuple[dict[str, Any], dict[str, Any]]:

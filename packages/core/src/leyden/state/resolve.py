@@ -84,7 +84,9 @@ def resolve_checkpoint(trainer: Trainer, ckpt_path: str | os.PathLike[str] | Non
 
 
 def _read(trainer: Trainer, path: str, weights_only: bool) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = load(path, map_location="cpu", weights_only=weights_only)
+    by_share = trainer.strategy.state_dict_type == "sharded" and trainer.state.fn == "fit"
+    unread = "optimizer_states" if by_share else ""
+    checkpoint: dict[str, Any] = load(path, map_location="cpu", weights_only=weights_only, unread=unread)
     check_checkpoint(checkpoint, path, trainer.lightning_module, str(trainer.state.fn))
     return checkpoint
 

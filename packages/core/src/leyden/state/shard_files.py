@@ -127,10 +127,22 @@ def parts_of(table: Table, folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def read_tensors(tensors: dict[str, Tensor], table: Table, folder: Path, load: Callable[[IO[bytes]], Tensor]) -> None:
-    """Fill `tensors`, whole ones or this process's shares, with what `load` reads of the parts that they overlap."""
+    """Fill `tensors`, whole ones or this process's shares, with what `load` reads of the parts that they overlap.
+
+    Raises:
+        MisconfigurationException: a part is not whole.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of being one process, where others read too
-        load_tensors(tensors, storage_reader=_Reader(folder, table, load), no_dist=True)
+        try:
+            load_tensors(tensors, storage_reader=_Reader(folder, table, load), no_dist=True)
+        except CheckpointException as wrapped:  # which no handler of errors would catch
+            error, _ = wrapped.failures[0]
+            if isinstance(error, MisconfigurationException) or not isinstance(error, Exception):
+                raise error from None
+            raise MisconfigurationException(
+                f"{str(folder)!r} is no whole checkpoint ({type(error).__name__}: {error}). Use an earlier checkpoint."
+            ) from error
 
 
 class _Reader(FileSystemReader):

@@ -99,10 +99,13 @@ def tidy(folder: str | os.PathLike[str]) -> None:
         remove_abandoned(Path(local))
 
 
-def load(path: str | os.PathLike[str] | IO[bytes], map_location: Any = None, weights_only: bool = True) -> Any:
+def load(
+    path: str | os.PathLike[str] | IO[bytes], map_location: Any = None, weights_only: bool = True, unread: str = ""
+) -> Any:
     """Read what `save`, or ``torch.save``, wrote, after comparing all of it with its checksums.
 
-    Tensors of a checkpoint in a folder, which several processes wrote, are read whole.
+    Tensors of a checkpoint in a folder, which several processes wrote, are read whole; those under the key `unread`
+    stay on "meta" until `folders.read_parts`.
 
     Nothing in the file is executed unless `weights_only` is False. An open file is read from its beginning.
 
@@ -113,7 +116,7 @@ def load(path: str | os.PathLike[str] | IO[bytes], map_location: Any = None, wei
     """
     if isinstance(path, str | os.PathLike):
         if (folder := _sharded(path)) is not None:
-            return load_folder(folder, partial(_load_part, folder, weights_only), map_location)
+            return load_folder(folder, partial(_load_part, folder, weights_only), map_location, unread)
         with _opened(path) as file:
             return _load(file, path, map_location, weights_only)
     return _load(path, str(getattr(path, "name", path)), map_location, weights_only)
