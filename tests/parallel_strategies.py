@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from tests.parallel_runs import PROCESSES, Adversaries, Net, Unfreezing, fit
+from tests.parallel_runs import ACCELERATOR, PROCESSES, Adversaries, Net, Unfreezing, fit
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, fp16_compress_wrapper
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -145,6 +145,31 @@ class ChannelsLast(Net):
         return self.net(images).square().mean()  # type: ignore[no-any-return]
 
 
+class Validated(Net):
+    """Is evaluated in the midst of accumulation windows, by the layers and as a whole."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", self.net(batch).square().mean(), sync_dist=True)
+
+    def val_dataloader(self) -> Any:
+        return [torch.ones(2, 4)] * 2
+
+    def on_validation_end(self) -> None:
+        with torch.no_grad():
+            self(torch.ones(2, 4))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.net(batch)  # type: ignore[no-any-return]
+
+
+class Whole(Net):
+    """Normalises by the statistics of the whole batch, where the layer is converted."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net.insert(1, nn.BatchNorm1d(8))
+
+
 class Normed(Net):
     """Has a BatchNorm of fixed statistics: under a policy of half precision its weights are gathered in 32 bits."""
 
@@ -212,6 +237,7 @@ CASES = {
     ),
     "ddp, unused": Case(Unused, "ddp_find_unused_parameters_true"),
     "ddp, channels last": Case(ChannelsLast, "ddp"),
+    "ddp, evaluated within a window": Case(Validated, "ddp", {"accumulate_grad_batches": 4, "val_check_interval": 3}),
     "ddp, compiled": Case(Compiled, "ddp", {"max_epochs": 1}),
     "fsdp, uneven": Case(Uneven, "fsdp"),
     "fsdp, Adam": Case(Adam, "fsdp", {"accumulate_grad_batches": 2}),
@@ -238,8 +264,15 @@ CASES = {
     "fsdp, manual": Case(Adversaries, "fsdp"),
     "fsdp, channels last": Case(ChannelsLast, "fsdp"),
     "fsdp, manual, 16-mixed": Case(Adversaries, "fsdp", {"precision": "16-mixed"}, *MIXED),
+    "fsdp, evaluated within a window": Case(
+        Validated, _fsdp(wrap={nn.Linear}), {"accumulate_grad_batches": 4, "val_check_interval": 3}
+    ),
     "fsdp, compiled": Case(Compiled, "fsdp", {"max_epochs": 1}),
 }
+
+if ACCELERATOR == "cuda" and PROCESSES > 1:  # torch's SyncBatchNorm runs on nothing else
+    CASES["ddp, statistics of the whole batch"] = Case(Whole, "ddp", {"sync_batchnorm": True})
+    CASES["fsdp, statistics of the whole batch"] = Case(Whole, "fsdp", {"sync_batchnorm": True})
 
 
 def outcomes(*names: str) -> dict[str, Any]:
