@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = ["CUTS", "KINDS", "averaged", "everything"]
 CUTS = (9, 12)
 """Batches done when the run is saved: within the second of three epochs, and at its end."""
 
-KINDS = {
+KINDS: dict[str, Callable[[], Callback]] = {
     "EMA": lambda: EMAWeightAveraging(decay=0.7, update_starting_at_step=2),
     "mean": lambda: WeightAveraging(use_buffers=False),
     "SWA": lambda: StochasticWeightAveraging(0.02, 1, annealing_epochs=1),

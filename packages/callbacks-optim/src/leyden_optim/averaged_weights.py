@@ -121,7 +121,7 @@ class AveragedWeights:
         """Keep this process's part of what was whole until the module's weights came into shards."""
         self._in_parts = True
         for name, (tensors, key) in averaged.items():
-            like = own[name][0][own[name][1]] if name in own else None
+            like = own[name][0][own[name][1]] if name in own else tensors[key]
             if is_shard(like) and like.shape == tensors[key].shape:
                 whole = tensors[key].detach()
                 tensors[key].data = own_part(as_like(whole, like)).to(whole.device)  # in place: it may be shared
