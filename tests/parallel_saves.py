@@ -18,7 +18,17 @@ from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.runtime.fsdp import FSDPStrategy
 from leyden.state import shard_files
 
-__all__ = ["cut", "go_on", "keep", "keep_in_turns", "resume", "save_on_a_full_disk", "save_unless", "unmade"]
+__all__ = [
+    "cut",
+    "cut_and_resume",
+    "go_on",
+    "keep",
+    "keep_in_turns",
+    "resume",
+    "save_on_a_full_disk",
+    "save_unless",
+    "unmade",
+]
 
 SETTINGS: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "discover_callbacks": False, "num_sanity_val_steps": 0, "max_epochs": 3,
@@ -90,14 +100,18 @@ def save_unless(how: str, rank: int, folder: str, **options: Any) -> list[str]:
     return sorted(map(os.path.basename, checkpoint.written))
 
 
-def save_on_a_full_disk(rank: int, folder: str) -> tuple[list[str], str]:
-    """Go on without the save that failed, then be stopped by it; return what is written and the error."""
-    written = save_unless("full", rank, str(Path(folder, "warn")), on_save_error="warn")
-    try:
-        save_unless("full", rank, str(Path(folder, "raise")))
-    except OSError as error:
-        return written, str(error)
-    raise AssertionError("nothing was raised")
+def save_on_a_full_disk(folder: str) -> list[tuple[list[str], str]]:
+    """Go on without the save that failed, then be stopped by one; return what is written and the error."""
+    ends = []
+    for rank, beside in ((0, False), (1, True)):
+        written = save_unless(
+            "full", rank, str(Path(folder, f"warn-{rank}")), on_save_error="warn", asynchronous=beside
+        )
+        try:
+            save_unless("full", rank, str(Path(folder, f"raise-{rank}")), asynchronous=beside)
+        except OSError as error:
+            ends.append((written, str(error)))
+    return ends
 
 
 def cut(kinds: list[str], folder: str, by: str) -> list[dict[str, Any]]:
@@ -126,6 +140,11 @@ def resume(kinds: list[str], folder: str) -> list[dict[str, Any]]:
         trainer.fit(Drawing(), ckpt_path=str(Path(folder, kind, "on_exception.ckpt")))
         ends.append(state_of(trainer))
     return ends
+
+
+def cut_and_resume(kinds: list[str], folder: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what runs come to without a cut, and with one by SIGTERM."""
+    return cut(kinds, folder, "SIGTERM"), resume(kinds, folder)
 
 
 class Unmade(Drawing):

@@ -167,4 +167,4 @@ def cut_and_resumed(strategy: Any, trainer: dict[str, Any], folder: str, batches
 
 def _whole(value: Any) -> Any:
     value = value.full_tensor() if isinstance(value, DTensor) else value
-    return value.clone() if isinstance(value, Tensor) else value
+    return value.cpu().clone() if isinstance(value, Tensor) else value

@@ -64,9 +64,13 @@ def sharded_parts(module: nn.Module) -> list[Any]:
 
 def has_shards(value: Any) -> bool:
     """Whether there is a part of a tensor anywhere in nested dicts, lists and tuples."""
+    return "torch.distributed.tensor" in sys.modules and _has_shards(value)
+
+
+def _has_shards(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(map(has_shards, value.values()))
-    return any(map(has_shards, value)) if isinstance(value, list | tuple) else is_shard(value)
+        return any(map(_has_shards, value.values()))
+    return any(map(_has_shards, value)) if isinstance(value, list | tuple) else is_shard(value)
 
 
 def mapped_shards(value: Any, change: Callable[[tuple[Any, ...], DTensor], Any], path: tuple[Any, ...] = ()) -> Any:

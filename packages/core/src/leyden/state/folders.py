@@ -37,8 +37,9 @@ def write_folder(shares: Shares, target: Path) -> None:
     Raises:
         CheckpointWriteError: a process could not write; what was at `target` is untouched.
     """
-    if shares.after is not None:
-        shares.after.wait()
+    before = None if shares.after is None else shares.after()
+    if before is not None:
+        before.wait()
     try:
         _write_folder(shares, target)
     except OSError as error:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ReferenceType
 
 from torch import Tensor
 
@@ -27,14 +28,14 @@ class Shares:
         plain: everything but the shared tensors; None but in the first process.
         tensors: this process's shares, by name, and tensors that only it has.
         group: the processes that write, as a group that may be used beside training.
-        after: set when the write before this one is over, since all use one group.
-        over: set when this one is.
+        after: `over` of what is written before this, by the same group; gone where that came to nothing.
+        over: set when this is written, or has failed.
     """
 
     plain: dict[str, Any] | None
     tensors: dict[str, Tensor]
     group: Any
-    after: threading.Event | None = None
+    after: ReferenceType[threading.Event] | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from torch import Tensor
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["can_be_saved", "collect", "write_together"]
 
 
-_last_write: WeakKeyDictionary[Strategy, threading.Event] = WeakKeyDictionary()
-"""When the write that was begun last is over: they take turns in one group, in the same order in all processes."""
+_last: WeakKeyDictionary[Strategy, ReferenceType[threading.Event]] = WeakKeyDictionary()
+"""When the last write is over: writes take turns in one group, in the same order in all processes."""
 
 
 def can_be_saved(trainer: Trainer) -> bool:
@@ -92,9 +92,9 @@ def _shares(trainer: Trainer, checkpoint: dict[str, Any], alone: dict[str, Tenso
                 places.append([["processes", rank, "changed", len(changed), 1], _name(rank, name)])
                 changed.append([["gradients", name], None])
         plain[PLACES] = places
-    after = _last_write.get(strategy)
-    shares = Shares(plain if strategy.is_global_zero else None, tensors, strategy.group_beside(), after)
-    _last_write[strategy] = shares.over
+    first = strategy.is_global_zero
+    shares = Shares(plain if first else None, tensors, strategy.group_beside(), _last.get(strategy))
+    _last[strategy] = ref(shares.over)
     return shares
 
 
