@@ -170,7 +170,7 @@ class Trainer(TrainerProperties):
             launch_script(len(self.device_ids))
         elif place is None:
             warn_of_idle_tasks()
-        elif place.launcher == "leyden":
+        elif place.launcher == "leyden" or "TORCHELASTIC_RUN_ID" in os.environ:
             end_with_launcher()
         own = self.device_ids[0 if place is None else place.local_rank]
         self.strategy.connect(root_device(self.accelerator, own), place)
