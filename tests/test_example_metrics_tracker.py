@@ -50,6 +50,18 @@ def test_it_reads_at_the_ends_of_epochs_and_validations_alone() -> None:
     assert tracker.state_dict() == before  # only a fit has a history
 
 
+def test_another_run_has_a_history_of_its_own() -> None:
+    tracker = MetricsTracker()
+    for max_epochs in (2, 1):
+        trainer = Trainer(max_epochs=max_epochs, logger=False, callbacks=tracker, discover_callbacks=False)
+        trainer.fit(BoringModule())
+    steps = trainer.global_step
+    assert [point[1] for point in tracker.history["train_loss"]] == [steps]
+    trainer.max_epochs = 2
+    trainer.fit(trainer.lightning_module)
+    assert [point[1] for point in tracker.history["train_loss"]] == [steps, 2 * steps]
+
+
 def test_a_run_that_is_cut_has_the_history_of_one_that_is_not(
     tmp_path: Path, named_differences: Callable[[Any, Any], Iterable[str]]
 ) -> None:

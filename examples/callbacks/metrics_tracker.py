@@ -14,15 +14,17 @@ from leyden.tables import render_table
 
 
 class MetricsTracker(Callback):
-    """Collects every metric at the end of each epoch and validation, in ``history[name] = [[epoch, step, value]]``.
-
-    Values become numbers then and not before: a training step waits for no device.
-    """
+    """Collects every metric at the end of each epoch and validation, in ``history[name] = [[epoch, step, value]]``;
+    values become numbers then and not before, so that a training step waits for no device."""
 
     position = "monitor"  # after the module at the ends of epochs, to see what it logs there
 
     def __init__(self) -> None:
         self.history: dict[str, list[list[Any]]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.global_step == 0:  # another run; one that goes on loads its state after this
+            self.history = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
