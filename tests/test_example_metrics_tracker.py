@@ -55,11 +55,10 @@ def test_another_run_has_a_history_of_its_own() -> None:
     for max_epochs in (2, 1):
         trainer = Trainer(max_epochs=max_epochs, logger=False, callbacks=tracker, discover_callbacks=False)
         trainer.fit(BoringModule())
-    steps = trainer.global_step
-    assert [point[1] for point in tracker.history["train_loss"]] == [steps]
+    assert [point[:2] for point in tracker.history["val_loss"]] == [[0, 2]]
     trainer.max_epochs = 2
     trainer.fit(trainer.lightning_module)
-    assert [point[1] for point in tracker.history["train_loss"]] == [steps, 2 * steps]
+    assert [point[:2] for point in tracker.history["val_loss"]] == [[0, 2], [1, 4]]  # the same run, longer
 
 
 def test_a_run_that_is_cut_has_the_history_of_one_that_is_not(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import leyden
-from leyden.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from leyden.callbacks import BackboneFinetuning, EarlyStopping, ModelCheckpoint, Timer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -130,6 +130,54 @@ def test_weights_optimizer_and_callbacks_are_those_lightning_left(tmp_path: Path
     (best,) = (state["best_model_path"] for state in monitors)
     assert Path(checkpoint.best_model_path) == Path(best)
     assert len(checkpoint.best_k_models) == 2
+
+
+class Finetuned(Steps):
+    """A backbone with BatchNorm, and the same batches in each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.layer = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.layer(self.backbone(batch)).pow(2).mean()
+        return loss
+
+    def train_dataloader(self) -> Any:
+        rows = torch.randn(2 * BATCHES, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader(rows, 2)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        free = [one for one in self.parameters() if one.requires_grad]  # type: ignore[attr-defined]
+        return torch.optim.Adam(free, lr=0.05)
+
+
+class TheirFinetuned(Finetuned, pl.LightningModule):  # type: ignore[misc]
+    """Trained by Lightning."""
+
+
+class OurFinetuned(Finetuned, leyden.LightningModule):
+    """Trained by Leyden."""
+
+
+def test_a_finetuning_of_lightning_goes_on_from_before_and_after_the_unfreeze(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_epochs": 4, "accelerator": "cpu", "logger": False, "limit_val_batches": 0}
+    saves = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    whole = TheirFinetuned()
+    trainer = pl.Trainer(
+        callbacks=[pl.callbacks.BackboneFinetuning(2), saves], enable_progress_bar=False,
+        enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(whole)
+    paths = sorted(tmp_path.glob("*.ckpt"))
+    assert len(paths) == 4 * BATCHES // 4
+    for path in paths:
+        module = OurFinetuned()
+        resumed = leyden.Trainer(callbacks=[BackboneFinetuning(2)], discover_callbacks=False, **settings)
+        resumed.fit(module, ckpt_path=path)
+        assert [group["lr"] for group in resumed.optimizers[0].param_groups] == pytest.approx([0.05, 0.01]), path.name
+        for name, value in whole.state_dict().items():
+            assert torch.allclose(module.state_dict()[name], value, atol=1e-6), (path.name, name)
 
 
 def test_load_from_checkpoint_reads_files_of_lightning(tmp_path: Path) -> None:

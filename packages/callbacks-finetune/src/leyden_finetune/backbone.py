@@ -143,7 +143,10 @@ class BackboneFinetuning(BaseFinetuning):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.level_lrs = list(state_dict["level_lrs"])
+        if "previous_backbone_lr" in state_dict:  # a state of Lightning
+            self.previous_backbone_lr = state_dict["previous_backbone_lr"]
+        else:
+            self.level_lrs = list(state_dict["level_lrs"])
 
     def prepare_module(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any] | None

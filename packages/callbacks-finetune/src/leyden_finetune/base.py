@@ -34,6 +34,7 @@ from leyden_finetune.groups import (
     rebuild_groups,
     warn_of_untrained,
 )
+from leyden_finetune.lightning_state import completed, from_lightning
 from leyden_finetune.schedulers import adopt_new_groups
 
 if TYPE_CHECKING:
@@ -119,9 +120,10 @@ class BaseFinetuning(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The optimizers are not made yet: `on_fit_start` goes on.
-        self._restored = dict(state_dict)
+        self._restored = from_lightning(state_dict)
 
     def _restore(self, trainer: Trainer, module: LightningModule, state: dict[str, Any]) -> None:
+        state = completed(state, trainer.optimizers, module, trainer.current_epoch)
         trainable, frozen_norms = set(state["trainable"]), set(state["frozen_norms"])
         for name, parameter in named_parameters(module).items():
             set_trainable([parameter], name in trainable)

@@ -219,7 +219,7 @@ def test_states_are_renamed_and_read_in_our_terms() -> None:
         "EarlyStopping": {"stopping_reason": "not_stopped"},
         "Outer.Inner": {"a": 1},
         "f.<locals>.Own": {"a": 1},
-        "BackboneFinetuning (Lightning's)": {"internal_optimizer_metadata": {}},
+        "BackboneFinetuning": {"internal_optimizer_metadata": {}},
         "date": {"a": 1},
         "ModelCheckpoint": {"best_model_path": "a.ckpt", "best_model_score": 0.5},
     }

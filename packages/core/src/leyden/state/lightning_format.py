@@ -102,8 +102,6 @@ def _callbacks(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     states: dict[str, Any] = {}
     for given, state in found.items():
         key = _key(given)
-        if "internal_optimizer_metadata" in _mapping(state):  # of finetuning: by the index of groups, ours is by names
-            key += " (Lightning's)"
         states[key if key not in states else str(given)] = _state(key, state)
     return states
 
