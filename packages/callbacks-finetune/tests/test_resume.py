@@ -275,3 +275,29 @@ def test_another_model_than_was_trained(tmp_path: Path) -> None:
         MisconfigurationException, match=r"trains the parameter 'backbone.9.weight', which this Classifier"
     ):
         fit(Classifier(), BackboneFinetuning(1), ckpt_path=path)
+
+
+def test_checkpoint_of_a_run_without_finetuning(tmp_path: Path) -> None:
+    from leyden import MisconfigurationException
+
+    path = tmp_path / "pretrained.ckpt"
+    fit(Classifier(), SaveAt(path, 1, None))
+    with pytest.raises(
+        MisconfigurationException, match=r"without BackboneFinetuning.*\[\[8\]\].*\[\[4\]\].*load_from_ch"
+    ):
+        fit(Classifier(), BackboneFinetuning(3), ckpt_path=path)
+    fit(Classifier(), BackboneFinetuning(3, train_bn=True), SaveAt(path, 1, None))
+    fit(Classifier(), BackboneFinetuning(3), ckpt_path=path)
+
+
+class AllParameters(Classifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.02)
+
+
+def test_checkpoint_of_a_run_without_finetuning_whose_optimizer_had_everything(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    fit(AllParameters(), SaveAt(path, 1, None))
+    with pytest.warns(UserWarning, match="are in it already"):
+        trainer = fit(AllParameters(), BackboneFinetuning(3), ckpt_path=path)
+    assert trainer.current_epoch == EPOCHS

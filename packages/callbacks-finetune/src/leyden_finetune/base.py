@@ -26,6 +26,7 @@ from leyden_finetune.freezing import (
 from leyden_finetune.groups import (
     add_group,
     check_groups,
+    check_sizes,
     count_groups,
     describe_groups,
     name_new_parameters,
@@ -81,6 +82,7 @@ class BaseFinetuning(Callback):
     _epoch_done: int | None = None
     _epoch_to_skip: int | None = None
     _frozen_norms: Sequence[str] = ()
+    _of_another_run: Sequence[Any] | None = None
 
     # -- what a subclass says --------------------------------------------------------------------------------------
 
@@ -155,6 +157,8 @@ class BaseFinetuning(Callback):
         self._restored = self._at_end = self._epoch_done = self._epoch_to_skip = None
         self.freeze_before_training(pl_module)
         self._frozen_norms = [name for name, one in pl_module.named_modules() if is_frozen_norm(one)]
+        strange = checkpoint is not None and self.state_key not in (checkpoint.get("callbacks") or {})
+        self._of_another_run = checkpoint.get("optimizer_states") if checkpoint is not None and strange else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, one in pl_module.named_modules():
@@ -164,7 +168,9 @@ class BaseFinetuning(Callback):
             # Before the optimizers' own state is loaded, which needs the groups to be there.
             self._restore(trainer, pl_module, self._restored)
             self._adopt_new_groups(trainer)
-        self._restored = None
+        elif self._of_another_run:
+            check_sizes(trainer.optimizers, self._of_another_run, type(self).__name__, pl_module)
+        self._restored = self._of_another_run = None
         if trainer.optimizers:
             warn_of_untrained(count_groups(pl_module, trainer.optimizers), type(self).__name__, pl_module)
 

@@ -18,6 +18,7 @@ from leyden.rank_zero import rank_zero_warn
 __all__ = [
     "add_group",
     "check_groups",
+    "check_sizes",
     "check_takes",
     "count_groups",
     "describe_groups",
@@ -114,6 +115,19 @@ def add_group(
         names = [name, *(f"{name}-{count}" for count in range(2, number + 2))]
         group["name"] = next(one for one in names if one not in taken)
     optimizer.add_param_group(group)
+
+
+def check_sizes(optimizers: Sequence[Optimizer], saved: Sequence[Any], owner: str, module: nn.Module) -> None:
+    """Raise where the optimizers of a run that knew no finetuning have other groups than these have."""
+    here = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers]
+    there = [[len(group["params"]) for group in state["param_groups"]] for state in saved]
+    if here != there:
+        raise MisconfigurationException(
+            f"ckpt_path: the checkpoint was made without {owner}. Its optimizers train {there} parameters, by groups; "
+            f"with what {owner} froze it is {here} now. To finetune from its weights, load them by "
+            f"{type(module).__name__}.load_from_checkpoint(path) and fit without ckpt_path; to go on with that run, "
+            f"leave {owner} out."
+        )
 
 
 def check_takes(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
