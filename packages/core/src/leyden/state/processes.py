@@ -154,7 +154,7 @@ def _with_another_number(mine: Mapping[str, Any], parts: Sequence[Mapping[str, A
     if len(gradients) > 1:
         run["gradients"] = {name: _mean([one[name] for one in gradients if name in one]) for name in gradients[0]}
     if isinstance(mine.get("metrics"), Mapping):
-        run["metrics"] = {**mine["metrics"], "records": []}
+        run["metrics"] = {**mine["metrics"], "records": [], "held": []}
     return run
 
 
