@@ -54,6 +54,8 @@ def make_temporary_folder(target: Path) -> tuple[int, Path]:
     while True:
         path = target.with_name(temporary_name(target.name))
         path.mkdir()
+        if fcntl is None:
+            return os.open(os.devnull, os.O_RDONLY), path
         descriptor = os.open(path, os.O_RDONLY)
         if _lock(descriptor) is not False and path.is_dir():
             return descriptor, path
