@@ -15,6 +15,7 @@ OUTSIDE = {
     "https://docs.pypi.org/trusted-publishers/",
     "https://twine.readthedocs.io",
     "https://arxiv.org/abs/1803.03635",
+    "https://docs.pytorch.org/docs/stable/distributed.checkpoint.html",
     "https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html",
     "https://docs.pytorch.org/docs/stable/nn.html#torch.nn.utils.prune.BasePruningMethod",

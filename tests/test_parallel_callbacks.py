@@ -39,14 +39,9 @@ def test_no_callback_and_no_logger_is_without_a_case() -> None:
     assert {*CLAIMS} == {*CASES}
 
 
-_NOT_YET = {"EMAWeightAveraging", "WeightAveraging"}
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", CASES)
 def test_processes_agree(pairs: Callable[[str, str], Pair], tmp_path: Path, name: str, strategy: str) -> None:
-    if strategy == "fsdp" and name in _NOT_YET:
-        pytest.skip("averages of shards")
     case, runs = CASES[name], pairs(name, strategy)
     if case.refused and strategy == "fsdp":
         for run in runs:

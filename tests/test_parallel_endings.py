@@ -1,68 +1,41 @@
-"""Processes end together: asked to at any moment, and by an error in any hook of one of them. None can hang."""
+"""`trainer.should_stop` in several processes: whoever asks, and wherever, all end behind the same batch."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tests.parallel_endings import MOMENTS, catch_and_live_on, fail_in, stop_at_moments
-from tests.together import together
+from tests.parallel_endings import HOOKS, endings
+from tests.parallel_runs import PROCESSES
+from tests.together import Ended, together
+
+_WHERE = {"on_fit_start": 0, "on_train_epoch_end": 6}
+_ASKED: list[tuple[str, int, dict[str, Any]]] = [
+    *((hook, _WHERE.get(hook, 2), {}) for hook in HOOKS),
+    ("on_train_batch_end", 3, {}),
+    ("on_train_batch_end", 6, {}),
+    ("on_validation_end", 6, {}),
+    ("on_train_batch_end", 2, {"min_steps": 5}),
+    ("on_validation_end", 4, {"strategy": "fsdp"}),
+    ("taken back", 9, {"min_steps": 6}),
+]
+_ALL, _ONE = tuple(range(PROCESSES)), (PROCESSES - 1,)
+CASES = [(hook, done, ranks, arguments) for hook, done, arguments in _ASKED for ranks in (_ALL, (0,), _ONE)]
 
 
-def test_sigterm_at_any_moment_stops_all_at_the_same_place() -> None:
-    first, second = together(stop_at_moments)
-    assert (first.error, second.error) == ("", "")
-    assert first.value == second.value
-    for (entry, hook, *_), (ended, batches, position, told) in zip(MOMENTS, first.value, strict=True):
-        assert ended == "SIGTERMException 143", (entry, hook)
-        assert told == ("" if hook == "teardown" else "SIGTERMException"), (entry, hook)  # teardown is after the run
-        if entry == "fit":
-            assert batches >= 1
-        else:
-            assert (batches, 2 <= position <= 6) == (0, True), (entry, position)
+@pytest.fixture(scope="module")
+def ended() -> list[Ended]:
+    return together(endings, CASES, processes=PROCESSES, timeout_s=300)
 
 
-@pytest.mark.parametrize(
-    ("where", "rank", "told"),
-    [
-        ("prepare_data", 0, ""),
-        ("setup", 1, ""),
-        ("configure_optimizers", 1, ""),
-        ("worker", 1, ""),
-        ("interrupt", 0, ""),
-        ("on_validation_epoch_end", 1, ""),
-        ("on_exception", 1, "on_exception raised ValueError"),
-        ("on_fit_end", 1, ""),
-        ("teardown", 0, ""),
-    ],
-)
-def test_an_error_of_one_process_ends_both(where: str, rank: int, told: str) -> None:
-    ended = together(fail_in, where, rank, timeout_s=40)
-    own, other = (ended[one].value for one in (rank, 1 - rank))
-    assert own["raised"] == ("KeyboardInterrupt" if where == "interrupt" else "ValueError"), own
-    assert f"process {rank} cannot go on" in own["text"]
-    assert told in own["notes"]
-    assert other["raised"] == "ProcessFailedError", other
-    assert other["text"].startswith(
-        f"Process {rank} of 2 failed, so that process {1 - rank} cannot go on. What process"
-    )
-    assert f"process {rank} cannot go on" in other["text"]
-    if where not in (
-        "prepare_data",
-        "setup",
-        "on_fit_end",
-        "teardown",
-    ):  # where the other has ended its run, or not begun
-        assert (own["told"], other["told"]) == (own["raised"], "ProcessFailedError")
-
-
-def test_errors_of_both_at_once_stay_each_ones_own() -> None:
-    ended = together(fail_in, "on_train_batch_start", 2, timeout_s=40)
-    assert [(one.value["raised"], one.value["text"]) for one in ended] == [
-        ("ValueError", "process 0 cannot go on"),
-        ("ValueError", "process 1 cannot go on"),
-    ]
-
-
-def test_who_waits_for_a_process_that_lives_on_is_ended() -> None:
-    waiting, living = together(catch_and_live_on, 1, timeout_s=40)
-    assert (waiting.value, waiting.exit_code) == (None, 1)
-    assert (living.value, living.exit_code) == ("lives on", 0)
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[f"{c[0]}-{c[1]}-by-{c[2]}" for c in CASES])
+def test_all_end_behind_the_same_batch(ended: list[Ended], index: int) -> None:
+    assert not any(one.error for one in ended), [one.error for one in ended]
+    first, *others = (one.value[index] for one in ended)
+    assert all(one == first for one in others)
+    hook, done, ranks, arguments = CASES[index]
+    [(steps, events)] = endings([(hook, done, (0,), {**arguments, "strategy": "auto"})])
+    if len(ranks) == PROCESSES:
+        assert first == (steps, events)  # as one process does
+    else:
+        assert steps <= first[0] <= steps + 1

@@ -48,3 +48,20 @@ def test_time_that_is_up_within_an_accumulation_window_waits_for_its_step() -> N
 def test_epochs_count_from_one() -> None:
     assert [Schedule(every_n_epochs=2).is_due_after_epoch(epoch) for epoch in range(4)] == [False, True, False, True]
     assert not Schedule(every_n_steps=1).is_due_after_epoch(0)
+
+
+def test_several_processes_look_at_the_clock_now_and_then() -> None:
+    """Ten minutes apart, by steps of 0.1 s: no save is late by more than a step, and few steps look."""
+    schedule = Schedule(interval=timedelta(minutes=10))
+    schedule.start(0, 0.0)
+    looks, saves = 0, []
+    for step in range(1, 20_001):
+        now_s = step / 10
+        if step < schedule.look_at:
+            schedule.pass_by(step)
+            continue
+        looks += 1
+        is_due, schedule.look_at = schedule.is_due_at_step(step, now_s), schedule.next_look(step, now_s)
+        if is_due:
+            saves.append(step)
+    assert (saves, looks < 20_000 / 9) == ([6000, 12000, 18000], True)

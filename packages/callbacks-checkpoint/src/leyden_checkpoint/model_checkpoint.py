@@ -228,11 +228,22 @@ class ModelCheckpoint(Checkpoint):
             return
         step = trainer.global_step
         if schedule.stepped(step):
-            is_due = schedule.is_due_at_step(step, self.clock())
-            if schedule.interval_s is not None:  # the clocks of several processes differ: the first one's counts
-                is_due = trainer.strategy.broadcast(is_due)
+            is_due = self._is_due_at_step(trainer, step)
             if is_due or (self.waits_for_score and watch is not None and watch.may_come_any_batch):
                 self._save_when_done(trainer, "batch", due=True, ends=is_due)
+
+    def _is_due_at_step(self, trainer: Trainer, step: int) -> bool:
+        schedule = self._schedule
+        if schedule.interval_s is None or trainer.world_size == 1:
+            return schedule.is_due_at_step(step, self.clock())
+        if step < schedule.look_at:
+            schedule.pass_by(step)
+            return False
+        now_s = self.clock()  # that of the first process counts, which also says when all look again
+        decided = schedule.is_due_at_step(step, now_s), schedule.next_look(step, now_s)
+        is_due: bool
+        is_due, schedule.look_at = trainer.strategy.broadcast(decided)
+        return is_due
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what waited for this validation, and what is due after each."""

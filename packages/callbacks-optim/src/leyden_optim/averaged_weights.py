@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, get_swa_multi_avg_fn
 
 from leyden.errors import MisconfigurationException
+from leyden.runtime.shards import as_like, is_shard, own_part, sharded_parts, with_own_part
 
 __all__ = ["AveragedWeights"]
 
@@ -31,6 +32,8 @@ class AveragedWeights:
     metrics or a loss with its graph, is neither copied nor in the way of a copy. Names and order are the module's.
     Tensors of integers, such as indices and masks, are copied at each update: torch cuts the average of two fives to a
     four where rounding makes it less. The counts of BatchNorm alone are averaged as torch does.
+
+    Of weights in shards each process averages its part, and gives it as a shard.
 
     Arguments that types don't explain:
         device: where the average is kept; None is beside each of the module's tensors, and follows it.
@@ -59,6 +62,9 @@ class AveragedWeights:
     ) -> None:
         self.module = module
         self._follows_device = device is None
+        self._parts = sharded_parts(module)
+        self._give_back()
+        self._in_parts = any(map(is_shard, module.parameters()))
         self.model = AveragedModel(_bare_tree(module), device=device, **averaging)  # type: ignore[arg-type]
         self.model.n_averaged = self._count = self.model.n_averaged.cpu()  # which the host asks for at each update
         self._count.fill_(updates)
@@ -77,8 +83,12 @@ class AveragedWeights:
         Raises:
             MisconfigurationException: they have other names or shapes than those that are averaged.
         """
+        self._parts = sharded_parts(self.module)
+        self._give_back()
         own, averaged = _places(self.module), _places(self.model.module)
-        now = {name: place[0][place[1]].shape for name, place in own.items()}
+        if not self._in_parts and any(is_shard(tensors[name]) for tensors, name in own.values()):
+            self._take_parts(own, averaged)
+        now = {name: own_part(place[0][place[1]]).shape for name, place in own.items()}
         then = {name: place[0][place[1]].shape for name, place in averaged.items()}
         if now != then:
             changed = sorted({name for name, _ in now.items() ^ then.items()})
@@ -107,8 +117,28 @@ class AveragedWeights:
         self._send_count()
         self._moves = any(tensor.device != tensors[key].device for (tensors, key), tensor in self._pairs)
 
+    def _take_parts(self, own: dict[str, Place], averaged: dict[str, Place]) -> None:
+        """Keep this process's part of what was whole until the module's weights came into shards."""
+        self._in_parts = True
+        for name, (tensors, key) in averaged.items():
+            like = own[name][0][own[name][1]] if name in own else tensors[key]
+            if is_shard(like) and like.shape == tensors[key].shape:
+                whole = tensors[key].detach()
+                tensors[key].data = own_part(as_like(whole, like)).to(whole.device)  # in place: it may be shared
+
+    def _give_back(self) -> None:
+        """Let the module have its shards in place of what is gathered."""
+        for part in self._parts:
+            part.reshard()
+
+    def _current(self, places: list[Place]) -> list[Tensor]:
+        if self._in_parts:
+            return [own_part(tensors[name]) for tensors, name in places]
+        return [tensors[name] for tensors, name in places]
+
     def update(self) -> None:
         """Take the module's weights into the average; the first time they are the average."""
+        self._give_back()
         # As AveragedModel.update_parameters, which finds and groups all tensors each time: half as much again as the
         # update itself for a transformer, twice as much for a small network.
         with torch.no_grad():
@@ -116,12 +146,12 @@ class AveragedWeights:
             if self._count:
                 copied = self._copied
                 for (device, _), (averaged, places) in self._groups.items():
-                    current = [tensors[name] for tensors, name in places]
+                    current = self._current(places)
                     if self._moves:
                         current = [tensor.to(device) for tensor in current]
                     self._average(averaged, current, self._counts[device])
             for (tensors, name), copy in copied:
-                copy.copy_(tensors[name])
+                copy.copy_(own_part(tensors[name]) if self._in_parts else tensors[name])
             for each in self._counts.values():
                 each += 1
 
@@ -135,9 +165,10 @@ class AveragedWeights:
         """Put the averaged tensors into the module and the module's here, or back."""
         # Through .data: the two change places and neither is changed, which is nothing for autograd, or for whoever
         # looks whether weights were changed, to notice. One at a time: no third copy of a model.
-        with _ctrl_c_put_off():
+        self._give_back()
+        with _ctrl_c_put_off(), torch.no_grad():
             for (tensors, name), other in self._pairs:
-                own = tensors[name].data
+                own = own_part(tensors[name]).data
                 held = own.clone()
                 own.copy_(other)
                 other.data.copy_(held)
@@ -145,11 +176,29 @@ class AveragedWeights:
 
     def copies(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the trained and the averaged weights, both with the keys of the module's `state_dict`."""
-        other = {id(tensors[name]): tensor for (tensors, name), tensor in self._pairs}
+        self._give_back()
+        other = {id(tensors[name]): with_own_part(tensor, tensors[name]) for (tensors, name), tensor in self._pairs}
         of_module = self.module.state_dict(keep_vars=True)
         here = {key: other.get(id(value), value) for key, value in of_module.items()}
         here, there = ({key: _bare(value) for key, value in state.items()} for state in (here, of_module))
         return (here, there) if self.exchanged else (there, here)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `model` holds."""
+        state = dict(self.model.state_dict())
+        if self._in_parts:
+            of_module = self.module.state_dict(keep_vars=True)
+            names = {f"module.{name}": like for name, like in of_module.items()}
+            state |= {name: with_own_part(one, names[name]) for name, one in state.items() if name in names}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, whole or in parts."""
+        if self._in_parts:
+            of_module = self.module.state_dict(keep_vars=True)
+            parts = {f"module.{name}": like for name, like in of_module.items()}
+            state = {name: own_part(as_like(one, parts[name])) if name in parts else one for name, one in state.items()}
+        self.model.load_state_dict(state)
 
 
 @contextmanager
@@ -223,10 +272,15 @@ def _is_expanded(tensor: Tensor) -> bool:
 def _bare_tree(module: nn.Module) -> nn.Module:
     """Return modules that hold the tensors of `module` and nothing else; a deep copy of it copies just these."""
     detached: dict[int, Tensor | None] = {id(None): None}
+    parts: dict[int, nn.Parameter] = {}
     trees: dict[int, nn.Module] = {}
     for part in module.modules():
         trees[id(part)] = bare = nn.Module()
-        bare._parameters.update(part._parameters)
+        for name, parameter in part._parameters.items():
+            if parameter is not None and id(parameter) not in parts:
+                grads = parameter.requires_grad
+                parts[id(parameter)] = nn.Parameter(own_part(parameter), grads) if is_shard(parameter) else parameter
+            bare._parameters[name] = None if parameter is None else parts[id(parameter)]
         for name, buffer in part._buffers.items():  # detached: one that was computed is not a leaf, and not copied
             if id(buffer) not in detached:
                 detached[id(buffer)] = None if buffer is None else buffer.detach()

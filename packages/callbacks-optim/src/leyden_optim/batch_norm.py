@@ -30,9 +30,9 @@ def layers_to_update(module: nn.Module) -> list[_BatchNorm]:
 def update_statistics(trainer: Trainer, module: LightningModule, batches: int) -> None:
     """Compute the statistics of every BatchNorm layer in training mode anew, as `torch.optim.swa_utils.update_bn`.
 
-    They are plain means over the batches of one epoch. The batches go through ``training_step``, which logs nothing
-    now, and no hook is called; under manual optimisation, where that would train, through ``forward``. Of data without
-    a length, which may have no end, so many `batches` are read.
+    They are plain means over the batches of one epoch, those of all processes. The batches go through
+    ``training_step``, which logs nothing now, and no hook is called; under manual optimisation, where that would train,
+    through ``forward``. Of data without a length, which may have no end, so many `batches` are read.
     """
     layers, source, journal = layers_to_update(module), trainer.fit_loop.source, trainer.journal
     if not layers or source is None:
@@ -47,6 +47,10 @@ def update_statistics(trainer: Trainer, module: LightningModule, batches: int) -
             step(batch, batch_idx)
             if trainer.attention_wanted:
                 trainer.raise_on_sigterm()
+        for layer in layers:
+            for statistic in (layer.running_mean, layer.running_var):
+                assert statistic is not None
+                statistic.copy_(trainer.strategy.reduce(statistic))
 
 
 @contextmanager
@@ -65,7 +69,9 @@ def _cumulative(layers: list[_BatchNorm]) -> Iterator[None]:
 
 def _step_of(trainer: Trainer, module: LightningModule) -> Callable[..., Any]:
     if module.automatic_optimization:
-        return training_step_of(trainer)  # gradients are on, as it is made for: it may differentiate within itself
+        return training_step_of(
+            trainer, backward=False
+        )  # gradients are on, as it is made for: it may differentiate within itself
 
     @torch.no_grad()
     def forward(batch: Any, batch_idx: int) -> None:

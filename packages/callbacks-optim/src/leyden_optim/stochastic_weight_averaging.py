@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.runtime.shards import as_in
 from leyden.state.rng import collect_rng, restore_rng
 from leyden_optim.averaged_weights import AveragedWeights
 from leyden_optim.averaging_arguments import check_device
@@ -118,7 +119,7 @@ class StochasticWeightAveraging(Callback):
             self.schedule.take_over(type(self).__name__, trainer)
         if self._loaded is not None:
             self._weights = self._copy_of(pl_module)
-            self._weights.model.load_state_dict(self._loaded)
+            self._weights.load_state_dict(self._loaded)
             self._loaded = None
         if self._weights is not None:
             self._weights.settle()
@@ -210,7 +211,7 @@ class StochasticWeightAveraging(Callback):
         """Return how far it is and, while epochs are averaged, the average."""
         state: dict[str, Any] = {"has_begun": self._has_begun, "is_finished": self._is_finished}
         if self._weights is not None and not self._is_finished:
-            state["average"] = dict(self._weights.model.state_dict())
+            state["average"] = self._weights.state_dict()
         elif self._loaded is not None:  # a run that is cut before on_fit_start has not lost it
             state["average"] = self._loaded
         if self._batches:
@@ -243,4 +244,5 @@ class StochasticWeightAveraging(Callback):
             return
         if own.get("is_finished"):  # else it goes on from before its end, with the average of then
             self._weights = self._copy_of(pl_module, int(checkpoint["averaging_state"]["n_averaged"]))
-        pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
+        trained = as_in(pl_module, checkpoint["current_model_state"])
+        pl_module.load_state_dict(trained, strict=pl_module.strict_loading)

@@ -10,6 +10,7 @@ import torch
 from leyden.arguments import refuse
 from leyden.callback import Callback
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.runtime.shards import as_in
 from leyden_optim.averaged_weights import AveragedWeights
 from leyden_optim.averaging_arguments import averaging_problems, check_device
 from leyden_optim.averaging_checkpoint import Asked, is_before_end, put_both
@@ -244,8 +245,8 @@ class WeightAveraging(Callback):
                 before = self._asked.before_epoch_end
                 if before is not None:
                     updates = before["n_averaged"]
-                    pl_module.load_state_dict(before["state_dict"], strict=False)
+                    pl_module.load_state_dict(as_in(pl_module, before["state_dict"]), strict=False)
                 self._asked = Asked(self._asked.step, self._asked.epoch - 1)
         if updates:
             self._weights = self._copy_of(pl_module, updates)
-        pl_module.load_state_dict(trained, strict=pl_module.strict_loading)
+        pl_module.load_state_dict(as_in(pl_module, trained), strict=pl_module.strict_loading)

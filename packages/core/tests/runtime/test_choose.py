@@ -21,6 +21,8 @@ from leyden.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, S
         ("ddp", 2, DDPStrategy),
         ("ddp_find_unused_parameters_true", 2, DDPStrategy),
         ("ddp_find_unused_parameters_false", 2, DDPStrategy),
+        ("ddp_spawn", 2, DDPStrategy),
+        ("ddp_notebook_find_unused_parameters_true", 2, DDPStrategy),
         ("fsdp", 2, FSDPStrategy),
         ("fsdp_cpu_offload", 2, FSDPStrategy),
     ],
@@ -59,9 +61,6 @@ def test_what_is_no_strategy(wrong: Any) -> None:
         ("dp", "write 'ddp', with a process for each device"),
         ("xla_debug", "TPUs are not supported"),
         ("ddp_sharded", "write 'fsdp'"),
-        ("ddp_spawn", "write 'ddp', which starts the script"),
-        ("ddp_spawn_find_unused_parameters_true", "write 'ddp', which starts the script"),
-        ("ddp_notebook", "write 'ddp', and put what the notebook holds"),
     ],
 )
 def test_names_of_others_say_what_to_take_instead(name: str, hint: str) -> None:

@@ -10,19 +10,11 @@ import torch
 from torch import nn
 
 from leyden import MisconfigurationException
-from leyden.runtime.distributed import _saved_buffers, in_place_of
+from leyden.runtime.distributed import in_place_of
 from leyden.runtime.places import Place
 from leyden.strategies import DistributedStrategy
 
 CPU = torch.device("cpu")
-
-
-def test_buffers_that_are_saved_each_once() -> None:
-    norm = nn.BatchNorm1d(2)
-    norm.register_buffer("mask", torch.ones(2), persistent=False)
-    assert [id(one) for one in _saved_buffers(nn.Sequential(norm, nn.Sequential(norm)))] == [
-        id(one) for one in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-    ]
 
 
 def test_a_step_says_what_it_takes() -> None:

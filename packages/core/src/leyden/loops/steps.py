@@ -17,10 +17,11 @@ __all__ = ["leaving_out", "step_arguments", "training_step_of", "under_context"]
 _ARGUMENTS = ("batch", "batch_idx", "dataloader_idx")
 
 
-def training_step_of(trainer: Trainer) -> Callable[..., Any]:
-    """Return the module's ``training_step`` as strategy, precision and profiler run it."""
-    module = trainer.lightning_module
-    step = step_arguments(trainer.strategy.step_of(module, "training_step"), module, "training_step")
+def training_step_of(trainer: Trainer, *, backward: bool = True) -> Callable[..., Any]:
+    """Return the module's ``training_step`` as strategy, precision and profiler run it, before a `backward` or not."""
+    module, strategy = trainer.lightning_module, trainer.strategy
+    own = (strategy.step_of if backward else strategy.step_without_backward)(module, "training_step")
+    step = step_arguments(own, module, "training_step")
     step = under_context(step, trainer.precision_plugin.forward_context)
     return step if trainer.profiler is None else trainer.profiler.wrap_action("training_step", step)
 

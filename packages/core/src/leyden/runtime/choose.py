@@ -48,9 +48,7 @@ _INSTEAD = {
     "dp": "write 'ddp', with a process for each device", "ddp2": "write 'ddp', with a process for each device",
     "ddp_sharded": "write 'fsdp'", "fsdp_native": "write 'fsdp'", "model_parallel": "write 'fsdp'",
     "horovod": "write 'ddp', and start it by torchrun", "bagua": "write 'ddp'", "hivemind": "write 'ddp'",
-    "colossalai": "write 'fsdp'", "ddp_spawn": "write 'ddp', which starts the script anew in each process",
-    "ddp_fork": "write 'ddp', and put what a notebook holds into a script",
-    "ddp_notebook": "write 'ddp', and put what the notebook holds into a script",
+    "colossalai": "write 'fsdp'",
 }  # fmt: skip
 """Beginnings of names that Lightning had or has."""
 

@@ -112,6 +112,9 @@ class DDPStrategy(DistributedStrategy):
         self.no_grad_sync = self._without_sync
         return in_place_of(step, self._run if module.automatic_optimization else self._run_manual)
 
+    def step_without_backward(self, module: nn.Module, name: str) -> Callable[..., Any]:
+        return super().step_of(module, name)
+
     def _wrap(self, step: _Step) -> None:
         """Wrap the parameters that are trained now; what is set free later needs another wrapper."""
         self._is_known = False

@@ -19,13 +19,11 @@ from leyden.data.samplers import distributed_loader
 from leyden.errors import MisconfigurationException, ProcessFailedError, SIGTERMException
 from leyden.rank_zero import rank_zero_only
 from leyden.runtime.agreement import Agreement
+from leyden.runtime.collectives import gather, gather_with_gradients, saved_buffers, share_from_first
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
-__all__ = ["DistributedStrategy", "in_place_of", "share_from_first"]
-
-_LARGE = 1 << 20
-"""Elements from which on a tensor is sent for itself."""
+__all__ = ["DistributedStrategy", "in_place_of"]
 
 _OPERATIONS = {
     "mean": dist.ReduceOp.SUM, "avg": dist.ReduceOp.SUM, "sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN,
@@ -257,15 +255,13 @@ class DistributedStrategy(Strategy):
         return bool(vote)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        if sync_grads:
-            return _Gather.apply(tensor, group)  # type: ignore[no-any-return, no-untyped-call]
-        return _gather(tensor, group)
+        return gather_with_gradients(tensor, group) if sync_grads else gather(tensor, group)
 
     @contextlib.contextmanager
     def evaluating(self, module: nn.Module, num_batches: Sequence[int | float]) -> Iterator[None]:
         """Let all processes evaluate with the buffers of process 0, which are those that are saved."""
         if self.world_size > 1 and self._shares_buffers:
-            share_from_first(_saved_buffers(module))
+            share_from_first(saved_buffers(module))
         yield
 
     def prepare_loader(self, loader: Any, stage: str) -> Any:
@@ -274,52 +270,6 @@ class DistributedStrategy(Strategy):
 
 def _is_positive(time: object) -> bool:
     return isinstance(time, timedelta) and time > timedelta(0)
-
-
-def share_from_first(tensors: list[Tensor]) -> None:
-    """Overwrite `tensors` with those of process 0: small ones of a dtype in one message, large ones without a copy."""
-    alike: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        if tensor.numel() >= _LARGE and tensor.is_contiguous():
-            dist.broadcast(tensor.detach().view(-1).view(torch.uint8), 0)
-        else:
-            alike.setdefault(tensor.dtype, []).append(tensor.detach())
-    for small in alike.values():
-        sent = torch.cat([tensor.reshape(-1) for tensor in small])
-        dist.broadcast(sent.view(torch.uint8), 0)
-        parts = torch.split(sent, [tensor.numel() for tensor in small])
-        for tensor, received in zip(small, parts, strict=True):
-            tensor.copy_(received.view_as(tensor))
-
-
-def _saved_buffers(module: nn.Module) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
-    for one in module.modules():
-        for name, buffer in one._buffers.items():
-            if buffer is not None and name not in one._non_persistent_buffers_set:
-                found[id(buffer)] = buffer
-    return list(found.values())
-
-
-def _gather(tensor: Tensor, group: Any) -> Tensor:
-    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(found, tensor.contiguous(), group)
-    return torch.stack(found)
-
-
-class _Gather(torch.autograd.Function):
-    """Every process's tensors in each; a tensor's gradient is the sum of those that the processes have of it."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return _gather(tensor, group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient[dist.get_rank(ctx.group)], None
 
 
 def record(error: BaseException) -> None:

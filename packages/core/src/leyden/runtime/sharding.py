@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from leyden.errors import MisconfigurationException
-from leyden.runtime.distributed import share_from_first
+from leyden.runtime.collectives import share_from_first
 from leyden.runtime.meta import fill_meta
 
 __all__ = [

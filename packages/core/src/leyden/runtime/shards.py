@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 __all__ = [
+    "as_in",
     "as_like",
     "empty_like_part",
     "has_shards",
@@ -21,6 +22,7 @@ __all__ = [
     "mapped_shards",
     "own_part",
     "parted_state",
+    "sharded_parts",
     "whole",
     "with_own_part",
 ]
@@ -49,6 +51,15 @@ def with_own_part(part: Tensor, like: Tensor) -> Tensor:
         part.to(shard.to_local().device), shard.device_mesh, shard.placements, run_check=False, shape=shard.shape,
         stride=shard.stride(),
     )  # fmt: skip
+
+
+def sharded_parts(module: nn.Module) -> list[Any]:
+    """Return the parts of a module that FSDP gathers, each for itself; ``reshard()`` gives back what one has gathered.
+
+    Some stay gathered for what may come next, as the outermost part does after a validation.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return [] if fsdp is None else [one for one in module.modules() if isinstance(one, fsdp.FSDPModule)]
 
 
 def has_shards(value: Any) -> bool:
@@ -133,6 +144,14 @@ def _placements(value: Tensor, shard: Any) -> list[Any]:
         else Replicate()
         for one in shard.placements
     ]
+
+
+def as_in(module: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return weights by name, as a `state_dict` has them, in parts where `module` has them so."""
+    own = dict(module.named_parameters(remove_duplicate=False))
+    if not any(map(is_shard, own.values())):
+        return weights
+    return {name: as_like(weight, own[name]) if name in own else weight for name, weight in weights.items()}
 
 
 def parted_state(optimizer: Optimizer, state: Any) -> Any:

@@ -79,6 +79,10 @@ class Strategy:
         step: Callable[..., Any] = getattr(module, name)
         return step
 
+    def step_without_backward(self, module: nn.Module, name: str) -> Callable[..., Any]:
+        """Return the step as `step_of` does, for a pass in which no loss goes backward and no process waits for one."""
+        return self.step_of(module, name)
+
     def check_optimizers(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Refuse optimizers that could not step here; called with what the module has configured."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.errors import MisconfigurationException, with_article
-from leyden.runtime.shards import as_like, is_shard, parted_state
+from leyden.runtime.shards import as_in, parted_state
 from leyden.runtime.wrapped_optimizer import note_step
 from leyden.state.callback_states import change_weights, save_callbacks
 from leyden.state.folders import read_parts
@@ -123,7 +123,7 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
     try:
         # Layers without memory, which a strategy would fill a part at a time, take that of the checkpoint.
         assign = any(one.is_meta for one in module.parameters())
-        module.load_state_dict(_as_in(module, weights), strict=module.strict_loading, assign=assign)
+        module.load_state_dict(as_in(module, weights), strict=module.strict_loading, assign=assign)
     except RuntimeError as error:
         lines = " ".join(str(error).split())
         raise MisconfigurationException(
@@ -131,17 +131,6 @@ def restore_module(trainer: Trainer, checkpoint: dict[str, Any], path: str) -> N
             "model, or of another version of this one? With `strict_loading = False` on the module, missing and "
             "unexpected weights are passed over."
         ) from error
-
-
-def _as_in(module: LightningModule, weights: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the weights as the module has them: in parts, from an earlier run, and of its dtypes."""
-    own = dict(module.named_parameters(remove_duplicate=False))
-    if not any(is_shard(one) or one.is_meta for one in own.values()):
-        return weights
-    return {
-        name: as_like(weight.to(own[name].dtype), own[name]) if name in own else weight
-        for name, weight in weights.items()
-    }
 
 
 def restore_loggers(trainer: Trainer, checkpoint: dict[str, Any]) -> None:

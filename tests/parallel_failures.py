@@ -1,0 +1,136 @@
+"""Callbacks that fail in one process, and those that the environment attaches, for `test_parallel_failures`."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from tests.parallel_endings import Validated
+from tests.parallel_runs import ACCELERATOR
+from torch import Tensor
+
+from leyden import Callback, Trainer
+from leyden.callbacks import ModelCheckpoint
+
+__all__ = ["HOOKS", "attached", "failures"]
+
+HOOKS = {
+    "fit": (
+        "setup", "on_fit_start", "on_sanity_check_start", "on_sanity_check_end", "on_train_start",
+        "on_train_epoch_start", "on_train_batch_start", "on_before_backward", "on_after_backward",
+        "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_validation_start",
+        "on_validation_batch_start", "on_validation_batch_end", "on_validation_epoch_end", "on_validation_end",
+        "on_train_epoch_end", "state_dict", "on_save_checkpoint", "on_train_end", "on_fit_end", "teardown",
+    ),
+    "predict": ("on_predict_start", "on_predict_batch_end", "on_predict_end"),
+}  # fmt: skip
+
+
+class Predicting(Validated):
+    """With what there is to predict."""
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Any:
+        return self.net(batch)
+
+    def predict_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+class Fails(Callback):
+    """Fails in a hook, in the last process."""
+
+    def __init__(self, hook: str) -> None:
+        def fail(*_: Any) -> None:
+            if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+                raise ValueError(f"no {hook} here")
+
+        setattr(self, hook, fail)
+
+
+def failures(folder: str, port: int) -> dict[str, str]:
+    """Run once for each hook, in groups of their own; return how each run has ended in this process."""
+    ends = {}
+    for entry_point, hooks in HOOKS.items():
+        for hook in hooks:
+            os.environ["MASTER_PORT"] = str(port := port + 1)
+            ends[hook] = _ended(entry_point, hook, folder)
+            if dist.is_initialized():
+                dist.destroy_process_group()
+    return ends
+
+
+def _ended(entry_point: str, hook: str, folder: str) -> str:
+    saving = ModelCheckpoint(Path(folder, hook))
+    trainer = Trainer(
+        max_epochs=2, accelerator=ACCELERATOR, logger=False, discover_callbacks=False, callbacks=[Fails(hook), saving],
+    )  # fmt: skip
+    try:
+        getattr(trainer, entry_point)(Predicting(2))
+    except Exception as error:
+        return "".join(traceback.format_exception(error))
+    return "well"
+
+
+_WATCH = """
+from leyden import Callback
+
+class Watch(Callback):
+    def __init__(self):
+        self.seen = 0
+
+    def on_train_batch_end(self, trainer, *_):
+        self.seen += 1
+        if trainer.global_rank == trainer.world_size - 1 and self.seen == 2:
+            raise OSError("nowhere to send this")
+
+def make():
+    return [Watch()]
+"""
+
+_CONFIGURATION = """
+[callbacks.EarlyStopping]
+monitor = "val"
+patience = 2
+min_delta = 1000.0
+check_on_train_epoch_end = true
+
+[callbacks.Heartbeat]
+path = "heartbeat.json"
+every_n_seconds = 1e-9
+
+[callbacks.ModelSummary]
+rank_zero_only = true
+"""
+
+
+def attached(folder: str) -> dict[str, Any]:
+    """Train with what an entry point and a configuration attach, where one fails in the last process."""
+    own = Path(folder, os.environ["RANK"])
+    about = own / "watching-1.0.dist-info"
+    about.mkdir(parents=True)
+    (own / "watching.py").write_text(_WATCH)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: watching\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[leyden.callbacks_factory]\nwatching = watching:make\n")
+    sys.path.insert(0, str(own))
+    (own / "leyden.toml").write_text(_CONFIGURATION)
+    os.environ["LEYDEN_CONFIG"] = str(own / "leyden.toml")
+    os.environ["LEYDEN_CALLBACKS"] = "only:watching,EarlyStopping,Heartbeat,ModelSummary"
+    printed = io.StringIO()
+    with redirect_stderr(printed):
+        trainer = Trainer(max_epochs=9, accelerator=ACCELERATOR, logger=False, num_sanity_val_steps=0)
+        names = [type(one).__name__ for one in trainer.callbacks]
+        watch = trainer.callbacks[names.index("Watch")]
+        trainer.fit(Validated(2))
+    return {
+        "attached": names,
+        "steps": trainer.global_step,
+        "seen": watch.seen,  # type: ignore[attr-defined]
+        "off": [one.callback for one in trainer.discovered.switched_off],
+        "printed": printed.getvalue(),
+    }
