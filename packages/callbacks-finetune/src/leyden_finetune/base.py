@@ -157,8 +157,10 @@ class BaseFinetuning(Callback):
         self._restored = self._at_end = self._epoch_done = self._epoch_to_skip = None
         self.freeze_before_training(pl_module)
         self._frozen_norms = [name for name, one in pl_module.named_modules() if is_frozen_norm(one)]
-        strange = checkpoint is not None and self.state_key not in (checkpoint.get("callbacks") or {})
-        self._of_another_run = checkpoint.get("optimizer_states") if checkpoint is not None and strange else None
+        given = {} if checkpoint is None else checkpoint
+        states = given.get("callbacks") or {}
+        knows_it = not isinstance(states, Mapping) or self.state_key in states
+        self._of_another_run = None if knows_it else given.get("optimizer_states")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, one in pl_module.named_modules():

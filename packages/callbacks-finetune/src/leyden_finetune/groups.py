@@ -120,7 +120,10 @@ def add_group(
 def check_sizes(optimizers: Sequence[Optimizer], saved: Sequence[Any], owner: str, module: nn.Module) -> None:
     """Raise where the optimizers of a run that knew no finetuning have other groups than these have."""
     here = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers]
-    there = [[len(group["params"]) for group in state["param_groups"]] for state in saved]
+    try:
+        there = [[len(group["params"]) for group in state["param_groups"]] for state in saved]
+    except (KeyError, TypeError):
+        return  # what is no optimizer's state is told of where it is loaded
     if here != there:
         raise MisconfigurationException(
             f"ckpt_path: the checkpoint was made without {owner}. Its optimizers train {there} parameters, by groups; "
