@@ -208,6 +208,14 @@ class Narrow(Net):
         return super().training_step(batch, batch_idx)
 
 
+class Shown(Net):
+    """With an input that sizes and the graph are found by."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.example_input_array = torch.ones(2, 4)
+
+
 class Steep(Net):
     lr = 1e-9
 
@@ -293,7 +301,7 @@ CASES: dict[str, Case] = {
         refused="torch chooses what to prune among whole weights",
         seen=lambda one, trainer: [entry.pruned for entry in one.sparsity()],
     ),
-    "ModelSummary": Case(lambda folder: ModelSummary()),
+    "ModelSummary": Case(lambda folder: ModelSummary(), net=Shown),
     "OnExceptionCheckpoint": Case(lambda folder: OnExceptionCheckpoint(folder, "another")),
     "ProgressBar": Case(lambda folder: ProgressBar(refresh_rate=2)),
     "ProgressBarBase": Case(lambda folder: Counting()),
@@ -303,7 +311,7 @@ CASES: dict[str, Case] = {
     "QuantizationAwareTraining": Case(
         lambda folder: QuantizationAwareTraining(), is_alone=False, refused="torch quantises whole weights"
     ),
-    "RichModelSummary": Case(lambda folder: RichModelSummary()),
+    "RichModelSummary": Case(lambda folder: RichModelSummary(), net=Shown),
     "RichProgressBar": Case(lambda folder: RichProgressBar(leave=True)),
     "SpikeDetection": Case(
         lambda folder: SpikeDetection(window=4, exclude_batches_path=folder),
@@ -312,8 +320,9 @@ CASES: dict[str, Case] = {
     ),
     "StochasticWeightAveraging": Case(lambda folder: StochasticWeightAveraging(0.02, 2, annealing_epochs=2)),
     "TensorBoardLogger": Case(
-        lambda folder: TensorBoardLogger(folder),
+        lambda folder: TensorBoardLogger(folder, log_graph=True),
         {"log_every_n_steps": 1},
+        net=Shown,
         seen=lambda one, trainer: (one.log_dir, one.version),
     ),
     "TQDMProgressBar": Case(lambda folder: TQDMProgressBar()),

@@ -205,6 +205,7 @@ class ModelCheckpoint(Checkpoint):
         self._is_training = not trainer.fast_dev_run
         self._schedule = Schedule(self.every_n_train_steps, self.every_n_epochs, self.train_time_interval)
         self._schedule.start(step, self.clock())
+        self._schedule.looks_together = self.train_time_interval is not None and trainer.world_size > 1
         if self._watch is not None:
             self._watch.start(step)
             if self._watched is not None:
@@ -228,14 +229,15 @@ class ModelCheckpoint(Checkpoint):
             return
         step = trainer.global_step
         if schedule.stepped(step):
-            is_due = self._is_due_at_step(trainer, step)
+            if schedule.looks_together:
+                is_due = self._is_due_for_all(trainer, step)
+            else:
+                is_due = schedule.is_due_at_step(step, self.clock())
             if is_due or (self.waits_for_score and watch is not None and watch.may_come_any_batch):
                 self._save_when_done(trainer, "batch", due=True, ends=is_due)
 
-    def _is_due_at_step(self, trainer: Trainer, step: int) -> bool:
+    def _is_due_for_all(self, trainer: Trainer, step: int) -> bool:
         schedule = self._schedule
-        if schedule.interval_s is None or trainer.world_size == 1:
-            return schedule.is_due_at_step(step, self.clock())
         if step < schedule.look_at:
             schedule.pass_by(step)
             return False

@@ -13,7 +13,8 @@ class Schedule:
     """One of three rhythms; zero or None switches a rhythm off.
 
     Attributes:
-        look_at: the step from which on several processes look at the clock of the first again.
+        looks_together: whether several processes look at the clock of the first, from time to time.
+        look_at: the step from which on they do again.
 
     Example:
         >>> schedule = Schedule(every_n_steps=3)
@@ -30,6 +31,7 @@ class Schedule:
         self._step = 0
         self._last_s = 0.0
         self.look_at = 0
+        self.looks_together = False
         self._looked = 0, 0.0
 
     def start(self, step: int, now_s: float) -> None:

@@ -50,11 +50,15 @@ class ModelSummary(Callback):
         self.max_depth = max_depth
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.max_depth == 0 or not trainer.is_global_zero:
+        # A forward of weights in shards needs the parts of all processes.
+        if self.max_depth == 0 or not (trainer.is_global_zero or trainer.strategy.shards_weights):
+            return
+        table = self.describe(pl_module)
+        if not trainer.is_global_zero:
             return
         try:
             with isolate_rng():  # the import of rich draws a random number
-                text = encodable(self.text(self.describe(pl_module)), sys.stdout)
+                text = encodable(self.text(table), sys.stdout)
             trainer.print(text)
         except (OSError, ValueError) as error:  # an output that is full or closed
             rank_zero_warn(f"The model summary could not be printed: {type(error).__name__}: {error}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leyden.data.transfer import map_tensors, move_to_device
 from leyden.module import LightningModule
 from leyden.rank_zero import rank_zero_warn
+from leyden.runtime.shards import is_shard
 from leyden_monitoring.untouched import is_undecided, leave_untouched
 
 __all__ = ["add_graph"]
@@ -31,6 +32,9 @@ def add_graph(writer: Any, model: nn.Module, example: Any = None) -> bool:
         return False
     if is_undecided(model):
         rank_zero_warn(f"TensorBoardLogger(log_graph=True): {name} has lazy parameters; run it once on a batch before.")
+        return False
+    if any(map(is_shard, model.parameters())):  # a forward needs the parts of all processes, and this is one
+        rank_zero_warn(f"TensorBoardLogger(log_graph=True): {name} has its weights in shards, and is not traced.")
         return False
     try:
         with warnings.catch_warnings(), leave_untouched(model):
