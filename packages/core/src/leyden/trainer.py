@@ -40,7 +40,7 @@ from leyden.runtime.engine import Engine
 from leyden.runtime.forking import check_can_fork, is_forked
 from leyden.runtime.launching import check_can_launch, end_with_launcher, launch_script
 from leyden.runtime.module_init import module_init
-from leyden.runtime.places import Place, choose_num_nodes, place_of, warn_of_idle_tasks
+from leyden.runtime.places import Place, choose_num_nodes, place_of, warn_of_idle_tasks, warn_of_restarts
 from leyden.runtime.precision import Precision, choose_precision
 from leyden.runtime.signals import SigtermListener
 from leyden.runtime.strategy import Strategy
@@ -172,6 +172,7 @@ class Trainer(TrainerProperties):
             warn_of_idle_tasks()
         elif place.launcher == "leyden" or "TORCHELASTIC_RUN_ID" in os.environ:
             end_with_launcher()
+            warn_of_restarts()
         own = self.device_ids[0 if place is None else place.local_rank]
         self.strategy.connect(root_device(self.accelerator, own), place)
         self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from leyden import MisconfigurationException, Trainer, rank_zero_only
-from leyden.runtime.places import choose_num_nodes, first_host, place_of, tasks_per_node, warn_of_idle_tasks
+from leyden.runtime.places import (
+    choose_num_nodes,
+    first_host,
+    place_of,
+    tasks_per_node,
+    warn_of_idle_tasks,
+    warn_of_restarts,
+)
 
 TORCHRUN = {
     "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1",
@@ -156,6 +163,18 @@ def test_slurm_tasks_that_no_srun_starts_are_told_of() -> None:
             {**without(SRUN, "SLURM_STEP_ID"), "SLURM_JOB_NAME": "bash"},
         ):  # fmt: skip
             warn_of_idle_tasks(environment)
+
+
+def test_restarts_after_which_processes_never_meet_are_told_of() -> None:
+    restarts = {**TORCHRUN, "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    with pytest.warns(UserWarning, match="Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun"):
+        warn_of_restarts(restarts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (
+            {"TORCHELASTIC_MAX_RESTARTS": "0"}, {"TORCHELASTIC_USE_AGENT_STORE": "False"}, {"GROUP_WORLD_SIZE": "1"},
+        ):  # fmt: skip
+            warn_of_restarts({**restarts, **other})
 
 
 def test_the_launcher_knows_the_number_of_machines() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_warn
 
-__all__ = ["Place", "choose_num_nodes", "place_of", "warn_of_idle_tasks"]
+__all__ = ["Place", "choose_num_nodes", "place_of", "warn_of_idle_tasks", "warn_of_restarts"]
 
 LAUNCHED_VARIABLE = "LEYDEN_LAUNCHED"
 """Set by Leyden's own launcher, in the environment of the processes that it starts."""
@@ -72,6 +72,21 @@ def warn_of_idle_tasks(environment: Mapping[str, str] = os.environ) -> None:
         rank_zero_warn(
             f"SLURM was asked for {tasks} tasks, but this script is not started by srun and trains as one process. "
             "Write srun python script.py into the batch script."
+        )
+
+
+def warn_of_restarts(environment: Mapping[str, str] = os.environ) -> None:
+    """Warn where processes would wait for each other for ever after a restart by torchrun on several machines.
+
+    Its store is divided by the number of restarts (torch 2.13: ``/worker/attempt_N``), which the machine on which a
+    process died counts, and the others do not.
+    """
+    several = int(environment.get("GROUP_WORLD_SIZE", "1")) > 1
+    restarts = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if several and restarts and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        rank_zero_warn(
+            "torchrun was given --max-restarts on several machines: after a restart its processes may wait for each "
+            "other for ever. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun."
         )
 
 
