@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from leyden import Callback, LightningModule, Trainer
+from leyden.callbacks import ModelCheckpoint
 from leyden.loggers import Logger
 from leyden.runtime.ddp import DDPStrategy
 
-__all__ = ["CountingStrategy", "Numbers", "Rows", "evaluated", "trained"]
+__all__ = ["CountingStrategy", "Numbers", "Rows", "evaluated", "saved", "trained"]
 
 
 def in_processes() -> int:
@@ -81,11 +83,16 @@ class Measuring(LightningModule):
         self.layer = nn.Linear(4, 1)
         self.seen: dict[str, list[int]] = {}
 
+    def forward(self, batch: Tensor) -> Tensor:
+        found: Tensor = self.layer(batch)
+        return found
+
     def _see(self, batch: Tensor, stage: str) -> Tensor:
         self.seen.setdefault(stage, []).extend(batch[:, 0].int().tolist())
         return batch[:, 0]
 
     def _evaluate(self, stage: str, batch: Tensor, several: bool = False) -> None:
+        self(batch[:, :1].expand(-1, 4))  # gathers weights where they are in shards
         values = self._see(batch, stage)
         everywhere: dict[str, Any] = {"sync_dist": True}
         self.log(f"{stage}_mean", values.mean(), **everywhere)
@@ -156,11 +163,11 @@ class Hooks(Callback):
         self._note(trainer, "train_epoch_end")
 
 
-def evaluated(size: int, batch_size: int) -> dict[str, Any]:
+def evaluated(size: int, batch_size: int, strategy: str = "ddp") -> dict[str, Any]:
     """Validate, test and predict on so many rows."""
-    module, hooks, rows, strategy = Measuring(), Hooks(), Rows(), "auto"
-    counting = CountingStrategy() if in_processes() > 1 else None
-    run = trainer(counting or strategy, callbacks=[hooks], logger=rows)
+    module, hooks, rows = Measuring(), Hooks(), Rows()
+    counting = CountingStrategy() if in_processes() > 1 and strategy == "ddp" else None
+    run = trainer(counting or (strategy if in_processes() > 1 else "auto"), callbacks=[hooks], logger=rows)
 
     def loader() -> DataLoader[Any]:
         return DataLoader(Numbers(size), batch_size=batch_size)
@@ -179,7 +186,7 @@ def evaluated(size: int, batch_size: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def all_evaluated(*cases: tuple[int, int]) -> list[dict[str, Any]]:
+def all_evaluated(*cases: tuple[Any, ...]) -> list[dict[str, Any]]:
     """Return `evaluated` of several cases, one after the other."""
     return [evaluated(*case) for case in cases]
 
@@ -200,3 +207,12 @@ def trained(log_every: int, batches: int) -> dict[str, Any]:
         "steps": [run.num_training_batches, run.estimated_stepping_batches, run.global_step],
         "seen": module.seen["train"],
     }
+
+
+def saved(folder: str) -> dict[str, Any]:
+    """Train with checkpoints by steps that are ranked by a step's loss, and one by the validation's."""
+    by_step = ModelCheckpoint(folder, filename="{step}", monitor="loss_step", every_n_train_steps=1, save_top_k=-1)
+    run = trainer("auto", max_epochs=1, log_every_n_steps=2, callbacks=[by_step])
+    run.fit(Measuring(), DataLoader(Numbers(40), batch_size=8 // in_processes()))
+    best = {Path(path).name: float(score) for path, score in by_step.best_k_models.items()}
+    return {"best": best, "steps": run.global_step}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.parallel_data import all_evaluated, trained
+from tests.parallel_data import all_evaluated, saved, trained
 from tests.parallel_loaders import SIZE, TRAINED, predicted, read_in_training, read_in_validation
 from tests.parallel_logging import DIFFERENCES, agreeing, different, measured
 from tests.together import together
@@ -72,6 +73,14 @@ def test_an_evaluation_is_two_messages_and_one_for_extremes(passes: dict[str, An
     assert [op for op, _ in first["sent"]] == [op for op, _ in second["sent"]]
 
 
+def test_weights_in_shards_are_evaluated_alike(passes: dict[str, Any]) -> None:
+    cases = [(*SIZES[name], "fsdp") for name in ("a batch less", "a process without data")]
+    for rank, ended in enumerate(together(all_evaluated, *cases)):
+        for name, found in zip(("a batch less", "a process without data"), ended.value, strict=True):
+            for part in ("validated", "tested", "predicted", "several", "seen", "called"):
+                assert found[part] == passes[name][rank][part]
+
+
 LOG_EVERY, BATCHES = 2, 5
 
 
@@ -110,6 +119,14 @@ def test_who_reads_in_one_process_alone_gets_the_last_values_that_were_shared(fi
     assert second["read"] == []
     train_batches = [read["loss_step"] for read in first["read"] if "loss_step" in read]
     assert len(set(train_batches)) == 1 + BATCHES + 1  # at the beginning, at each second step, at the first epoch's end
+
+
+def test_checkpoints_ranked_by_a_step_s_value_wait_for_that_of_all_processes(tmp_path: Path) -> None:
+    first, second = (ended.value for ended in together(saved, str(tmp_path / "pair")))
+    alone = saved(str(tmp_path / "alone"))
+    assert first == second
+    assert list(first["best"]) == ["step=1.ckpt", "step=2.ckpt", "step=4.ckpt", "step=5.ckpt"]  # shared at 1, 2, 4, 5
+    assert first["best"] == pytest.approx({name: alone["best"][name] for name in first["best"]}, rel=1e-5)
 
 
 # -- loaders of every kind --------------------------------------------------------------------------------------------

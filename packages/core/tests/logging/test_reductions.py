@@ -141,12 +141,12 @@ def test_kept_values_reduce_by_name(reduction: Any) -> None:
 class Twins:
     """The channel of a process that has a twin: the edge of the process is all that is not real."""
 
-    root_device = torch.device("cpu")
-
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.root_device = torch.device(device)
         self.sent: list[tuple[str | None, int]] = []
 
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: str | None = "mean") -> Tensor:
+        assert tensor.device.type == self.root_device.type
         self.sent.append((reduce_op, len(tensor)))
         return tensor * 2 if reduce_op == "sum" else tensor
 
@@ -196,3 +196,22 @@ def test_processes_that_send_something_else_are_found_out(processes: int) -> Non
 
     assert exchange(Others(), None, [], header_of("b")) is None
     assert exchange(Others(), None, [], header_of("a")) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_values_of_a_gpu_are_sent_from_there_with_one_wait_a_message() -> None:
+    def filled(record: Record) -> Record:
+        for step, (value, size) in enumerate([(1.0, 3), (5.0, 1)]):
+            record.add(torch.tensor(value, device="cuda"), size, step)
+        return record
+
+    records = [filled(make()) for make in makers.values()]
+    twins = Twins("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        shares = [one.epoch_share() for one in records] + [one.latest_share() for one in records]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    of_epoch = exchange(twins, None, shares, header_of("both"))
+    assert of_epoch == [2.0, 12.0, 5.0, 1.0, 0.0, 2.0, 5.0, 10.0, 5.0, 5.0, 5.0, 5.0]
+    assert twins.sent == [("sum", FIRST_MESSAGE_VALUES), ("max", 4)]

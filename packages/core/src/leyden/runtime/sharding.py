@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -137,7 +138,11 @@ def gather_for_calls(module: Any) -> None:
 def gathered_step(module: Any, name: str) -> Callable[..., Any]:
     """Return a method of `module` that gathers what is in none of its parts, for as long as it runs."""
     if name not in vars(module):
+        plain = inspect.signature(getattr(module, name))
         register_fsdp_forward_method(module, name)
+        # What stands there now is bound a second time, so that its first argument would not be seen.
+        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        vars(module)[name].__func__.__signature__ = plain.replace(parameters=[itself, *plain.parameters.values()])
     step, record = getattr(module, name), gathering_of(module)
 
     def run(*args: Any) -> Any:
