@@ -407,6 +407,20 @@ class PicksByMask(Callback):
         self.positive = weight.detach()[weight > 0].sum()
 
 
+class ReadsInAForwardHook(Callback):
+    handle: Any = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.handle = pl_module.backbone.register_forward_hook(self.look)
+
+    def look(self, module: Any, args: Any, output: torch.Tensor) -> None:
+        self.mean = output.mean().item()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+
+
 class FillsABufferOnTheCpu(Callback):
     def __init__(self) -> None:
         self.losses = torch.zeros(8)
@@ -582,6 +596,7 @@ BAD: dict[str, list[type[Callback]]] = {
     ],
     "synchronisation": [
         ReadsEachLoss, AsksWhetherFinite, CopiesEachBatch, PicksByMask, FillsABufferOnTheCpu, ReadsWhatItMoved,
+        ReadsInAForwardHook,
     ],
     "cost": [LooksAtEveryName, RecomputesAll],
     "exceptions": [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,13 +86,32 @@ class Watching:
             trainer = None if reference is None else reference()
             if trainer is None or hook in ("state_dict", "load_state_dict"):
                 return call(*args)
-            before = _of_run(trainer)
+            before, hooks = _of_run(trainer), set() if hook in EVERY_BATCH else _hooks_of_parts(trainer)
             with self._modes(waits=hook in EVERY_BATCH and not self._reports(trainer, hook, args)):
                 self._hook = hook
                 result = call(*args)
             if differs := first_difference(_of_run(trainer), before):
                 self.changes.append(f"{hook} changes {_in_words(differs)}")
+            if hook not in EVERY_BATCH:
+                self._watch_hooks_of_parts(trainer, hooks)
             return result
+
+        return watched
+
+    def _watch_hooks_of_parts(self, trainer: Trainer, before: set[_Place]) -> None:
+        """Look at what the callback has registered with the module, as at its own hooks."""
+        for place in _hooks_of_parts(trainer) - before:
+            place.hooks[place.key] = self._watched_inside(place.hooks[place.key], trainer)
+
+    def _watched_inside(self, function: Callable[..., Any], trainer: Trainer) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            outer = self._hook
+            self._hook = f"{function.__qualname__}, a hook of the module,"
+            try:
+                with self._modes(waits=trainer.training and not self._exam.is_reporting(trainer)):
+                    return function(*args, **kwargs)
+            finally:
+                self._hook = outer
 
         return watched
 
@@ -171,6 +192,28 @@ class Watching:
         sentence = f"{self._hook} waits for the device in {what}{f' ({place})' if place else ''}"
         if sentence not in self.waits and not any(place and place in one for one in self.waits):
             self.waits.append(sentence)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a module, or a parameter, has a hook."""
+
+    key: int
+    hooks: dict[int, Any] = field(compare=False)
+
+
+def _hooks_of_parts(trainer: Trainer) -> set[_Place]:
+    """Return where functions are registered with the parts of the module and its parameters, but for torch's own."""
+    module = trainer.lightning_module
+    dicts = [hooks for part in module.modules() for kind, hooks in vars(part).items() if kind.endswith("_hooks")]
+    dicts += [parameter._backward_hooks for parameter in module.parameters()]
+    return {
+        _Place(key, hooks)
+        for hooks in dicts
+        if isinstance(hooks, dict)
+        for key, function in hooks.items()
+        if isinstance(function, (FunctionType, MethodType)) and not str(function.__module__).startswith("torch")
+    }
 
 
 class _Functions(TorchFunctionMode):
