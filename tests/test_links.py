@@ -11,17 +11,21 @@ from tests.pages import PAGES, ROOT, headings_of, name_of, prose_of
 
 # Nothing is fetched: whether these are still there is for a person to see, before a release.
 OUTSIDE = {
-    "https://docs.python.org/3/library/fnmatch.html",
-    "https://docs.pypi.org/trusted-publishers/",
-    "https://twine.readthedocs.io",
     "https://arxiv.org/abs/1803.03635",
+    "https://arxiv.org/abs/1910.02054",
+    "https://developer.nvidia.com/blog/massively-scale-deep-learning-training-nccl-2-4/",
+    "https://docs.pypi.org/trusted-publishers/",
+    "https://docs.python.org/3/library/fnmatch.html",
     "https://docs.pytorch.org/docs/stable/distributed.checkpoint.html",
     "https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html",
     "https://docs.pytorch.org/docs/stable/nn.html#torch.nn.utils.prune.BasePruningMethod",
     "https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema",
+    "https://doi.org/10.1016/j.jpdc.2008.09.002",
+    "https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md",
     "https://github.com/pytorch/ao",
     "https://pypi.org/project/leyden/",
+    "https://twine.readthedocs.io",
     "https://www.tensorflow.org/tensorboard",
 }
 PICTURES = {path for path in (ROOT / "docs" / "pictures").iterdir() if path.suffix in (".svg", ".png")}

@@ -119,6 +119,7 @@ class Journal:
         if stage == "validate" and self._trainer.state.fn == "fit":
             self._refresh()
             self._registry.reset("validate")
+            self._held.of.clear()
         else:
             if not (stage == "train" and self._restored):
                 self.clear()
