@@ -57,7 +57,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
 
         return cast(T, run_in_forks(trainer, fn, lambda: run(trainer, fn, body, ckpt_path, weights_only)))
     trainer.state = TrainerState(fn, _STAGES[fn], TrainerStatus.RUNNING)
-    trainer.should_stop = trainer.is_to_end = False
+    trainer.should_stop = trainer.is_to_end = trainer.has_heard_end = False
     trainer.received_sigterm = trainer.attention_wanted = False
     trainer.strategy.is_torn = False
     set_up: list[Entry] = []

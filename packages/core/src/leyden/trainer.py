@@ -190,7 +190,7 @@ class Trainer(TrainerProperties):
         self.accumulate_grad_batches = self.settings.accumulate_grad_batches
         self.ckpt_path: str | None = None
         self.received_sigterm = self.attention_wanted = self._should_stop = False
-        self.is_to_end = self._has_heard_end = False
+        self.is_to_end = self.has_heard_end = False
         self.sigterm = SigtermListener(self.hear_sigterm)
         self._watching: list[Wrap] = []
 
@@ -480,7 +480,7 @@ class Trainer(TrainerProperties):
 
         Processes that train together agree on the place, whoever of them asked.
         """
-        asked = self._should_stop or self._has_heard_end
+        asked = self._should_stop or self.has_heard_end
         if asked and not self.is_to_end and self.strategy.ends_behind(place):
             self._should_stop = self.is_to_end = True
         return self.is_to_end and self._should_stop
@@ -493,7 +493,7 @@ class Trainer(TrainerProperties):
 
     def hear_end(self) -> None:
         """Take note that another process has asked for the end of training."""
-        self._has_heard_end = self.attention_wanted = True
+        self.has_heard_end = self.attention_wanted = True
 
     def hear_sigterm(self) -> None:
         """Take note that this process, or another of the run, was asked to end."""

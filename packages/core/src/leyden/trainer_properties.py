@@ -54,7 +54,7 @@ class TrainerProperties:
     _attached: AttachedCallbacks
     _optimizers: list[Optimizer]
     _should_stop: bool
-    _has_heard_end: bool
+    has_heard_end: bool
     is_to_end: bool
 
     if not TYPE_CHECKING:  # for type checkers what is not below is a mistake
@@ -153,7 +153,7 @@ class TrainerProperties:
     def should_stop(self, value: bool) -> None:
         self._should_stop = bool(value)
         if self.is_to_end and not value:
-            self.is_to_end = self._has_heard_end = False
+            self.is_to_end = self.has_heard_end = False
             self.strategy.forget_end()
         self.attention_wanted = self.attention_wanted or bool(value)
 
