@@ -97,15 +97,15 @@ SAVES: dict[str, Callable[[Path], Callback]] = {
 
 
 def test_there_is_something_to_go_on_with(tmp_path: Path) -> None:
-    whole = fit(tmp_path, 1)
-    assert whole["stopped"] == (4, 14, 35, True)  # of 36 batches: it stops before the last
+    whole = fit(tmp_path, 4)
+    assert whole["stopped"] == (4, 13, 31, True)  # of 36 batches: it stops before the last
     assert "'reached': 7" in whole["states"]
 
 
 @pytest.mark.parametrize("how", SAVES)
 def test_a_run_that_is_cut_goes_on_exactly(tmp_path: Path, how: str) -> None:
     folder = tmp_path / "run"  # the same for all: states hold paths
-    whole = fit(folder, 1)
+    whole = fit(folder, 4)
     for (hook, at), seed in zip(CUTS, itertools.count(10), strict=False):
         shutil.rmtree(folder)
         with pytest.raises(Cut):
