@@ -97,19 +97,19 @@ SAVES: dict[str, Callable[[Path], Callback]] = {
 
 
 def test_there_is_something_to_go_on_with(tmp_path: Path) -> None:
-    whole = fit(tmp_path, 4)
-    assert whole["stopped"] == (4, 13, 31, True)  # of 36 batches: it stops before the last
+    whole = fit(tmp_path, 10)
+    assert whole["stopped"] == (4, 14, 35, True)  # of 36 batches: it stops before the last
     assert "'reached': 7" in whole["states"]
 
 
 @pytest.mark.parametrize("how", SAVES)
 def test_a_run_that_is_cut_goes_on_exactly(tmp_path: Path, how: str) -> None:
     folder = tmp_path / "run"  # the same for all: states hold paths
-    whole = fit(folder, 4)
-    for (hook, at), seed in zip(CUTS, itertools.count(10), strict=False):
+    whole = fit(folder, 10)
+    for (hook, at), seed in zip(CUTS, itertools.count(20), strict=False):
         shutil.rmtree(folder)
         with pytest.raises(Cut):
-            fit(folder, 1, CutAt(hook, at), SAVES[how](folder))
+            fit(folder, 10, CutAt(hook, at), SAVES[how](folder))
         newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         resumed = fit(folder, seed, SAVES[how](folder), ckpt_path=str(newest))
         for part in whole:
