@@ -94,6 +94,7 @@ class Agreement:
         self._over, self._wakes = threading.Event(), threading.Event()
         self._ends = threading.Event()  # by itself, be it well or with an error
         self._failure: ProcessFailedError | None = None
+        self._has_noted = False
         self._poll_s = max(_POLL_S, world_size / _POLLS_PER_S)
         self._thread = threading.Thread(target=self._listen, name="leyden-agreement", daemon=True)
         self._thread.start()
@@ -164,6 +165,7 @@ class Agreement:
         told = json.dumps([self._rank, error])
         with contextlib.suppress(RuntimeError):  # the store is gone: nobody is left to be told
             if self._store.compare_set(self._key("failed"), "", told) != told.encode():
+                self._say_that_it_is_noted()  # the thread may end before it comes to that
                 return
             if multiprocessing.parent_process() is None:
                 atexit.register(self._say_that_it_is_printed)
@@ -192,6 +194,11 @@ class Agreement:
         self._wakes.set()
         self._ends.set()
         self._thread.join()
+
+    def _say_that_it_is_noted(self) -> None:
+        if not self._has_noted:
+            self._has_noted = True
+            self._store.add(self._key("noted"), 1)
 
     def _say_that_it_is_printed(self) -> None:
         """Called as the interpreter ends, after it has printed what was raised."""
@@ -288,7 +295,7 @@ class Agreement:
     def _take_note_of_other(self, rank: int, error: str) -> None:
         if rank == self._rank:
             return
-        self._store.add(self._key("noted"), 1)
+        self._say_that_it_is_noted()
         self._take_note(
             ProcessFailedError(
                 f"Process {rank} of {self._world_size} failed, so that process {self._rank} cannot go on. What process "
