@@ -35,6 +35,11 @@ NOT_RUN = [
     ("docs/architecture.md", "Trainer(...)", "a sketch of the way of a run; test_pictures.py looks for its files"),
     ("docs/callbacks/backbone_finetuning.md", "Digits 0 to 4", "printed by examples/finetuning.py; its test runs that"),
     ("docs/checkpoints.md", "runs/1/epoch=", "the files of two processes; tests/test_parallel_saves.py makes such"),
+    (
+        "docs/data_in_several_processes.md",
+        "MisconfigurationException: In",
+        "what two processes say; tests/test_parallel_data.py lets them",
+    ),
     ("docs/averaging.md", "┌──", "printed by examples/averaging.py; test_example_averaging.py compares the rows"),
     ("docs/callbacks/model_pruning.md", "┌──", "printed by examples/pruning.py; its test compares the rows"),
     ("docs/callbacks/quantization_aware_training.md", "┌──", "printed by examples/quantization.py; so does its test"),
