@@ -19,10 +19,12 @@ from leyden import Callback, LightningModule, Trainer, seed_everything
 from leyden.runtime import agreement
 from leyden.testing import BoringModule
 
-HOW, FOLDER = sys.argv[1], Path(sys.argv[2])
-agreement._PATIENCE_S = 4.0
-seed_everything(3, verbose=False)
-os.chdir(FOLDER)  # as scripts do that are given a folder for their files; the command has paths from where it began
+HOW, FOLDER = "", Path()
+if __name__ == "__main__":  # and not where tests are collected
+    HOW, FOLDER = sys.argv[1], Path(sys.argv[2])
+    agreement._PATIENCE_S = 4.0
+    seed_everything(3, verbose=False)
+    os.chdir(FOLDER)  # as scripts do that are given a folder for their files; the command has paths from where it began
 
 
 class AtStep(Callback):
@@ -72,4 +74,5 @@ def main() -> None:
         (FOLDER / f"{run.global_rank}.json").write_text(json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -99,6 +100,13 @@ class DistributedStrategy(Strategy):
             options["store"] = dist.HashStore()  # type: ignore[attr-defined]
         elif self.place.launcher == "slurm":
             options["init_method"] = f"tcp://{self.place.master_addr}:{self.place.master_port}"
+        elif self.place.num_nodes == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # The agent's store outlives its processes: those of a restart must not read what the last ones have left.
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                self.place.master_addr, self.place.master_port, self.world_size, is_master=False, timeout=self.timeout
+            )
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            options["store"] = dist.PrefixStore(f"attempt/{attempt}", store)  # type: ignore[attr-defined]
         backend = self.process_group_backend or self._default_backend()
         dist.init_process_group(backend, **options)
         atexit.register(_leave)
