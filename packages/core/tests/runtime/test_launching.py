@@ -52,6 +52,7 @@ def test_in_a_thread_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_script_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # as in a script that a test runs
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)  # xdist's has none
     check_can_launch("Trainer(devices=2)")
 
 
