@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from leyden import Callback, LightningModule, Trainer
 from leyden.callbacks import LearningRateMonitor, ModelCheckpoint
 from leyden.errors import MisconfigurationException, SIGTERMException
-from leyden.runtime.strategy import Strategy
 from leyden_optim import EarlyStopping, GradientAccumulationScheduler, LearningRateFinder
 
 BATCHES = list(torch.linspace(-1, 1, 120).view(10, 3, 4))
@@ -333,23 +332,6 @@ class Listens(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.events.append("on_train_epoch_end")
-
-
-def test_all_processes_search_by_one_loss() -> None:
-    class Two(Strategy):
-        world_size = 2
-
-        def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
-            return (tensor + 3.0) / 2  # the other process had a loss of 3
-
-    finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
-    make(finder, strategy=Two(torch.device("cpu"))).fit(Net(), BATCHES)
-    alone = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
-    make(alone).fit(Net(), BATCHES)
-    assert finder.optimal_lr is not None
-    assert alone.optimal_lr is not None
-    expected = [(loss + 3) / 2 for loss in alone.optimal_lr.results["loss"]]
-    assert finder.optimal_lr.results["loss"] == pytest.approx(expected)
 
 
 def test_sigterm_ends_the_search_at_the_next_batch() -> None:

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from leyden import Callback, Checkpoint, LightningModule, Trainer
 from leyden.errors import MisconfigurationException
 from leyden.loggers import CSVLogger
-from leyden.runtime.strategy import Strategy
 from leyden_optim import GradientAccumulationScheduler, SpikeDetection, TrainingSpikeException
 
 
@@ -213,34 +212,6 @@ def test_lbfgs_evaluates_a_loss_several_times_a_batch(tmp_path: Path) -> None:
     module = SecondOrder()
     trainer_with(spikes, max_epochs=1).fit(module, batches_of(4, 3))
     assert {batch for _, batch in module.trained} == {0, 1}
-
-
-def test_a_spike_of_another_process_is_one_of_all(tmp_path: Path) -> None:
-    class SecondOfTwo(Strategy):
-        """The second of two processes; the first sees a spike in its fourth batch."""
-
-        global_rank, world_size, decisions = 1, 2, 0
-
-        def gather(self, obj: Any) -> list[Any]:
-            return []
-
-        def broadcast(self, obj: Any, src: int = 0) -> Any:
-            if obj == []:
-                return [(True, 9.0, 1.0), (False, 1.0, 1.0)]
-            return tmp_path / "first.json", [{"epoch": 0, "batch": 1}]
-
-        def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-            assert (decision, all) == (False, False)
-            self.decisions += 1
-            return self.decisions == 4
-
-    module = Net()
-    with pytest.raises(TrainingSpikeException) as error:
-        trainer_with(SpikeDetection(), strategy=SecondOfTwo(torch.device("cpu"))).fit(module, batches_of(6))
-    assert error.value.batch_idx == 4
-    assert (error.value.loss, " in process 0 of 2: 9, against a mean of 1 " in str(error.value)) == (9.0, True)
-    assert module.trained == [(0, 0), (0, 2), (0, 3), (0, 4)]
-    assert not (tmp_path / "first.json").exists()  # which the first process writes
 
 
 # -- restarted ----------------------------------------------------------------------------------------------------

@@ -456,7 +456,7 @@ def test_logging_what_cannot_be_logged(row: Row) -> None:
     Row("no cluster's checkpoint", lambda: fit(Net(), ckpt_path="hpc"), ("ckpt_path='hpc'", "hpc_ckpt_N.ckpt")),
     Row("a path that is none", lambda: fit(Net(), ckpt_path=3), ("ckpt_path=3", "'best', 'last', 'auto'")),
     Row("no such file", lambda: fit(Net(), ckpt_path="a.ckpt"), ("a.ckpt", "no such file"), FileNotFoundError),
-    Row("a folder", lambda: fit(Net(), ckpt_path="."), ("ckpt_path='.'", "is a folder", "file inside")),
+    Row("a folder", lambda: fit(Net(), ckpt_path="."), ("ckpt_path='.'", "is a folder", "the one inside it")),
 )  # fmt: skip
 def test_what_is_asked_before_it_is_there(row: Row) -> None:
     check(row)
