@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(PROCESSES == 1, reason="one process has no other
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
-    port = 20_000 + os.getpid() % 20_000
+    port = 20_000 + os.getpid() % 400 * 50  # the first of a row, one for each hook, apart from those of other tests
     return together(failures, str(tmp_path_factory.mktemp("failures")), port, timeout_s=120)
 
 
