@@ -142,7 +142,7 @@ def stateful(workers: int = 0) -> Any:
 
 
 def callbacks() -> list[Callback]:
-    return [EarlyStopping("val", patience=3), LearningRateMonitor(), BackboneFinetuning(1, lambda epoch: 1.5)]
+    return [EarlyStopping("val", patience=6), LearningRateMonitor(), BackboneFinetuning(1, lambda epoch: 1.5)]
 
 
 def _several() -> Any:
