@@ -66,9 +66,10 @@ def choose_strategy(strategy: object, processes: int) -> Strategy:
         chosen = _NAMES[strategy]()
     else:
         hint = _hint(strategy) if isinstance(strategy, str) else ""
+        names = ", ".join(repr(name) for name in _NAMES if "_find_" not in name)
         raise MisconfigurationException(
-            f"Trainer(strategy={strategy!r}): expected 'auto', {', '.join(map(repr, _NAMES))}, or an instance of "
-            f"leyden.strategies.Strategy.{hint}"
+            f"Trainer(strategy={strategy!r}): expected 'auto', {names}, one of 'ddp' with "
+            f"'_find_unused_parameters_true' behind it, or an instance of leyden.strategies.Strategy.{hint}"
         )
     if processes > 1 and isinstance(chosen, SingleDeviceStrategy):
         raise MisconfigurationException(
