@@ -11,6 +11,8 @@ import signal
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: its thread pool reads it once
+# torch's store asks for the name of whoever connects, and serves nobody until there is an answer.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 import pytest
 import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 import traceback
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -43,32 +44,34 @@ class Predicting(Validated):
 
 
 class Fails(Callback):
-    """Fails in a hook, in the last process."""
+    """Fails in a hook, in the last process, at once or when the others have gone on to where they wait for it."""
 
-    def __init__(self, hook: str) -> None:
+    def __init__(self, hook: str, after_s: float) -> None:
         def fail(*_: Any) -> None:
             if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+                time.sleep(after_s)
                 raise ValueError(f"no {hook} here")
 
         setattr(self, hook, fail)
 
 
-def failures(folder: str, port: int) -> dict[str, str]:
+def failures(folder: str, port: int, after_s: float) -> dict[str, str]:
     """Run once for each hook, in groups of their own; return how each run has ended in this process."""
     ends = {}
     for entry_point, hooks in HOOKS.items():
         for hook in hooks:
             os.environ["MASTER_PORT"] = str(port := port + 1)
-            ends[hook] = _ended(entry_point, hook, folder)
+            ends[hook] = _ended(entry_point, hook, folder, after_s)
             if dist.is_initialized():
                 dist.destroy_process_group()
     return ends
 
 
-def _ended(entry_point: str, hook: str, folder: str) -> str:
+def _ended(entry_point: str, hook: str, folder: str, after_s: float) -> str:
     saving = ModelCheckpoint(Path(folder, hook))
     trainer = Trainer(
-        max_epochs=2, accelerator=ACCELERATOR, logger=False, discover_callbacks=False, callbacks=[Fails(hook), saving],
+        max_epochs=2, accelerator=ACCELERATOR, logger=False, discover_callbacks=False,
+        callbacks=[Fails(hook, after_s), saving],
     )  # fmt: skip
     try:
         getattr(trainer, entry_point)(Predicting(2))

@@ -13,10 +13,10 @@ from tests.together import Ended, together
 pytestmark = pytest.mark.skipif(PROCESSES == 1, reason="one process has no other")
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
+@pytest.fixture(scope="module", params=[0.0, 0.3], ids=["at once", "waited for"])
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
     port = 20_000 + os.getpid() % 400 * 50  # the first of a row, one for each hook, apart from those of other tests
-    return together(failures, str(tmp_path_factory.mktemp("failures")), port, timeout_s=120)
+    return together(failures, str(tmp_path_factory.mktemp("failures")), port, request.param, timeout_s=120)
 
 
 @pytest.mark.parametrize("hook", [hook for hooks in HOOKS.values() for hook in hooks])

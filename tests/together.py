@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -33,7 +35,7 @@ def together(
 
     `function` is one of an importable module, and what it returns can be pickled. Each process has the variables of
     torchrun, one thread, and `folder` (this process's by default) as its working folder. A process that is not done
-    in time is ended, and named in the error.
+    in time is ended, and named in the error; it has printed before where its threads are.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -47,7 +49,7 @@ def together(
             "MASTER_PORT": str(port), "LEYDEN_CALLBACKS": "off",
         }  # fmt: skip
         process = _SERVER.Process(
-            target=_run, args=(there, environment, str(folder or Path.cwd()), function, args), daemon=True
+            target=_run, args=(there, environment, str(folder or Path.cwd()), timeout_s, function, args), daemon=True
         )
         process.start()
         there.close()
@@ -77,13 +79,16 @@ def _said(end: Any) -> bytes:
         return pickle.dumps((None, ""))
 
 
-def _run(end: Connection, environment: dict[str, str], folder: str, function: Callable[..., Any], args: Any) -> None:
+def _run(
+    end: Connection, environment: dict[str, str], folder: str, timeout_s: float, function: Callable[..., Any], args: Any
+) -> None:  # fmt: skip
     import torch
 
     from leyden.rank_zero import rank_zero_only
 
     os.environ.update(environment)
     os.chdir(folder)
+    faulthandler.dump_traceback_later(0.95 * timeout_s, file=sys.__stderr__)
     torch.set_num_threads(1)
     rank_zero_only.rank = int(environment["RANK"])  # which is read as leyden is imported, and the server has
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import json
 import math
 import multiprocessing
@@ -27,8 +28,8 @@ _ANSWER_S = 8.0
 _OWN_WORD_S = 1.0
 """How long a process may take to come to where it looks itself whether training ends."""
 _TAKING_NOTE_S = 3.0
-_PATIENCE_S = 15.0
-"""How long a process that another one's failure has left waiting may take to end by itself."""
+_PATIENCE_S = 20.0
+"""How long a process may take to end by itself after another one's failure: it waits, or it is at work for long."""
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Agreement:
     a second, since it waits for another in the middle of a batch, its thread names the next batch.
 
     **Failing.** A process tells of its own failure by `fail`. Others, which its silence will fail too, find out by
-    `failure` why. One that is still waiting for it 15 seconds later is ended, since nothing else would wake it. A
+    `failure` why. One that is still waiting for it 20 seconds later is ended, since nothing else would wake it. A
     process that does not say where it stops, and a store that is gone, are failures too.
 
     Args:
@@ -312,6 +313,7 @@ class Agreement:
     def _end_if_it_waits(self) -> None:
         if self._ends.wait(_PATIENCE_S):
             return
-        sys.stderr.write(f"{self._failure}\nProcess {self._rank} still waits, and is ended.\n")
+        sys.stderr.write(f"{self._failure}\nProcess {self._rank} still waits, and is ended. Where its threads are:\n")
         sys.stderr.flush()
+        faulthandler.dump_traceback()
         os._exit(1)
