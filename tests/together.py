@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -88,7 +87,7 @@ def _run(
 
     os.environ.update(environment)
     os.chdir(folder)
-    faulthandler.dump_traceback_later(0.95 * timeout_s, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(0.95 * timeout_s, file=2)
     torch.set_num_threads(1)
     rank_zero_only.rank = int(environment["RANK"])  # which is read as leyden is imported, and the server has
     try:
