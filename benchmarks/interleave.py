@@ -23,7 +23,7 @@ __all__ = ["InterleavedBatches", "Timing"]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Process CPU time of a step, µs: medians; ratio and difference are those of neighbouring stretches."""
+    """Time of a step, µs: medians; ratio and difference are those of neighbouring stretches."""
 
     handwritten_us: float
     measured_us: float
@@ -36,6 +36,9 @@ class Timing:
 class InterleavedBatches:
     """Iterate it once: serves stretches of ``steps`` batches and keeps the times of all after the first ``warmup``.
 
+    `batches` are those of a stretch where they are not the yardstick's; `clock` tells the time in ns, by default that
+    of this process on the CPU.
+
     Example:
         >>> batches = InterleavedBatches(list, steps=2, stretches=3, warmup=1)
         >>> len(list(batches)), batches.timing().stretches
@@ -43,9 +46,10 @@ class InterleavedBatches:
     """
 
     def __init__(
-        self, by_hand: Callable[[Iterable[Tensor]], object], *, steps: int = 250, stretches: int = 40, warmup: int = 2
-    ) -> None:
-        self._by_hand, self._batches = by_hand, make_batches(steps)
+        self, by_hand: Callable[[Iterable[Tensor]], object], *, steps: int = 250, stretches: int = 40, warmup: int = 2,
+        batches: list[Tensor] | None = None, clock: Callable[[], int] = time.process_time_ns,
+    ) -> None:  # fmt: skip
+        self._by_hand, self._batches, self._clock = by_hand, batches or make_batches(steps), clock
         self._stretches, self._warmup = stretches, warmup
         self._samples: list[tuple[int, int]] = []  # (hand-written, measured), ns
 
@@ -56,7 +60,7 @@ class InterleavedBatches:
         return chain.from_iterable(self._served())
 
     def _served(self) -> Iterator[list[Tensor]]:
-        clock, batches = time.process_time_ns, self._batches
+        clock, batches = self._clock, self._batches
         for number in range(self._warmup + self._stretches):
             start = clock()
             self._by_hand(batches)

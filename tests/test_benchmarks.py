@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 _ROOT = Path(__file__).parents[1]
 
 
@@ -72,3 +74,15 @@ def test_each_way_to_make_a_checkpoint_is_measured_over_a_plain_save() -> None:
         "asynchronous over copy in memory",
     ]  # fmt: skip
     assert all(float(ratio) > 0 for ratios in rows.values() for ratio in ratios)
+
+
+def test_a_step_on_a_device_is_timed_over_that_of_the_loop_by_hand() -> None:
+    """On the CPU here, by the same loops, without the graphs that are CUDA's."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    turns = ("--steps", "5", "--stretches", "2", "--cases", "kernels-log-1", "graphs", "16-mixed")
+    command = [sys.executable, "-m", "benchmarks.cuda", "--accelerator", device, "--no-file", *turns]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    titles = [line.split("  ")[0] for line in done.stdout.splitlines() if "µs" in line]
+    graphs = ["CUDA graphs"] if device == "cuda" else []
+    assert titles == ["kernels, a value logged", *graphs, "kernels, 16-mixed"]
