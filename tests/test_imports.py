@@ -39,7 +39,8 @@ LAYERS = [
     }
     | {"settings", "state", "strategies"},
     {"loops"},
-    {"ending", "forked_runs", "inputs", "lifecycle", "trainer", "trainer_properties", "tuner", "verification"},
+    {"ending", "forked_runs", "inputs", "lifecycle", "trainer", "trainer_callbacks", "trainer_ending"}
+    | {"trainer_properties", "tuner", "verification"},
     {"cli", "testing"},
 ]
 """Lowest first. A module imports from its own layer and those before it; `leyden` itself may import from every one.

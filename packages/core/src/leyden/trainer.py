@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -13,13 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Never
 
 from leyden.callback import Callback
-from leyden.errors import MisconfigurationException, SIGTERMException, UnknownArgumentError, did_you_mean
-from leyden.hooks.attached import AttachedCallbacks, as_list
-from leyden.hooks.binding import Call
+from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
+from leyden.hooks.attached import AttachedCallbacks
 from leyden.hooks.findings import overrides
 from leyden.hooks.isolation import Isolation
 from leyden.hooks.ordering import Ordered, Placed
-from leyden.hooks.plan import Plan, Wrap, call_init_hooks
+from leyden.hooks.plan import Plan, Wrap
 from leyden.inputs import take_inputs
 from leyden.lifecycle import run
 from leyden.loggers.choose import DummyLogger, choose_loggers
@@ -31,34 +29,27 @@ from leyden.module import LightningModule
 from leyden.older_arguments import instead_of
 from leyden.optimizers import LRSchedulerConfig
 from leyden.profilers import Profiler, make_profiler
-from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import TrainerFn, TrainerState
-from leyden.runtime.batchnorm import check_sync_batchnorm
-from leyden.runtime.choose import choose_strategy
-from leyden.runtime.device import choose_accelerator, choose_devices, root_device
+from leyden.runtime.chosen import choose_runtime
 from leyden.runtime.engine import Engine
-from leyden.runtime.forking import check_can_fork, is_forked
-from leyden.runtime.launching import check_can_launch, end_with_launcher, launch_script
 from leyden.runtime.module_init import module_init
-from leyden.runtime.places import Place, choose_num_nodes, place_of, warn_of_idle_tasks, warn_of_restarts
-from leyden.runtime.precision import Precision, choose_precision
-from leyden.runtime.signals import SigtermListener
+from leyden.runtime.precision import Precision
 from leyden.runtime.strategy import Strategy
 from leyden.settings import Settings
 from leyden.state.together import collect, write_together
 from leyden.tables import evaluation_table, render_table
-from leyden.trainer_properties import TrainerProperties
+from leyden.trainer_callbacks import TrainerCallbacks
+from leyden.trainer_ending import TrainerEnding
 from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT
 
 if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
-    from leyden.discovery import SwitchedOff
     from leyden.loggers import Logger
 
 __all__ = ["Trainer"]
 
 
-class Trainer(TrainerProperties):
+class Trainer(TrainerCallbacks, TrainerEnding):
     """Trains, validates, tests and predicts with a `LightningModule`.
 
     Every argument is checked here; ``docs`` and `leyden.settings.Settings` say what each may be. Batches are those of
@@ -135,9 +126,11 @@ class Trainer(TrainerProperties):
         if positional or unknown:
             raise _unknown_argument(positional, unknown)
         self.settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
-        self._choose_runtime(
-            accelerator, devices, num_nodes, precision if plugins is None else _precision_in(plugins), strategy
+        runtime = choose_runtime(
+            accelerator, strategy, devices, num_nodes, precision, plugins, self.settings.sync_batchnorm
         )
+        self.accelerator, self.device_ids, self._num_nodes = runtime.accelerator, runtime.device_ids, runtime.num_nodes
+        self.strategy, self.precision_plugin, self.forks = runtime.strategy, runtime.precision, runtime.forks
         self.default_root_dir = _root_dir(default_root_dir)
         if barebones and profiler:
             raise MisconfigurationException(
@@ -152,33 +145,6 @@ class Trainer(TrainerProperties):
         )
         self._attach_callbacks(callbacks)
 
-    def _choose_runtime(self, accelerator: str, devices: Any, num_nodes: int, precision: Any, strategy: Any) -> None:
-        self.forks = is_forked(strategy)
-        self.accelerator = choose_accelerator(accelerator)
-        place = place_of()
-        self.device_ids = choose_devices(devices, self.accelerator, None if place is None else place.local_world_size)
-        self._num_nodes = choose_num_nodes(num_nodes, place)
-        self.strategy = choose_strategy(strategy, len(self.device_ids) if place is None else place.world_size)
-        self.forks = self.forks and place is None and len(self.device_ids) > 1
-        if self.forks:
-            check_can_fork(f"Trainer(devices={devices!r}, strategy={strategy!r})", trains=False)
-            processes = len(self.device_ids)
-            place = Place(0, 0, 0, processes, processes, "leyden", "127.0.0.1", 0)  # until it forks
-            self.strategy.is_torn = True
-        elif place is None and len(self.device_ids) > 1:
-            check_can_launch(f"Trainer(devices={devices!r})")
-            launch_script(len(self.device_ids))
-        elif place is None:
-            warn_of_idle_tasks()
-        elif place.launcher == "leyden" or "TORCHELASTIC_RUN_ID" in os.environ:
-            end_with_launcher()
-            warn_of_restarts()
-        own = self.device_ids[0 if place is None else place.local_rank]
-        self.strategy.connect(root_device(self.accelerator, own), place)
-        self.precision_plugin = choose_precision(precision, self.strategy.root_device.type)
-        self.strategy.precision = self.precision_plugin
-        check_sync_batchnorm(self.settings.sync_batchnorm, self.strategy)
-
     def _init_run_state(self) -> None:
         self.state = TrainerState()
         self.lightning_module_or_none: LightningModule | None = None
@@ -189,9 +155,7 @@ class Trainer(TrainerProperties):
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
         self.accumulate_grad_batches = self.settings.accumulate_grad_batches
         self.ckpt_path: str | None = None
-        self.received_sigterm = self.attention_wanted = self._should_stop = False
-        self.is_to_end = self.has_heard_end = False
-        self.sigterm = SigtermListener(self.hear_sigterm)
+        self._ask_for_no_end()
         self._watching: list[Wrap] = []
 
     def _make_loops(self) -> None:
@@ -213,9 +177,8 @@ class Trainer(TrainerProperties):
         aside.settings, aside.state = copy.copy(self.settings), copy.copy(self.state)
         aside.profiler, aside.discovered = None, copy.copy(self.discovered)
         aside.loggers = [DummyLogger() for _ in self.loggers]
-        aside.received_sigterm = aside.attention_wanted = aside._should_stop = False
+        aside._ask_for_no_end()
         aside.is_to_end = True  # when its own `should_stop` says so, which is no matter of other processes
-        aside.sigterm = SigtermListener(aside.hear_sigterm)
         aside._watching = []
         aside.strategy = strategy or self.strategy
         aside._make_loops()
@@ -224,79 +187,6 @@ class Trainer(TrainerProperties):
         aside._isolation = Isolation(attached.of_environment, aside._users_parts, aside.plan.waiting, aside._switch_off)
         aside._compile_plan()
         return aside
-
-    def _attach_callbacks(self, callbacks: Any) -> None:
-        given = as_list(callbacks)
-        settings = self.settings
-        if settings.max_time is not None:
-            given += _timer(settings.max_time, given)
-        attached = AttachedCallbacks([Placed(callback) for callback in given], self._compile_plan, self.strategy)
-        call_init_hooks(given, "on_init_start", self)
-        self._attached = attached
-        if settings.enable_checkpointing is False and self.checkpoint_callbacks:
-            name = type(self.checkpoint_callbacks[0]).__name__
-            raise MisconfigurationException(
-                f"Trainer(enable_checkpointing=False, callbacks=[{name}(...)]) contradict each other; leave one of "
-                "them out."
-            )
-        if settings.accumulate_grad_batches != 1 and (scheduled := self._with_role("accumulation")):
-            raise MisconfigurationException(
-                f"Trainer(accumulate_grad_batches={settings.accumulate_grad_batches}, callbacks=["
-                f"{type(scheduled[0]).__name__}(...)]) contradict each other, since both say how many batches an "
-                "optimizer step has; leave one of them out."
-            )
-        self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self._switch_off)
-        from leyden.discovery import attach_discovered
-
-        self.discovered = attach_discovered(self, attached, given)
-        self._compile_plan()
-        call_init_hooks(list(self.callbacks), "on_init_end", self, wrap=self._isolation.wrap)
-
-    def attach_module_callbacks(self, callbacks: Any) -> None:
-        """Attach what a module's ``configure_callbacks`` returned, and compile the plan of the run's hooks."""
-        self._attached.take_from_module(as_list(callbacks))
-        self._compile_plan()
-
-    def _compile_plan(self) -> None:
-        callbacks = self._attached.called_in(None if self.state.fn is None else str(self.state.fn))
-        meetings = self.journal.meetings() if self.world_size > 1 else {}
-        self.plan.compile(self, self.lightning_module_or_none, callbacks, wrap=self._wrap, meetings=meetings)
-
-    def watch_hooks(self, wrap: Wrap) -> Callable[[], None]:
-        """Let `wrap` stand around every call of a hook from now on, and return what takes it away again.
-
-        `wrap` gets the owner (a callback or the module), the hook's name and the call, and returns the call to make. It
-        is asked when the plan is compiled; where nobody watches, nothing is added. `leyden.testing.record_hooks` does.
-        """
-        self._watching.append(wrap)
-        self._compile_plan()
-
-        def end() -> None:
-            if wrap in self._watching:
-                self._watching.remove(wrap)
-                self._compile_plan()
-
-        return end
-
-    def _wrap(self, owner: object, hook: str, call: Call) -> Call:
-        for watch in self._watching:  # innermost: what a guard keeps from being called is not seen
-            call = watch(owner, hook, call)
-        measured = call if self.profiler is None else self.profiler.wrap(owner, hook, call)
-        return self._isolation.wrap(owner, hook, measured)
-
-    def guarded(self, callback: Callback, what: str, call: Call) -> Call:
-        """Return `call`, a method of `callback` that is no hook, isolated like one if the environment attached it."""
-        return self._isolation.guard(callback, what, call)
-
-    def _users_parts(self) -> list[object]:
-        """The module, the datamodule and the callbacks that raise as ever."""
-        own = [callback for callback in self.callbacks if self._attached.of_environment(callback) is None]
-        return [part for part in (self.lightning_module_or_none, self.datamodule, *own) if part is not None]
-
-    def _switch_off(self, callback: Callback, event: SwitchedOff) -> None:
-        self.discovered.switched_off.append(event)
-        self._attached.drop(callback)
-        self._compile_plan()
 
     # -- entry points -----------------------------------------------------------------------------------------------
 
@@ -453,53 +343,6 @@ class Trainer(TrainerProperties):
         """Whether the module has a hook or step of its own under this name."""
         return overrides(self.lightning_module, name)
 
-    def raise_on_sigterm(self) -> None:
-        """Raise `SIGTERMException` when the process was asked to end; called between batches.
-
-        Processes that train together are all asked, and end behind the same batch.
-        """
-        if self.received_sigterm and self.strategy.stops_behind(self.position()[0]):
-            raise SIGTERMException()
-
-    def position(self) -> tuple[float, float]:
-        """Return the batches of the entry point that are done, and from where on processes may have others left.
-
-        That is told by all processes in the same way. Validation within a fit does not count.
-        """
-        if self.state.fn is TrainerFn.FITTING:
-            return self.fit_loop.batches_seen, math.inf
-        loops = {
-            TrainerFn.VALIDATING: self.validate_loop,
-            TrainerFn.TESTING: self.test_loop,
-            TrainerFn.PREDICTING: self.predict_loop,
-        }
-        return loops[self.state.fn or TrainerFn.VALIDATING].position()
-
-    def ends_here(self, place: float) -> bool:
-        """Whether training is to end at this place, in batches done, as somebody asked for by `should_stop`.
-
-        Processes that train together agree on the place, whoever of them asked.
-        """
-        asked = self._should_stop or self.has_heard_end
-        if asked and not self.is_to_end and self.strategy.ends_behind(place):
-            self._should_stop = self.is_to_end = True
-        return self.is_to_end and self._should_stop
-
-    def ends_with_epoch(self) -> bool:
-        """Whether training is to end now that an epoch has; asked by all processes at one place."""
-        if not self.is_to_end and self.strategy.reduce_boolean_decision(self._should_stop, all=False):
-            self._should_stop = self.is_to_end = True
-        return self.is_to_end and self._should_stop
-
-    def hear_end(self) -> None:
-        """Take note that another process has asked for the end of training."""
-        self.has_heard_end = self.attention_wanted = True
-
-    def hear_sigterm(self) -> None:
-        """Take note that this process, or another of the run, was asked to end."""
-        self.received_sigterm = self.attention_wanted = True
-        self.strategy.ask_to_stop()
-
 
 def _root_dir(given: Any) -> str:
     if given is None:
@@ -507,30 +350,6 @@ def _root_dir(given: Any) -> str:
     if not isinstance(given, str | os.PathLike):
         raise MisconfigurationException(f"Trainer(default_root_dir={given!r}): expected the path of a folder or None.")
     return os.fspath(given)
-
-
-def _precision_in(plugins: Any) -> Precision:
-    given = as_list(plugins)
-    if len(given) != 1 or not isinstance(given[0], Precision):
-        raise MisconfigurationException(
-            f"Trainer(plugins={plugins!r:.80}): expected one leyden.runtime.precision.Precision; choose among those "
-            "there are by precision=."
-        )
-    return given[0]
-
-
-def _timer(max_time: Any, given: list[Any]) -> list[Callback]:
-    try:
-        from leyden.callbacks import Timer
-    except ImportError as error:
-        raise ImportError(f"Trainer(max_time={max_time!r}) is kept by a callback: {error}", name=error.name) from None
-    if any(isinstance(callback, Timer) for callback in given):
-        rank_zero_warn(f"Trainer(max_time={max_time!r}) is ignored, since callbacks= holds a Timer; leave one out.")
-        return []
-    try:
-        return [Timer(duration=max_time)]
-    except MisconfigurationException as error:
-        raise MisconfigurationException(f"Trainer(max_time={max_time!r}): {error}") from error
 
 
 def _unknown_argument(positional: tuple[object, ...], unknown: dict[str, Any]) -> UnknownArgumentError:

@@ -32,7 +32,7 @@ __all__ = ["TrainerProperties"]
 
 
 class TrainerProperties:
-    """What can be read off a `Trainer`; settings, `should_stop`, `callbacks`, `optimizers` and `logger` can be set."""
+    """What can be read off a `Trainer`; settings, `callbacks`, `optimizers` and `logger` can be set."""
 
     settings: Settings
     state: TrainerState
@@ -48,14 +48,10 @@ class TrainerProperties:
     predict_loop: PredictionLoop
     loggers: list[Logger]
     default_root_dir: str
-    attention_wanted: bool
     accumulate_grad_batches: int
     lightning_module_or_none: LightningModule | None
     _attached: AttachedCallbacks
     _optimizers: list[Optimizer]
-    _should_stop: bool
-    has_heard_end: bool
-    is_to_end: bool
 
     if not TYPE_CHECKING:  # for type checkers what is not below is a mistake
 
@@ -140,22 +136,6 @@ class TrainerProperties:
             self.accumulate_grad_batches,
             None if scheduled is None else scheduled.steps_in,
         )
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether training ends after this batch; set it to stop. `min_epochs` and `min_steps` are waited for.
-
-        With several processes one is enough to ask: all end behind the same batch. Taking it back is for all of them.
-        """
-        return self._should_stop
-
-    @should_stop.setter
-    def should_stop(self, value: bool) -> None:
-        self._should_stop = bool(value)
-        if self.is_to_end and not value:
-            self.is_to_end = self.has_heard_end = False
-            self.strategy.forget_end()
-        self.attention_wanted = self.attention_wanted or bool(value)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
