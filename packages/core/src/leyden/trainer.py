@@ -16,7 +16,7 @@ from leyden.errors import MisconfigurationException, UnknownArgumentError, did_y
 from leyden.hooks.attached import AttachedCallbacks
 from leyden.hooks.findings import overrides
 from leyden.hooks.isolation import Isolation
-from leyden.hooks.ordering import Ordered, Placed
+from leyden.hooks.ordering import Placed
 from leyden.hooks.plan import Plan, Wrap
 from leyden.inputs import take_inputs
 from leyden.lifecycle import run
@@ -37,7 +37,7 @@ from leyden.runtime.precision import Precision
 from leyden.runtime.strategy import Strategy
 from leyden.settings import Settings
 from leyden.state.together import collect, write_together
-from leyden.tables import evaluation_table, render_table
+from leyden.tables import evaluation_table
 from leyden.trainer_callbacks import TrainerCallbacks
 from leyden.trainer_ending import TrainerEnding
 from leyden.types import EVALUATE_OUTPUT, PREDICT_OUTPUT
@@ -315,17 +315,6 @@ class Trainer(TrainerCallbacks, TrainerEnding):
             empty_init: True leaves weights as the memory holds them, for a checkpoint that will fill them anyway.
         """
         return module_init(self.strategy.root_device, self.precision_plugin, bool(empty_init))
-
-    def describe_callbacks(self) -> list[Ordered]:
-        """Print and return the callbacks in the order of their calls, each with the reason for its place."""
-        rows = [
-            [str(place), type(o.callback).__name__, o.placed.distribution or o.placed.source, o.reason]
-            for place, o in enumerate(self._attached.ordered, start=1)
-        ]
-        self.print(
-            render_table(["", "callback", "from", "reason"], rows, title="Callbacks, in the order of their calls")
-        )
-        return list(self._attached.ordered)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print in one process only, and without tearing a progress bar."""

@@ -10,10 +10,11 @@ from leyden.errors import MisconfigurationException
 from leyden.hooks.attached import AttachedCallbacks, as_list
 from leyden.hooks.binding import Call
 from leyden.hooks.isolation import Isolation
-from leyden.hooks.ordering import Placed
+from leyden.hooks.ordering import Ordered, Placed
 from leyden.hooks.plan import Plan, Wrap, call_init_hooks
 from leyden.profilers import Profiler
 from leyden.rank_zero import rank_zero_warn
+from leyden.tables import render_table
 from leyden.trainer_properties import TrainerProperties
 
 if TYPE_CHECKING:
@@ -95,6 +96,16 @@ class TrainerCallbacks(TrainerProperties):
             call = watch(owner, hook, call)
         measured = call if self.profiler is None else self.profiler.wrap(owner, hook, call)
         return self._isolation.wrap(owner, hook, measured)
+
+    def describe_callbacks(self) -> list[Ordered]:
+        """Print and return the callbacks in the order of their calls, each with the reason for its place."""
+        rows = [
+            [str(place), type(o.callback).__name__, o.placed.distribution or o.placed.source, o.reason]
+            for place, o in enumerate(self._attached.ordered, start=1)
+        ]
+        table = render_table(["", "callback", "from", "reason"], rows, title="Callbacks, in the order of their calls")
+        cast("Trainer", self).print(table)
+        return list(self._attached.ordered)
 
     def guarded(self, callback: Callback, what: str, call: Call) -> Call:
         """Return `call`, a method of `callback` that is no hook, isolated like one if the environment attached it."""
