@@ -11,12 +11,13 @@ from torch import Tensor
 from leyden.logging.batch_size import batch_size_of
 from leyden.logging.board import Board
 from leyden.logging.metrics import MetricsDict, to_floats
+from leyden.logging.output import epoch_row, fresh_row, results_of, save_loggers, write_row
 from leyden.logging.records import Key, Record
 from leyden.logging.registry import Registry
 from leyden.logging.rows import HeldRows
 from leyden.logging.rules import Options
 from leyden.logging.sharing import Sharing
-from leyden.logging.values import check_tensor, is_collection, is_metric, plain_number, raise_changed_kind
+from leyden.logging.values import check_tensor, is_collection, unusual_value
 from leyden.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Journal:
             else:
                 value = value.detach().clone()
         elif type(value) is not float and not (type(value) is int and -_EXACT <= value <= _EXACT):
-            value = self._unusual(name, value, record, enable_graph)
+            value = unusual_value(name, value, record, enable_graph)
         if not record.weighted:
             size = 1
         elif batch_size is not None:
@@ -221,19 +222,6 @@ class Journal:
         if record.traits.on_step and self._stage != "train":
             self.has_step_values = True
         return record
-
-    def _unusual(self, name: str, value: Any, record: Record, enable_graph: bool) -> Any:
-        """Values that are not a plain tensor or number: metrics, parameters, numpy scalars, those with a graph."""
-        if record.kind == "metric":
-            return value
-        if is_metric(value):
-            raise_changed_kind(record.key[0], name, value)
-        if isinstance(value, Tensor):
-            check_tensor(name, value)
-            if enable_graph:
-                return value.clone()
-            return value.item() if value.is_cpu else value.detach().as_subclass(Tensor).clone()
-        return plain_number(name, value)
 
     def _measure(self) -> int:
         """Measure the batch at hand and let go of it: the journal is not what should keep a batch in memory."""
@@ -320,7 +308,7 @@ class Journal:
         if self._stage in ("validate", "test") and sharing.of_steps:
             own = {index: max(rows) + 1 for index, rows in self._held.of.items()}
             for index, batch, row in self._held.shared(sharing):
-                self._write(row, self._batches.get(index, 0) - own.get(index, 0) + batch, epoch=False)
+                write_row(self._trainer, row, self._batches.get(index, 0) - own.get(index, 0) + batch, epoch=False)
 
     def _share_epoch_hooks(self, *args: Any) -> None:
         self._sharing[self._stage].share(epoch_hooks=True)
@@ -352,14 +340,14 @@ class Journal:
         if self._shares_late:
             self._sharing["train"].share(steps=True)
             self._shares_late = False
-        self._write(self._fresh(), step, epoch=True)
+        write_row(self._trainer, fresh_row(self._records), step, epoch=True)
 
     def train_epoch_end(self) -> None:
         """Reduce the epoch's values, write them at the epoch's last step, and begin anew."""
         step = max(self._trainer.fit_loop.batches_that_stepped - 1, 0)
         values = self._end_epoch()
-        self._write(self._for_loggers(values), step, epoch=True)
-        self._save()
+        write_row(self._trainer, epoch_row(self._records, values), step, epoch=True)
+        save_loggers(self._trainer)
         self._registry.reset("train")
 
     def eval_batch_end(self) -> None:
@@ -369,66 +357,22 @@ class Journal:
             return
         if shared := [one for one in self._sharing[self._stage].of_steps if one.fresh and one.latest is not None]:
             latest = {one.key: one.latest for one in shared if one.key[2] == index and one.latest is not None}
-            self._held.hold(index, self._loop.batch_idx, self._fresh(), latest)
+            self._held.hold(index, self._loop.batch_idx, fresh_row(self._records), latest)
         else:
-            self._write(self._fresh(), step, epoch=False)
+            write_row(self._trainer, fresh_row(self._records), step, epoch=False)
         self._batches[index] = step + 1
 
     def eval_epoch_end(self) -> list[dict[str, float]]:
         """Reduce an evaluation's values, write them, and return them as one dict per dataloader."""
         values = self._end_epoch()
-        results = self._results(to_floats(values))
+        results = results_of(self._records, to_floats(values))
         if self._stage != "sanity":
             step = self._trainer.fit_loop.batches_that_stepped
-            self._write({name: value for result in results for name, value in result.items()}, step, epoch=True)
-            self._save()
+            row = {name: value for result in results for name, value in result.items()}
+            write_row(self._trainer, row, step, epoch=True)
+            save_loggers(self._trainer)
         self._registry.reset(self._stage)
         return results
-
-    def _results(self, numbers: dict[Key, float]) -> list[dict[str, float]]:
-        """One dict per dataloader; what was logged for none of them is in each."""
-        indices = sorted({key[2] for key in numbers if key[2] is not None})
-        results: list[dict[str, float]] = [{} for _ in range((indices[-1] + 1) if indices else 1)]
-        for key, number in numbers.items():
-            record = self._records[key]
-            if record.traits.to_logger:
-                for index, result in enumerate(results):
-                    if key[2] is None or key[2] == index:
-                        result[record.traits.epoch_name] = number
-        return results
-
-    def _for_loggers(self, values: dict[Key, Tensor]) -> dict[str, Tensor]:
-        records = self._records
-        return {records[k].traits.epoch_name: v for k, v in values.items() if records[k].traits.to_logger}
-
-    def _fresh(self) -> dict[str, float | Tensor]:
-        """Values for steps that no logger has seen yet; seen from now on."""
-        values: dict[str, float | Tensor] = {}
-        for record in self._records.values():
-            if record.fresh and record.traits.on_step:
-                record.fresh = False
-                if not record.traits.to_logger or record.latest is None:
-                    continue
-                if not record.shares or record.kind == "metric":
-                    values[record.traits.step_name] = record.latest
-                elif record.of_all_latest is not None and record.count == record.shared_count:
-                    values[record.traits.step_name] = record.of_all_latest[0]
-        return values
-
-    def _write(self, values: dict[str, Any], step: int, *, epoch: bool) -> None:
-        loggers = self._trainer.loggers
-        if not values or not loggers:
-            return
-        numbers = to_floats(values)
-        step = int(numbers.pop("step", step))  # a metric named "step" chooses the x axis
-        if epoch:
-            numbers.setdefault("epoch", self._trainer.current_epoch)
-        for logger in loggers:
-            logger.log_metrics(dict(numbers), step=step)
-
-    def _save(self) -> None:
-        for logger in self._trainer.loggers:
-            logger.save()
 
     # -- state ------------------------------------------------------------------------------------------------------
 

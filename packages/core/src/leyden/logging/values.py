@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from numbers import Number
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
 from leyden.errors import MisconfigurationException, with_article
 
-__all__ = ["check_tensor", "is_collection", "is_metric", "plain_number", "raise_changed_kind"]
+if TYPE_CHECKING:
+    from leyden.logging.records import Record
+
+__all__ = ["check_tensor", "is_collection", "is_metric", "plain_number", "raise_changed_kind", "unusual_value"]
 
 
 def is_metric(value: object) -> bool:
@@ -69,6 +72,20 @@ def raise_changed_kind(hook: str, name: str, value: object) -> NoReturn:
         f"self.log({name!r}, ...) in `{hook}` got {with_article(type(value).__name__)} after values of another kind: a "
         "metric object and plain values can't be reduced together. Use two names."
     )
+
+
+def unusual_value(name: str, value: Any, record: Record, enable_graph: bool) -> Any:
+    """Return what `record` takes of what is no plain tensor or number: metrics, parameters, numpy's, with a graph."""
+    if record.kind == "metric":
+        return value
+    if is_metric(value):
+        raise_changed_kind(record.key[0], name, value)
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+        if enable_graph:
+            return value.clone()
+        return value.item() if value.is_cpu else value.detach().as_subclass(Tensor).clone()
+    return plain_number(name, value)
 
 
 def _short(value: object) -> str:
