@@ -57,6 +57,7 @@ def test_what_is_no_strategy(wrong: Any) -> None:
     ("name", "hint"),
     [
         ("fsdp2", "Did you mean 'fsdp'"),
+        ("DDP", "Did you mean 'ddp'"),
         ("deepspeed_stage_3", "Instead of 'deepspeed_stage_3': its stages 1 to 3 are 'fsdp'"),
         ("dp", "write 'ddp', with a process for each device"),
         ("xla_debug", "TPUs are not supported"),

@@ -101,14 +101,14 @@ def test_torchrun_within_srun_is_torchrun() -> None:
     [
         {},
         {"RANK": "0"},
-        {"LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+        {"LOCAL_RANK": "0", "WORLD_SIZE": "1"},
         {**SRUN, "SLURM_PTY_PORT": "37421"},
         {**SRUN, "SLURM_JOB_NAME": "bash"},
         {**SRUN, "SLURM_JOB_NAME": "interactive"},
         without(SRUN, "SLURM_STEP_ID"),
         {**SRUN, "SLURM_STEP_NUM_TASKS": "1"},
     ],
-    ids=["nothing", "a rank", "no rank", "srun --pty", "bash", "interactive", "sbatch without srun", "one task"],
+    ids=["nothing", "rank 0", "a size of 1", "srun --pty", "bash", "interactive", "sbatch without srun", "one task"],
 )
 def test_what_is_no_run_of_several_processes(environment: dict[str, str]) -> None:
     assert place_of(environment) is None
@@ -125,6 +125,11 @@ def test_what_is_no_run_of_several_processes(environment: dict[str, str]) -> Non
         (without(TORCHRUN, "MASTER_ADDR", "MASTER_PORT"), "but not MASTER_ADDR and MASTER_PORT.*Start the script by"),
         ({**SRUN, "SLURM_PROCID": ""}, "SLURM_PROCID='' in the environment.*unset the variables of SLURM"),
         ({**SRUN, "SLURM_NODEID": "5"}, "machine 5 of 2"),
+        ({"RANK": "1"}, "RANK='1' is in the environment, but not WORLD_SIZE: expected both.*unset RANK"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE='2' is in the environment, but not RANK"),
+        ({**TORCHRUN, "MASTER_ADDR": ""}, "but not MASTER_ADDR"),
+        ({**TORCHRUN, "MASTER_PORT": "99999"}, "MASTER_PORT='99999' in the environment: expected a port from 1 to"),
+        ({**SRUN, "MASTER_PORT": "abc"}, "MASTER_PORT='abc' in the environment: expected a port.*Set a free one"),
     ],
 )
 def test_contradictions_are_errors(environment: dict[str, str], message: str) -> None:
@@ -163,6 +168,14 @@ def test_slurm_tasks_that_no_srun_starts_are_told_of() -> None:
             {**without(SRUN, "SLURM_STEP_ID"), "SLURM_JOB_NAME": "bash"},
         ):  # fmt: skip
             warn_of_idle_tasks(environment)
+
+
+def test_processes_of_mpirun_are_told_that_each_trains_alone() -> None:
+    with pytest.warns(UserWarning, match="mpirun started 4 processes, of which each trains alone.*by torchrun --nproc"):
+        warn_of_idle_tasks({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_idle_tasks({"OMPI_COMM_WORLD_SIZE": "1"})
 
 
 def test_restarts_after_which_processes_never_meet_are_told_of() -> None:

@@ -65,7 +65,7 @@ def choose_strategy(strategy: object, processes: int) -> Strategy:
     elif isinstance(strategy, str) and strategy in _NAMES:
         chosen = _NAMES[strategy]()
     else:
-        hint = _hint(strategy) if isinstance(strategy, str) else ""
+        hint = _hint(strategy) if isinstance(strategy, str) else _hint_of_class(strategy)
         names = ", ".join(repr(name) for name in _NAMES if "_find_" not in name)
         raise MisconfigurationException(
             f"Trainer(strategy={strategy!r}): expected 'auto', {names}, one of 'ddp' with "
@@ -83,4 +83,10 @@ def _hint(name: str) -> str:
     for known in sorted(_INSTEAD, key=len, reverse=True):
         if name == known or name.startswith(f"{known}_"):
             return f" Instead of {name!r}: {_INSTEAD[known]}."
-    return did_you_mean(name, _NAMES)
+    return did_you_mean(name.lower(), _NAMES)
+
+
+def _hint_of_class(strategy: object) -> str:
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
+        return f" It is the class: write {strategy.__name__}()."
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,12 @@ def choose_devices(devices: object, accelerator: str, processes: int | None = No
         processes: How many a launcher has started on this machine; None where there was none.
     """
     available = torch.cuda.device_count() if accelerator == "cuda" else 1
+    if accelerator == "cpu" and processes is None and _count(devices) > (most := max(64, 8 * (os.cpu_count() or 1))):
+        # Each is a whole Python with torch in it: a number with too many digits would bring the machine down.
+        raise MisconfigurationException(
+            f"Trainer(devices={devices!r}): expected at most {most} processes on this machine, which has "
+            f"{os.cpu_count()} core(s). On a CPU each device is a process; start more by torchrun --nproc-per-node."
+        )
     wanted = list(range(processes or 1)) if devices == "auto" else _parse_devices(devices, available)
     if not wanted or len(set(wanted)) != len(wanted):
         raise MisconfigurationException(f"Trainer(devices={devices!r}): expected at least one device, each once.")
@@ -86,6 +93,12 @@ def _parse_devices(devices: Any, available: int) -> list[int]:
     if isinstance(wanted, Sequence) and all(type(index) is int and index >= 0 for index in wanted):
         return list(wanted)
     raise _unreadable(devices)
+
+
+def _count(devices: object) -> int:
+    """The number of devices where a number is given, be it in a string; 0 for anything else."""
+    text = str(devices).strip()
+    return int(text) if text.isdecimal() else 0
 
 
 def _unreadable(devices: object) -> MisconfigurationException:

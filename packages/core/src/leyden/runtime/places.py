@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,11 +63,19 @@ def place_of(environment: Mapping[str, str] = os.environ) -> Place | None:
         return _of_torchrun(environment)
     if _tasks_of_step(environment) > 1 and not _is_interactive(environment):
         return _of_slurm(environment)
+    _check_not_half_told(environment)
     return None
 
 
 def warn_of_idle_tasks(environment: Mapping[str, str] = os.environ) -> None:
-    """Warn where SLURM was asked for several tasks, but the script is run without ``srun``, as one."""
+    """Warn where processes that belong together train alone: tasks of SLURM without ``srun``, those of ``mpirun``."""
+    by_mpi = environment.get("OMPI_COMM_WORLD_SIZE", "")
+    if by_mpi.isdigit() and int(by_mpi) > 1:
+        warnings.warn(
+            f"mpirun started {by_mpi} processes, of which each trains alone: its variables are not read. Start the "
+            f"script by torchrun --nproc-per-node {by_mpi}.",
+            stacklevel=2,
+        )
     tasks = environment.get("SLURM_NTASKS", "")
     if tasks.isdigit() and int(tasks) > 1 and "SLURM_STEP_ID" not in environment and not _is_interactive(environment):
         rank_zero_warn(
@@ -110,10 +119,20 @@ def choose_num_nodes(given: object, place: Place | None) -> int:
     return 1
 
 
+def _check_not_half_told(environment: Mapping[str, str]) -> None:
+    """Refuse one of RANK and WORLD_SIZE alone: each process would train by itself, and write over the others' files."""
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if environment.get(name, "") not in ("", "0" if name == "RANK" else "1") and other not in environment:
+            raise MisconfigurationException(
+                f"{name}={environment[name]!r} is in the environment, but not {other}: expected both, as a launcher "
+                f"sets them, or neither. Start the script by torchrun, or unset {name}."
+            )
+
+
 def _of_torchrun(environment: Mapping[str, str]) -> Place:
     rank, size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
     local_rank, local_size = _number(environment, "LOCAL_RANK", rank), _number(environment, "LOCAL_WORLD_SIZE", size)
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
     if size > 1 and missing:
         raise MisconfigurationException(
             f"RANK={rank} and WORLD_SIZE={size} are in the environment, but not {' and '.join(missing)}, where the "
@@ -123,7 +142,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place:
         Place(
             rank, local_rank, _number(environment, "GROUP_RANK", rank // max(local_size, 1)), size, local_size,
             "leyden" if LAUNCHED_VARIABLE in environment else "torchrun",
-            environment.get("MASTER_ADDR", "127.0.0.1"), _number(environment, "MASTER_PORT", 29500),
+            environment.get("MASTER_ADDR") or "127.0.0.1", _port(environment, 29500),
             _number(environment, "GROUP_WORLD_SIZE", size // max(local_size, 1)),
         )
     )  # fmt: skip
@@ -139,12 +158,12 @@ def _of_slurm(environment: Mapping[str, str]) -> Place:
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "127.0.0.1"
     # Steps of a job that run side by side meet at ports of their own.
     job, step = _number(environment, "SLURM_JOB_ID", 0), _number(environment, "SLURM_STEP_ID", 0)
-    port = environment.get("MASTER_PORT") or str(15000 + (job + 7 * step) % 15000)
+    port = _port(environment, 15000 + (job + 7 * step) % 15000)
     local_size = of_nodes[node] if node < len(of_nodes) and sum(of_nodes) == size else size // nodes
     return _checked(
         Place(
             rank, _number(environment, "SLURM_LOCALID", rank % max(local_size, 1)), node, size, local_size, "slurm",
-            environment.get("MASTER_ADDR") or first_host(hosts), int(port), nodes,
+            environment.get("MASTER_ADDR") or first_host(hosts), port, nodes,
         )
     )  # fmt: skip
 
@@ -194,6 +213,16 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise MisconfigurationException(
             f"{name}={value!r} in the environment: expected a whole number, as a launcher sets it. Start the script by "
             f"torchrun, or unset {own}."
+        )
+    return int(value)
+
+
+def _port(environment: Mapping[str, str], default: int) -> int:
+    value = environment.get("MASTER_PORT") or str(default)
+    if not value.isdigit() or not 0 < int(value) < 2**16:
+        raise MisconfigurationException(
+            f"MASTER_PORT={value!r} in the environment: expected a port from 1 to 65535, at which the processes meet. "
+            "Set a free one, alike for all, or start the script by torchrun, which chooses one."
         )
     return int(value)
 
