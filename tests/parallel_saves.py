@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from leyden import Trainer, seed_everything
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from leyden.runtime.fsdp import FSDPStrategy
-from leyden.state import shard_files
+from leyden.state import placing, shard_files, storage
 
 __all__ = [
     "cut",
@@ -24,6 +26,7 @@ __all__ = [
     "go_on",
     "keep",
     "keep_in_turns",
+    "killed_in_turn",
     "resume",
     "save_on_a_full_disk",
     "save_unless",
@@ -145,6 +148,44 @@ def resume(kinds: list[str], folder: str) -> list[dict[str, Any]]:
 def cut_and_resume(kinds: list[str], folder: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what runs come to without a cut, and with one by SIGTERM."""
     return cut(kinds, folder, "SIGTERM"), resume(kinds, folder)
+
+
+def killed_in_turn(source: str, folder: str) -> list[tuple[int, str, list[str], list[str]]]:
+    """Be killed at each step of replacing a folder where names cannot be exchanged; return what is then found."""
+    placing._exchange = lambda one, other: False
+    found: list[tuple[int, str, list[str], list[str]]] = []
+    ends = False
+    while not ends:
+        place = Path(folder, str(len(found)))
+        for name in ("last.ckpt", ".made"):
+            shutil.copytree(source, place / name)
+        if (child := os.fork()) == 0:
+            sys.addaudithook(_Killing(len(found) + 1))
+            placing.put_in_place(place / ".made", place / "last.ckpt")
+            os._exit(0)
+        ends = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        shutil.rmtree(place / ".made", ignore_errors=True)
+        shutil.copytree(place, auto := Path(folder, f"{len(found)}-auto"))
+        trainer = _trainer("auto", ModelCheckpoint(auto))
+        trainer.validate(Drawing(), ckpt_path="auto", verbose=False)
+        step = storage.load(place / "last.ckpt")["global_step"]
+        for left in (auto, place):
+            storage.tidy(left)
+        found.append((step, Path(str(trainer.ckpt_path)).name, os.listdir(auto), os.listdir(place)))
+    return found
+
+
+class _Killing:
+    """An audit hook that kills the process before the n-th change of a folder."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Unmade(Drawing):

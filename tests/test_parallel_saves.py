@@ -20,6 +20,7 @@ from tests.parallel_saves import (
     cut_and_resume,
     go_on,
     keep_in_turns,
+    killed_in_turn,
     resume,
     save_on_a_full_disk,
     save_unless,
@@ -77,7 +78,9 @@ def test_a_folder_is_read_wherever_a_checkpoint_is(kept: Path, capsys: pytest.Ca
     assert "epoch 2, global step 18" in shown
 
 
-def test_one_file_is_made_of_a_folder(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_is_made_of_a_folder(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     last, one = str(kept / "waiting" / "last.ckpt"), str(tmp_path / "one.ckpt")
     assert main(["checkpoint", "consolidate", last, "-o", one]) == 0
     assert capsys.readouterr().out == f"wrote {one}\n"
@@ -93,6 +96,10 @@ def test_one_file_is_made_of_a_folder(kept: Path, tmp_path: Path, capsys: pytest
     ):
         assert main(["checkpoint", "consolidate", *wrong]) == 2
         assert told in capsys.readouterr().err
+    shutil.copytree(last, tmp_path / "here.ckpt")
+    monkeypatch.chdir(tmp_path / "here.ckpt")
+    assert main(["checkpoint", "consolidate", "."]) == 0
+    storage.verify(tmp_path / "here-whole.ckpt")
 
 
 def test_runs_go_on_by_name_from_folders_and_files(kept: Path) -> None:
@@ -155,6 +162,48 @@ def test_a_damaged_folder_is_told_of_and_passed_over(kept: Path, tmp_path: Path)
     assert trainer.ckpt_path == str(tmp_path / "whole.ckpt")
 
 
+def _without_places(plain: dict[str, Any]) -> None:
+    del plain["shared_tensors"]
+
+
+def _with_a_place_too_many(plain: dict[str, Any]) -> None:
+    plain["shared_tensors"].append([["epoch", "of"], next(iter(plain["shared_table"]))])
+
+
+def _of_half_a_row(plain: dict[str, Any]) -> None:
+    plain["shared_table"]["state_dict.net.0.weight"]["shape"] = [8.0, 4.0]
+
+
+@pytest.mark.parametrize("edit", [_without_places, _with_a_place_too_many, _of_half_a_row])
+def test_a_plain_part_that_does_not_fit_is_no_checkpoint(
+    edit: Any, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "edited.ckpt"
+    shutil.copytree(kept / "waiting" / "last.ckpt", folder)
+    plain = torch.load(folder / "run.pt")
+    edit(plain)
+    torch.save(plain, folder / "run.pt")
+    for command, code in (("verify", 1), ("show", 2), ("consolidate", 2)):
+        assert main(["checkpoint", command, str(folder)]) == code
+        assert "is no whole checkpoint" in "".join(capsys.readouterr())
+
+
+def test_a_part_of_another_kind_is_not_read(kept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "edited.ckpt"
+    shutil.copytree(kept / "waiting" / "last.ckpt", folder)
+    plain = torch.load(folder / "run.pt")
+    plain["shared_table"]["state_dict.net.0.weight"]["dtype"] = torch.float16
+    torch.save(plain, folder / "run.pt")
+    with pytest.raises(MisconfigurationException, match=r"a part of state_dict.net.0.weight is of another shape or dt"):
+        storage.load(folder)
+    with (folder / "__0_0.distcp").open("ab") as file:
+        file.truncate(2 * os.path.getsize(folder / "__0_0.distcp") + os.path.getsize(folder / "__1_0.distcp"))
+    os.unlink(folder / "__1_0.distcp")
+    os.mkfifo(folder / "__1_0.distcp")
+    with pytest.raises(MisconfigurationException, match="is no whole checkpoint"):
+        storage.verify(folder)
+
+
 class _Harmful:
     def __reduce__(self) -> Any:
         return os.abort, ()
@@ -188,6 +237,18 @@ def test_a_folder_is_replaced_where_names_cannot_be_exchanged(
     placing.put_in_place(made, folder)
     assert os.listdir(tmp_path) == ["last.ckpt"]
     storage.verify(folder)
+    with pytest.raises(FileNotFoundError):  # of what should take its place
+        placing.put_in_place(tmp_path / "nothing", folder)
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+def test_a_kill_while_one_folder_takes_the_place_of_another_loses_neither(kept: Path, tmp_path: Path) -> None:
+    [ended] = together(killed_in_turn, str(kept / "waiting" / "last.ckpt"), str(tmp_path), processes=1)
+    assert not ended.error, ended.error
+    assert len(ended.value) > 4
+    for found in ended.value:
+        assert found == (18, "last.ckpt", ["last.ckpt"], ["last.ckpt"])
 
 
 def test_all_save_at_sigterm_and_go_on_exactly(tmp_path: Path) -> None:

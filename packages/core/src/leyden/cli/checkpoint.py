@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,8 @@ def _consolidate(arguments: argparse.Namespace) -> int:
         if Path(folder).is_file():
             what = "one file already"
         raise MisconfigurationException(f"{folder!r}: there is {what}; expected a folder with a {MARK}.")
-    output = arguments.output or str(Path(folder).with_name(f"{Path(folder).stem}-whole{Path(folder).suffix}"))
+    named = Path(folder if Path(folder).name not in ("", "..") else os.path.abspath(folder))  # as "." has one
+    output = arguments.output or str(named.with_name(f"{named.stem}-whole{named.suffix}"))
     if storage.exists(output):
         raise MisconfigurationException(f"{output!r} is there already; name another file with -o, or remove it.")
     storage.save(storage.load(folder, map_location="cpu"), output)

@@ -192,6 +192,7 @@ def _plain_part(path: Path, load: Callable[[IO[bytes]], Any]) -> tuple[dict[str,
             plain = load(file)
         table = plain.pop(_TABLE)
         check_table(table, path)
+        filled(plain, table)  # as it will be with tensors: what has no place is told of before they are read
         return plain, table
     except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         raise _not_whole(path, error) from error

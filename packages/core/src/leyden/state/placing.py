@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from leyden.state.temporaries import temporary_name
+from leyden.state.temporaries import keep_aside, temporary_name
 
 __all__ = ["MARK", "check_target", "is_sharded", "put_in_place", "remove_folder"]
 
@@ -31,8 +31,8 @@ def check_target(target: Path) -> None:
 def put_in_place(made: Path, target: Path) -> None:
     """Give what was made the name of `target`, in one step, and remove what was there.
 
-    Where the system cannot exchange two names, a folder that was there is moved aside first: a run that is killed just
-    then leaves both, under temporary names.
+    Where the system cannot exchange two names, what was there is kept aside first: after a run that is killed just then
+    it is put back by who saves, or looks for a checkpoint, there.
 
     Raises:
         OSError: there is a folder that is no checkpoint, or the system refused.
@@ -42,15 +42,9 @@ def put_in_place(made: Path, target: Path) -> None:
         os.replace(made, target)
         return
     if not _exchange(made, target):
-        aside = target.with_name(temporary_name(target.name))
-        os.rename(target, aside)
-        try:
+        with keep_aside(target):
             os.rename(made, target)
-        except BaseException:
-            os.rename(aside, target)
-            raise
-        made = aside
-    if _is_folder(made):
+    elif _is_folder(made):
         shutil.rmtree(made, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

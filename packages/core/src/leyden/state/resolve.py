@@ -14,6 +14,7 @@ from leyden.state import remote
 from leyden.state.checkpoint import check_checkpoint
 from leyden.state.placing import is_sharded
 from leyden.state.storage import load
+from leyden.state.temporaries import remove_abandoned, was_kept_aside
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -152,7 +153,12 @@ def _dated(folder: str) -> Iterator[tuple[str, float]]:
     if local is None:
         yield from remote.checkpoints(folder)
         return
-    for path in Path(local).rglob("*.ckpt"):
+    found = list(Path(local).rglob("*.ckpt"))
+    if aside := {path.parent.parent for path in found if was_kept_aside(path)}:
+        for place in aside:
+            remove_abandoned(place)  # which puts back what a killed run had kept aside
+        found = list(Path(local).rglob("*.ckpt"))
+    for path in found:
         if path.is_dir() and not is_sharded(path):
             continue
         with suppress(FileNotFoundError):  # rotated away meanwhile, or a link that leads nowhere

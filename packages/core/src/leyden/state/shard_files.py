@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -97,12 +98,15 @@ def check_table(table: Table, folder: Path) -> None:
     """
     files = {part["file"] for about in table.values() for part in about["parts"]}
     claimed = sum(part["bytes"] for about in table.values() for part in about["parts"])
-    if claimed > sum((folder / file).stat().st_size for file in files if os.path.basename(file) == file):
+    held_by = [(folder / file).stat() for file in files if os.path.basename(file) == file]
+    # Reading a pipe or a device may never end.
+    if claimed > sum(one.st_size for one in held_by) or not all(stat.S_ISREG(one.st_mode) for one in held_by):
         raise MisconfigurationException(f"{str(folder)!r} is no whole checkpoint: its files are cut short.")
     for name, about in table.items():
         parts, shape = about["parts"], about["shape"]
         inside = all(
             os.path.basename(one["file"]) == one["file"]
+            and all(type(number) is int for number in (*one["begins"], *one["shape"], *shape))
             and len(one["begins"]) == len(one["shape"]) == len(shape)
             and all(
                 begin >= 0 and count >= 0 and begin + count <= size
@@ -168,6 +172,8 @@ class _Reader(FileSystemReader):
             part = self.storage_data[item.storage_index]
             with open(self._folder / part["file"], "rb") as file:
                 tensor = self._load(_Slice(file, part["offset"], part["bytes"]))
+            if tensor.dtype != self._table[item.storage_index.fqn]["dtype"] or list(tensor.shape) != part["shape"]:
+                raise ValueError(f"a part of {item.storage_index.fqn} is of another shape or dtype than it should be")
             ranges = [slice(at, at + count) for at, count in zip(item.storage_offsets, item.lengths, strict=True)]
             target = planner.resolve_tensor(item).detach()
             target.copy_(tensor[tuple(ranges)])

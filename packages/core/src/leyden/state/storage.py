@@ -159,6 +159,8 @@ def _load_part(folder: Path, weights_only: bool, file: IO[bytes], map_location: 
 
 def _sharded(path: str | os.PathLike[str]) -> Path | None:
     local = remote.local_path(path)
+    if local is not None and not os.path.lexists(local):
+        remove_abandoned(Path(local).parent)  # which puts back what a killed run had kept aside
     return Path(local) if local is not None and is_sharded(local) else None
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -17,17 +17,25 @@ try:
 except ImportError:  # Windows: left-over files stay, for nothing proves there that their writer is gone
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["is_temporary", "make_temporary", "make_temporary_folder", "remove_abandoned", "temporary_name"]
+__all__ = [
+    "is_temporary",
+    "keep_aside",
+    "make_temporary",
+    "make_temporary_folder",
+    "remove_abandoned",
+    "temporary_name",
+    "was_kept_aside",
+]
 
-_OWN = re.compile(r"\..*\.leyden-(?P<host>[0-9a-f]{8})-\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
+_OWN = re.compile(r"\..*\.leyden-(?P<host>[0-9a-f]{8})-\d+-[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL)
 _LONGEST_STEM_BYTES = 100  # file systems take names of 255 bytes
 _OPEN = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def temporary_name(name: str) -> str:
+def temporary_name(name: str, kind: str = "tmp") -> str:
     """Return a new name for what becomes `name`; it says which host and process writes it."""
     stem = os.fsdecode(os.fsencode(name)[:_LONGEST_STEM_BYTES])
-    return f".{stem}.leyden-{_host()}-{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    return f".{stem}.leyden-{_host()}-{os.getpid()}-{os.urandom(4).hex()}.{kind}"
 
 
 def is_temporary(name: str) -> bool:
@@ -49,10 +57,10 @@ def make_temporary(target: Path) -> tuple[int, Path]:
         os.close(descriptor)  # between the two calls another save took it for abandoned
 
 
-def make_temporary_folder(target: Path) -> tuple[int, Path]:
+def make_temporary_folder(target: Path, kind: str = "tmp") -> tuple[int, Path]:
     """Create a folder beside `target` and return a descriptor that holds its lock, as that of a file does."""
     while True:
-        path = target.with_name(temporary_name(target.name))
+        path = target.with_name(temporary_name(target.name, kind))
         path.mkdir()
         if fcntl is None:
             return os.open(os.devnull, os.O_RDONLY), path
@@ -62,8 +70,38 @@ def make_temporary_folder(target: Path) -> tuple[int, Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def keep_aside(target: Path) -> Iterator[None]:
+    """Have `target` under another name while something takes its own; it is put back where nothing does.
+
+    A process that is killed meanwhile leaves it in a folder of which `remove_abandoned` puts it back.
+    """
+    descriptor, folder = make_temporary_folder(target, "old")
+    try:
+        try:
+            os.rename(target, folder / target.name)
+            yield
+        except BaseException:
+            if os.path.lexists(folder / target.name) and not os.path.lexists(target):
+                os.rename(folder / target.name, target)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
+        _remove_kept(folder)
+    finally:
+        os.close(descriptor)
+
+
+def was_kept_aside(path: Path) -> bool:
+    """Whether `path` is where `keep_aside` has put something."""
+    own = _OWN.fullmatch(path.parent.name)
+    return own is not None and own["kind"] == "old"
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporaries whose writers are gone: of this host alone, and only those that nobody holds locked.
+
+    What one of them kept aside when it was killed, while nothing had its name, is put back.
 
     A network file system may keep locks within each host; hence those of other hosts are left alone. Links cannot be
     locked and are always removed: whoever is making one makes it again.
@@ -79,7 +117,7 @@ def remove_abandoned(folder: Path) -> None:
             elif entry.is_file():
                 _remove_if_abandoned(entry.path, os.O_RDWR, os.unlink)
             elif entry.is_dir():
-                _remove_if_abandoned(entry.path, os.O_RDONLY, shutil.rmtree)
+                _remove_if_abandoned(entry.path, os.O_RDONLY, _put_back if own["kind"] == "old" else shutil.rmtree)
 
 
 def _remove_if_abandoned(path: str, mode: int, remove: Callable[[str], object]) -> None:
@@ -90,6 +128,23 @@ def _remove_if_abandoned(path: str, mode: int, remove: Callable[[str], object]) 
                 remove(path)
         finally:
             os.close(descriptor)
+
+
+def _put_back(folder: str) -> None:
+    """Give what was kept aside its name back, unless something else has taken it."""
+    for kept in Path(folder).iterdir():
+        target = Path(folder).with_name(kept.name)
+        if not os.path.lexists(target):
+            os.rename(kept, target)
+    _remove_kept(Path(folder))
+
+
+def _remove_kept(folder: Path) -> None:
+    """Remove a folder with what is no longer wanted; half of it is never put back."""
+    with contextlib.suppress(OSError):
+        gone = folder.with_name(temporary_name(folder.name))
+        os.rename(folder, gone)
+        shutil.rmtree(gone)
 
 
 def _lock(descriptor: int) -> bool | None:
