@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.parallel_runs import Net, fit
+from tests.parallel_runs import Adversaries, Net, fit
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
@@ -400,11 +400,38 @@ class Outside(Net):
         self.net[0](batch)
 
 
+class Backward(Adversaries):
+    """Goes backward past the strategy."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        self.net(batch).square().mean().backward()
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+
+class Growing(Net):
+    """Gets a layer when the strategy is done with it."""
+
+    def on_fit_start(self) -> None:
+        self.head = nn.Linear(2, 2)
+
+
+class Factored(Net):
+    """Has an optimizer that torch does not have for shards."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adafactor(self.parameters())
+
+
 FAILURES: dict[str, tuple[Any, type[Net]]] = {
     "unused": ("ddp", Forgetful),
     "static": (lambda: DDPStrategy(static_graph=True), Changing),
     "twice": ("ddp_find_unused_parameters_true", Reentrant),
     "outside": ("fsdp", Outside),
+    "static, by hand": (lambda: DDPStrategy(static_graph=True), Adversaries),
+    "past the strategy": ("ddp", Backward),
+    "too late": ("fsdp", Growing),
+    "factored": ("fsdp", Factored),
 }
 
 

@@ -123,6 +123,15 @@ class Compiled(Net):
         self.net[0].compile(backend="aot_eager")
 
 
+class Timed(Net):
+    """Its step is one of the instance, put around that of the class."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        plain = self.training_step
+        self.training_step = lambda batch, batch_idx: 2 * plain(batch, batch_idx)  # type: ignore[method-assign]
+
+
 class Seeded(Net):
     """Begins with other weights in each process; those of process 0 count."""
 
@@ -229,6 +238,7 @@ CASES = {
     "ddp, bucket views": Case(Uneven, _ddp(gradient_as_bucket_view=True, bucket_cap_mb=1), {"gradient_clip_val": 0.05}),
     "ddp, bucket views, own step": Case(OwnStep, _ddp(gradient_as_bucket_view=True)),
     "ddp, static graph": Case(Uneven, _ddp(static_graph=True), {"accumulate_grad_batches": 4}),
+    "ddp, a step of the instance": Case(Timed, "ddp"),
     "ddp, another seed": Case(Seeded, "ddp"),
     "ddp, manual": Case(Adversaries, "ddp"),
     "ddp, hook": Case(Uneven, _ddp(ddp_comm_hook=allreduce_hook)),
@@ -250,6 +260,7 @@ CASES = {
     "fsdp, 16-mixed": Case(Net, "fsdp", {"precision": "16-mixed"}, *MIXED),
     "fsdp, bf16-true": Case(Net, "fsdp", {"precision": "bf16-true", "max_epochs": 1}, rtol=0.1, atol=0.02),
     "fsdp, 64-true": Case(Net, "fsdp", {"precision": "64-true"}, rtol=1e-12, atol=1e-12),
+    "fsdp, a step of the instance": Case(Timed, "fsdp"),
     "fsdp, another seed": Case(Seeded, "fsdp"),
     "fsdp, gathered in 16 bits": Case(Normed, _fsdp(mp_policy=HALF, wrap={nn.Linear}), {}, *MIXED),
     "fsdp, frozen": Case(Frozen, "fsdp"),

@@ -176,6 +176,13 @@ def test_a_strategy_of_ones_own(both: list[dict[str, Any]]) -> None:
         ("unused", ["Parameters that no loss has used in the last step: lost.weight, lost.bias.", "unused_parameters"]),
         ("static", ["DDPStrategy(static_graph=True) promises that every step uses the same parameters"]),
         ("twice", ["had its gradient computed twice in one backward pass", "use_reentrant=False"]),
+        (
+            "static, by hand",
+            ["static_graph=True) with Adversaries, which steps its optimizers by hand"],
+        ),
+        ("past the strategy", ["training_step has called backward() of a tensor", "self.manual_backward(loss)"]),
+        ("too late", ["Growing has got head.weight, head.bias after strategy='fsdp' has sharded"]),
+        ("factored", ["An operation that torch does not have for weights in shards (aten.", "Adafactor"]),
         ("outside", ["A layer was used while its weights were in shards (aten.addmm.default)", "self(batch)"]),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from leyden import MisconfigurationException, Trainer
 from leyden.runtime.choose import choose_strategy
-from leyden.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
+from leyden.strategies import DDPStrategy, DistributedStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,27 @@ def test_names_that_say_more() -> None:
 def test_an_instance_is_taken_as_it_is() -> None:
     own = Strategy()
     assert choose_strategy(own, 2) is own
+
+
+class Unmade(DistributedStrategy):
+    def __init__(self) -> None:
+        """Forget what the base class makes."""
+
+
+def test_an_instance_that_is_not_made_whole() -> None:
+    with pytest.raises(MisconfigurationException, match=r"Unmade\.__init__ has not called super\(\)\.__init__\(\)"):
+        Trainer(strategy=Unmade())
+
+
+def test_a_strategy_for_one_process_is_refused_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(MisconfigurationException, match=r"Strategy.* takes itself for 1 process, and there are 2"):
+        Trainer(strategy=Strategy(), accelerator="cpu")
 
 
 @pytest.mark.parametrize("wrong", ["dpp", None, Strategy, 3])

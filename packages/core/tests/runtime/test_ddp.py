@@ -25,6 +25,8 @@ from leyden.strategies import DDPStrategy
         ({"parallel_devices": [0]}, r"Instead: write Trainer\(devices=...\)"),
         ({"device_ids": [0]}, "each process has one device"),
         ({"mixed_precision": 1}, r"Instead: write Trainer\(precision=...\)"),
+        ({"dim": 1}, "along their first dimension"),
+        ({"device_mesh": 1}, "averaged over all processes"),
     ],
 )
 def test_options_that_there_are_not(arguments: dict[str, Any], said: str) -> None:
@@ -64,3 +66,24 @@ def test_options_are_passed_on() -> None:
     assert strategy.options == {
         "static_graph": False, "bucket_cap_mb": 1, "gradient_as_bucket_view": True, "broadcast_buffers": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"bucket_cap_mb": "a"}, "expected a number of MiB above 0, or None"),
+        ({"bucket_cap_mb": -1}, "expected a number of MiB above 0, or None"),
+        ({"broadcast_buffers": "no"}, r"broadcast_buffers='no'\): expected True or False"),
+        ({"gradient_as_bucket_view": 1}, r"gradient_as_bucket_view=1\): expected True or False"),
+        ({"ddp_comm_state": 3}, "expected a ddp_comm_hook beside it"),
+        ({"process_group_backend": "glue"}, "'glue'.*expected 'nccl', 'gloo', … or None"),
+    ],
+)
+def test_options_of_the_wrong_kind(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(MisconfigurationException, match=said):
+        DDPStrategy(**arguments)
+
+
+def test_options_that_may_be_none_or_for_each_device() -> None:
+    strategy = DDPStrategy(bucket_cap_mb=None, broadcast_buffers=None, process_group_backend="cpu:gloo,cuda:nccl")
+    assert strategy.options == {"static_graph": False, "bucket_cap_mb": None, "broadcast_buffers": None}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_policy
 
 from leyden import MisconfigurationException, Trainer
 from leyden.errors import UnknownArgumentError
@@ -40,6 +40,8 @@ def test_what_is_no_policy(wrong: Any) -> None:
 def test_a_policy_of_the_first_fsdp_is_none() -> None:
     with pytest.raises(MisconfigurationException, match="or a function of name and module"):
         FSDPStrategy(wrap=partial(size_based_auto_wrap_policy, min_num_params=10))
+    with pytest.raises(MisconfigurationException, match=r"those of FSDP1\. Give the set of classes itself"):
+        FSDPStrategy(auto_wrap_policy=ModuleWrapPolicy({nn.Linear}))  # type: ignore[arg-type]
 
 
 def test_wrap_by_classes_or_by_a_function() -> None:

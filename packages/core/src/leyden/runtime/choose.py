@@ -8,7 +8,7 @@ from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.runtime.forking import FORKED
 from leyden.runtime.strategy import SingleDeviceStrategy, Strategy
 
-__all__ = ["choose_strategy"]
+__all__ = ["check_size", "choose_strategy"]
 
 
 def _ddp(**options: bool) -> Callable[[], Strategy]:
@@ -60,6 +60,12 @@ def choose_strategy(strategy: object, processes: int) -> Strategy:
     """
     if isinstance(strategy, Strategy):
         chosen = strategy
+        if not hasattr(strategy, "root_device"):
+            name = type(strategy).__name__
+            raise MisconfigurationException(
+                f"Trainer(strategy={name}(...)): {name}.__init__ has not called super().__init__(), which makes what "
+                "a strategy has; call it first."
+            )
     elif strategy == "auto":
         chosen = _NAMES["ddp" if processes > 1 else "single_device"]()
     elif isinstance(strategy, str) and strategy in _NAMES:
@@ -77,6 +83,16 @@ def choose_strategy(strategy: object, processes: int) -> Strategy:
             "write 'ddp'."
         )
     return chosen
+
+
+def check_size(strategy: Strategy, processes: int) -> None:
+    """Refuse a strategy of one's own for one process where there are several: each would train for itself."""
+    if strategy.world_size == 1 < processes:
+        name = type(strategy).__name__
+        raise MisconfigurationException(
+            f"Trainer(strategy={name}(...)) takes itself for 1 process, and there are {processes}. "
+            f"Let {name} be a subclass of leyden.strategies.DistributedStrategy, or write 'ddp'."
+        )
 
 
 def _hint(name: str) -> str:

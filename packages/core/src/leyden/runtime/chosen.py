@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from leyden.errors import MisconfigurationException
 from leyden.hooks.attached import as_list
 from leyden.runtime.batchnorm import check_sync_batchnorm
-from leyden.runtime.choose import choose_strategy
+from leyden.runtime.choose import check_size, choose_strategy
 from leyden.runtime.device import choose_accelerator, choose_devices, root_device
 from leyden.runtime.forking import check_can_fork, is_forked
 from leyden.runtime.launching import check_can_launch, end_with_launcher, launch_script
@@ -67,6 +67,7 @@ def choose_runtime(
         end_with_launcher()
         warn_of_restarts()
     chosen.connect(root_device(accelerator, device_ids[0 if place is None else place.local_rank]), place)
+    check_size(chosen, 1 if place is None else place.world_size)
     chosen.precision = choose_precision(precision, chosen.root_device.type)
     check_sync_batchnorm(sync_batchnorm, chosen)
     return Chosen(accelerator, device_ids, num_nodes, chosen, chosen.precision, forks)

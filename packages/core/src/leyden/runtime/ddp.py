@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
 
-from leyden.arguments import check_arguments, takes
+from leyden.arguments import check_arguments, is_positive, takes
 from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
 from leyden.runtime.ddp_errors import in_other_words
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
@@ -23,8 +23,11 @@ _INSTEAD = {
     "accelerator": "write Trainer(accelerator=...)",
     "cluster_environment": "torchrun and SLURM are recognised by their variables",
     "checkpoint_io": "leave it out",
+    "device_mesh": "gradients are averaged over all processes: leave it out",
     "device_ids": "each process has one device: write Trainer(devices=...)",
+    "dim": "batches are divided along their first dimension: leave it out",
     "mixed_precision": "write Trainer(precision=...)",
+    "module": "it is that of trainer.fit(module)",
     "model_averaging_period": "averages of weights are a callback's: WeightAveraging",
     "output_device": "each process has one device: leave it out",
     "parallel_devices": "write Trainer(devices=...)",
@@ -32,6 +35,12 @@ _INSTEAD = {
     "start_method": "write Trainer(strategy='ddp_spawn') or 'ddp_fork'",
 }
 """Arguments of Lightning's strategy, and those of DistributedDataParallel that are given by the Trainer."""
+
+_FLAGS = {
+    "batched_grad_copy", "broadcast_buffers", "check_reduction", "forward_sync_buffers", "gradient_as_bucket_view",
+    "init_sync", "skip_all_reduce_unused_params",
+}  # fmt: skip
+"""Options of DistributedDataParallel that are switches; others of its options it checks itself, in a process group."""
 
 
 class DDPStrategy(DistributedStrategy):
@@ -83,6 +92,11 @@ class DDPStrategy(DistributedStrategy):
                 "ddp_comm_wrapper", wrapper, wrapper is None or (takes(wrapper, 1) and hook is not None),
                 "a function of a hook, beside ddp_comm_hook, or None",
             ),
+            (
+                "ddp_comm_state", ddp_comm_state, ddp_comm_state is None or hook is not None,
+                "a ddp_comm_hook beside it, which is given it",
+            ),
+            *_checks_of(options),
         )  # fmt: skip
         self.find_unused_parameters = find_unused_parameters
         self.options = {"static_graph": static_graph, **options}
@@ -93,7 +107,7 @@ class DDPStrategy(DistributedStrategy):
         """What the training step runs through, while a fit does and there is something to train."""
         self._step: _Step | None = None
         self._trained: list[nn.Parameter] = []
-        self._holds_back = self._is_known = False
+        self._holds_back = self._is_known = self._is_prepared = False
 
     def setup_module(self, module: nn.Module) -> None:
         if any(hasattr(parameter, "full_tensor") for parameter in module.parameters()):
@@ -107,6 +121,12 @@ class DDPStrategy(DistributedStrategy):
         step = super().step_of(module, name)
         if name != "training_step":
             return step
+        if not module.automatic_optimization and self.options["static_graph"]:
+            raise MisconfigurationException(
+                f"DDPStrategy(static_graph=True) with {type(module).__name__}, which steps its optimizers by hand: "
+                "torch learns a static graph from the backward of what training_step returns, and would not average "
+                "the gradients of other passes. Leave static_graph out."
+            )
         self._step, self.parallel = _Step(module, name), None
         self._wrap(self._step)
         self.no_grad_sync = self._without_sync
@@ -150,13 +170,24 @@ class DDPStrategy(DistributedStrategy):
         if parallel is None:
             return self._run(*args)
         parallel.require_backward_grad_sync = False
+        watched = not self._is_prepared and not self._has_gradients()
         try:
-            return parallel(*args)
+            result = parallel(*args)
         finally:
             parallel.require_backward_grad_sync = True
+        if watched and not self._is_prepared and self.world_size > 1 and self._has_gradients():
+            raise MisconfigurationException(
+                "training_step has called backward() of a tensor: its gradients are those of this process only. Call "
+                "self.manual_backward(loss) in its place, which averages them over the processes."
+            )
+        return result
+
+    def _has_gradients(self) -> bool:
+        return any(parameter.grad is not None for parameter in self._trained)
 
     def before_backward(self, loss: Tensor) -> None:
         parallel = self.parallel
+        self._is_prepared = True
         if parallel is None or self._holds_back:
             return
         parallel.require_forward_param_sync = True
@@ -194,7 +225,7 @@ class DDPStrategy(DistributedStrategy):
 
     def teardown(self) -> None:
         self.parallel = self._step = self.no_grad_sync = None
-        self._trained = []
+        self._trained, self._is_prepared = [], False
         super().teardown()
 
 
@@ -216,6 +247,20 @@ def _check_options(options: dict[str, Any]) -> None:
         if name in _INSTEAD or name not in known:
             instead = f" Instead: {_INSTEAD[name]}." if name in _INSTEAD else did_you_mean(name, known)
             raise UnknownArgumentError(f"DDPStrategy({name}={value!r:.80}): there is no such option.{instead}")
+
+
+def _checks_of(options: dict[str, Any]) -> list[tuple[str, Any, bool, str]]:
+    """Whether options have the types that DistributedDataParallel finds out about in the first step, or never."""
+    found = []
+    for name in _FLAGS & options.keys():
+        value = options[name]
+        may_be_none = inspect.signature(DistributedDataParallel).parameters[name].default is None
+        right = isinstance(value, bool) or (value is None and may_be_none)
+        found.append((name, value, right, "True or False"))
+    if "bucket_cap_mb" in options:
+        size = options["bucket_cap_mb"]
+        found.append(("bucket_cap_mb", size, size is None or is_positive(size), "a number of MiB above 0, or None"))
+    return found
 
 
 def _tensors_in(value: Any) -> list[Tensor]:

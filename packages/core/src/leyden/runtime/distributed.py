@@ -59,7 +59,10 @@ class DistributedStrategy(Strategy):
                 "timeout", timeout, _is_positive(timeout),
                 "a timedelta above 0, such as timedelta(minutes=30)",
             ),
-            ("process_group_backend", backend, backend is None or is_name(backend), "'nccl', 'gloo', … or None"),
+            (
+                "process_group_backend", backend, backend is None or (is_name(backend) and _is_backend(backend)),
+                "'nccl', 'gloo', … or None",
+            ),
         )  # fmt: skip
         self.timeout, self.process_group_backend = timeout, process_group_backend
         self.place: Place | None = None
@@ -278,6 +281,11 @@ class DistributedStrategy(Strategy):
 
 def _is_positive(time: object) -> bool:
     return isinstance(time, timedelta) and time > timedelta(0)
+
+
+def _is_backend(name: str) -> bool:
+    """Whether torch knows it, as it does those of others that are imported: "gloo", or one for each kind of device."""
+    return all(part.rpartition(":")[2].lower() in dist.Backend.backend_list for part in name.split(","))
 
 
 def record(error: BaseException) -> None:

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     fully_shard,
 )
+from torch.distributed.fsdp.wrap import CustomPolicy, ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import LBFGS, Optimizer
@@ -114,6 +115,7 @@ class FSDPStrategy(DistributedStrategy):
         self.reshard_after_forward, self.cpu_offload, self.mp_policy = reshard_after_forward, cpu_offload, mp_policy
         self.state_dict_type = state_dict_type
         self._roots: list[Any] = []
+        self._module: nn.Module | None = None
         self._steps_as_one = True
         self._holds_back = False
 
@@ -140,7 +142,7 @@ class FSDPStrategy(DistributedStrategy):
         fill_meta(module, self.root_device)
         for tensor in _not_yet(module):
             tensor.data = tensor.data.to(self.root_device)
-        self._roots = roots
+        self._roots, self._module = roots, module
         self.no_grad_sync = self._without_sync
 
     def _shard(self, module: nn.Module, roots: list[nn.Module]) -> None:
@@ -183,8 +185,23 @@ class FSDPStrategy(DistributedStrategy):
     def step_of(self, module: nn.Module, name: str) -> Callable[..., Any]:
         if not isinstance(module, FSDPModule):  # its parts are gathered as they run
             return super().step_of(module, name)
-        own: Callable[..., Any] = getattr(type(module), name).__get__(module)
-        return in_place_of(own, gathered_step(module, name))
+        step = gathered_step(module, name)
+        return in_place_of(getattr(module, name), step)
+
+    def begin_epoch(self, num_batches: int | float) -> None:
+        """Refuse what is trained and was made too late to be sharded: nobody would average its gradients."""
+        super().begin_epoch(num_batches)
+        module = self._module
+        late = [
+            name
+            for name, one in ([] if module is None or self.world_size == 1 else module.named_parameters())
+            if one.requires_grad and not isinstance(one, DTensor)
+        ]
+        if late:
+            raise MisconfigurationException(
+                f"{type(module).__name__} has got {', '.join(late[:10])} after strategy='fsdp' has sharded what there "
+                "was: each process would train its own. Make it in configure_model, setup or __init__."
+            )
 
     def check_optimizers(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         own = {id(parameter) for parameter in module.parameters()}
@@ -271,10 +288,15 @@ class FSDPStrategy(DistributedStrategy):
                 "gathered for training_step, validation_step, test_step, predict_step and forward; elsewhere call the "
                 "module itself, self(batch), or let FSDPStrategy(wrap=...) name the layer."
             )
+        elif isinstance(error, RuntimeError) and "Sharding propagation failed" in str(error):
+            error = MisconfigurationException(
+                f"An operation that torch does not have for weights in shards ({str(error).partition(': ')[0]}). "
+                "Optimizers such as Rprop and Adafactor use some: take another, as AdamW or SGD, or strategy='ddp'."
+            )
         return super().explain(error)
 
     def teardown(self) -> None:
-        self.no_grad_sync, self._roots = None, []
+        self.no_grad_sync, self._roots, self._module = None, [], None
         super().teardown()
 
 
@@ -286,6 +308,11 @@ def _not_yet(module: nn.Module) -> list[Tensor]:
 def _as_function(wrap: Any) -> Callable[[str, nn.Module], bool]:
     if wrap is None:
         return lambda name, module: False
+    if isinstance(wrap, ModuleWrapPolicy | CustomPolicy):
+        raise MisconfigurationException(
+            f"FSDPStrategy(wrap={wrap!r:.80}): policies of torch.distributed.fsdp.wrap are those of FSDP1. Give the "
+            "set of classes itself, such as {nn.TransformerEncoderLayer}, or a function of name and module."
+        )
     if not isinstance(wrap, type) and takes(wrap, 2):
         return wrap  # type: ignore[no-any-return]
     classes = tuple(wrap) if isinstance(wrap, Collection) else ()

@@ -96,6 +96,8 @@ class Gathering:
 
     def __init__(self) -> None:
         self.for_step = self.for_pass = False
+        self.methods: dict[str, Any] = {}
+        """What was put in the place of the module's methods, which gathers for them."""
 
 
 def gathering_of(module: Any) -> Gathering:
@@ -137,13 +139,16 @@ def gather_for_calls(module: Any) -> None:
 
 def gathered_step(module: Any, name: str) -> Callable[..., Any]:
     """Return a method of `module` that gathers what is in none of its parts, for as long as it runs."""
-    if name not in vars(module):
+    record = gathering_of(module)
+    # A step of the instance's own, as torch.compile(self.training_step) makes one, gathers as little as the class's.
+    if name not in vars(module) or vars(module)[name] is not record.methods.get(name):
         plain = inspect.signature(getattr(module, name))
         register_fsdp_forward_method(module, name)
         # What stands there now is bound a second time, so that its first argument would not be seen.
         itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         vars(module)[name].__func__.__signature__ = plain.replace(parameters=[itself, *plain.parameters.values()])
-    step, record = getattr(module, name), gathering_of(module)
+        record.methods[name] = vars(module)[name]
+    step = getattr(module, name)
 
     def run(*args: Any) -> Any:
         record.for_step = True
