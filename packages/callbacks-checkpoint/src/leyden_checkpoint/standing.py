@@ -11,9 +11,10 @@ from leyden_checkpoint import files
 from leyden_checkpoint.ranking import best_of, worst_of
 
 if TYPE_CHECKING:
+    from leyden.callback import Checkpoint
     from leyden_checkpoint.model_checkpoint import ModelCheckpoint
 
-__all__ = ["KEPT", "after_restart", "standing_of"]
+__all__ = ["KEPT", "adopt", "after_restart", "standing_of"]
 
 KEPT = (
     "best_model_path",
@@ -61,6 +62,12 @@ def after_restart(checkpoint: ModelCheckpoint) -> tuple[dict[str, Any], list[str
             del ranking[worst_of(ranking, checkpoint.mode)]
         standing |= standing_of(checkpoint, ranking)
     return standing, gone
+
+
+def adopt(checkpoint: Checkpoint, standing: Mapping[str, Any]) -> None:
+    """Set the callback's attributes named in `standing`."""
+    for name, value in standing.items():
+        setattr(checkpoint, name, value)
 
 
 def _remembered(checkpoint: ModelCheckpoint) -> Mapping[str, None]:

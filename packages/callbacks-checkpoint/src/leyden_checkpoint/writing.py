@@ -15,11 +15,12 @@ from leyden_checkpoint import files
 from leyden_checkpoint.background import RESERVED, Background
 from leyden_checkpoint.saving import Turn
 from leyden_checkpoint.snapshot import snapshot
+from leyden_checkpoint.standing import adopt
 
 if TYPE_CHECKING:
     from leyden import Trainer
     from leyden_checkpoint.model_checkpoint import ModelCheckpoint
-__all__ = ["InFlight", "Settled", "adopt", "carry_out", "land", "make_up", "progress_of", "settle", "unsettle"]
+__all__ = ["InFlight", "Settled", "carry_out", "land", "make_up", "progress_of", "settle", "unsettle"]
 
 
 @dataclass(slots=True)
@@ -147,12 +148,6 @@ def land(checkpoint: ModelCheckpoint, flight: InFlight, *, alone: bool = False) 
     if outcome.error is not None:
         outcome.error.add_note(f"This came up in the background, while {turn.files[0]} was being saved.")
     _conclude(checkpoint, flight.trainer, turn, flight.before, flight.after, outcome, alone=alone)
-
-
-def adopt(checkpoint: ModelCheckpoint, standing: Mapping[str, Any]) -> None:
-    """Set the callback's attributes named in `standing`."""
-    for name, value in standing.items():
-        setattr(checkpoint, name, value)
 
 
 def _content(
