@@ -26,7 +26,7 @@ from torch.utils.data import (
 from leyden import Callback, LightningModule, Trainer
 from leyden.data.combined import CombinedLoader
 
-__all__ = ["TRAINED", "predicted", "read_in_training", "read_in_validation"]
+__all__ = ["TRAINED", "UNEQUAL", "predicted", "read_in_training", "read_in_validation", "read_unequal"]
 
 SIZE = 24
 
@@ -186,3 +186,39 @@ def predicted(size: int) -> dict[str, Any]:
     loaders = [DataLoader(Numbers(size), batch_size=2, shuffle=True), DataLoader(Numbers(1))]
     returned = run.predict(Reading(), loaders)
     return {"returned": returned, "batches": indices.batches, "epoch": indices.epoch}
+
+
+class Unequal(IterableDataset[Tensor]):
+    """Gives as many rows as it is told, and does not say so."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(Numbers(self.size).rows)
+
+
+class Promising(Unequal):
+    """Says that it has more than it gives."""
+
+    def __len__(self) -> int:
+        return 10
+
+
+UNEQUAL: dict[str, tuple[Any, tuple[int, int], dict[str, Any]]] = {
+    "the first has more": (Unequal, (10, 6), {}),
+    "the second has more, in an open window": (Unequal, (6, 10), {"accumulate_grad_batches": 4}),
+    "one has less than it says": (Promising, (6, 10), {}),
+}
+"""Streams of different lengths: what they are, how many rows each process has, the trainer's arguments."""
+
+
+def read_unequal(name: str) -> dict[str, Any]:
+    """Train on such streams; return what is raised, and after how many batches."""
+    kind, sizes, settings = UNEQUAL[name]
+    run = trainer("auto", max_epochs=2, use_distributed_sampler=False, **settings)
+    try:
+        run.fit(Reading(), DataLoader(kind(sizes[run.global_rank]), batch_size=2))
+    except Exception as error:
+        return {"raised": type(error).__name__, "text": str(error), "batches": run.fit_loop.batches_seen}
+    return {"raised": "", "text": "", "batches": run.fit_loop.batches_seen}

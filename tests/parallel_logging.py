@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from leyden import Callback, LightningModule, Trainer
 from leyden.runtime import agreement
 
-__all__ = ["DIFFERENCES", "agreeing", "different", "measured"]
+__all__ = ["DIFFERENCES", "agreeing", "different", "measured", "refused"]
 
 
 class Plain(LightningModule):
@@ -223,3 +223,40 @@ def measured(*sizes: int) -> list[Any]:
             except Exception as error:
                 found.append(f"{type(error).__name__}: {error}")
     return found
+
+
+def refused() -> dict[str, str]:
+    """Log metrics of torchmetrics in ways in which it would wait for ever; return what is said."""
+    import torchmetrics
+    from torchmetrics.retrieval import RetrievalMRR
+
+    agreement._TAKING_NOTE_S = 0.1
+
+    class Refused(Plain):
+        def __init__(self, how: str) -> None:
+            super().__init__()
+            self.how, self.mean = how, torchmetrics.MeanMetric(sync_on_compute=how != "of its own")
+            self.kept = RetrievalMRR()
+
+        def setup(self, stage: str) -> None:
+            self.group = dist.new_group([0, 1])
+
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.mean.update(batch[:, 0])
+            if self.how in ("of the first", "of its own"):
+                self.log("mean", self.mean, rank_zero_only=True)
+            elif self.how == "of a group":
+                self.log("mean", self.mean, sync_dist_group=self.group)
+            else:
+                self.kept.update(batch[:, 0].sigmoid(), batch[:, 0] > 0, batch[:, 0].long())
+                self.log("kept", self.kept)
+
+    said = {}
+    for how, size in (("of the first", 5), ("of a group", 5), ("kept", 5), ("of its own", 5), ("kept alike", 4)):
+        run = trainer("auto")
+        try:
+            run.validate(Refused(how), DataLoader(Numbers(size), batch_size=2), verbose=False)
+            said[how] = str({name: float(value) for name, value in run.callback_metrics.items()})
+        except Exception as error:
+            said[how] = f"{type(error).__name__}: {error}"
+    return said

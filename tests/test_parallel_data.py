@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 from tests.parallel_data import all_evaluated, saved, trained
-from tests.parallel_loaders import SIZE, TRAINED, predicted, read_in_training, read_in_validation
-from tests.parallel_logging import DIFFERENCES, agreeing, different, measured
+from tests.parallel_loaders import (
+    SIZE,
+    TRAINED,
+    UNEQUAL,
+    predicted,
+    read_in_training,
+    read_in_validation,
+    read_unequal,
+)
+from tests.parallel_logging import DIFFERENCES, agreeing, different, measured, refused
 from tests.together import together
 
 SIZES = {"uneven": (9, 2), "a batch less": (3, 2), "a process without data": (1, 2)}
@@ -201,6 +209,17 @@ def test_predictions_and_their_indices_are_those_of_the_process_s_share() -> Non
     assert [each["returned"][1] for each in pair] == [[[0]], []]
 
 
+@pytest.mark.parametrize("name", UNEQUAL)
+def test_streams_of_different_lengths_end_in_an_error_that_says_so(name: str) -> None:
+    fewer = min((0, 1), key=lambda rank: UNEQUAL[name][1][rank])
+    found = [ended.value for ended in together(read_unequal, name)]
+    assert (found[fewer]["raised"], found[1 - fewer]["raised"]) == ("MisconfigurationException", "ProcessFailedError")
+    for each in found:
+        assert f"process {fewer} has 3, process {1 - fewer} has more than that" in each["text"]
+        assert "Trainer(limit_train_batches=3)" in each["text"]
+        assert each["batches"] <= 3
+
+
 # -- what is logged ---------------------------------------------------------------------------------------------------
 
 
@@ -274,3 +293,15 @@ def test_metrics_of_torchmetrics_reduce_by_themselves_at_the_same_place() -> Non
         assert ended.value[:4] == [pytest.approx(one) for one in alone[:4]]
         assert "BinaryAUROC logged as 'kept' keeps the values of all batches" in ended.value[4]
         assert ended.value[5] == pytest.approx(alone[5])
+
+
+def test_metrics_for_which_torchmetrics_would_wait_are_refused() -> None:
+    pytest.importorskip("torchmetrics")
+    first, second = (ended.value for ended in together(refused))
+    for said in (first, second):
+        assert "self.log('mean', <MeanMetric>, rank_zero_only=True): process 0 would wait" in said["of the first"]
+        assert "Make it MeanMetric(..., process_group=...)" in said["of a group"]
+        assert "RetrievalMRR logged as 'kept' keeps a list" in said["kept"]
+        assert "They have 2, 1, since" in said["kept"]
+        assert said["kept alike"] == "{'kept': 0.75}"
+    assert (first["of its own"], second["of its own"]) == ("{'mean': 2.0}", "{}")

@@ -79,6 +79,25 @@ class MetricRecord(Record):
                 "(many take thresholds=...)."
             )
 
+    def lengths_of_lists(self) -> list[int]:
+        """Return how many tensors there are in lists that torchmetrics gathers one by one; most it concatenates."""
+        return [
+            len(getattr(self.metric, name))
+            for name, default in self.metric._defaults.items()
+            if isinstance(default, list) and getattr(self.metric._reductions[name], "__name__", "") != "dim_zero_cat"
+        ]
+
+    def check_lengths(self, of_all: list[list[int]]) -> None:
+        """Refuse lists of different lengths: torchmetrics would wait in the longer ones for ever."""
+        if any(each != of_all[0] for each in of_all):
+            counts = ", ".join(str(max(each)) for each in of_all)
+            raise MisconfigurationException(
+                f"The metric {type(self.metric).__name__} logged as {self.key[1]!r} keeps a list of tensors, which "
+                f"torchmetrics gathers one by one: as many in each process. They have {counts}, since their shares of "
+                "the data differ. Evaluate as many batches in each (limit_val_batches, limit_test_batches), or gather "
+                "yourself what it is computed of, and give it sync_on_compute=False."
+            )
+
     def _needs_all(self) -> bool:
         """Whether there are lists of another dtype than that of the empty one that torchmetrics sends for no data."""
         lists = [

@@ -77,6 +77,8 @@ class Registry:
             prog_bar=bool(options.prog_bar),
             to_logger=options.logger is None or bool(options.logger),
         )
+        if on_epoch and self._trainer.world_size > 1 and is_metric(value):
+            _check_processes(name, options, value)
         record = self._make(records, key, traits, options, value)
         record.options = options
         record.weighted = in_step and record.kind in ("mean", "kept")
@@ -214,6 +216,24 @@ class Registry:
         if kind == "extreme":
             return ExtremeRecord(key, traits, dtype, largest=state["largest"])
         return {"latest": Record, "mean": MeanRecord, "sum": SumRecord}[kind](key, traits, dtype)
+
+
+def _check_processes(name: str, options: Options, metric: Any) -> None:
+    """Refuse a metric that would wait, within torchmetrics, for processes that do not log it."""
+    if not metric.sync_on_compute:
+        return
+    kind, group = type(metric).__name__, options.sync_dist_group
+    alone = f"or make it {kind}(..., sync_on_compute=False), which computes of this process's data alone"
+    if options.rank_zero_only:
+        raise MisconfigurationException(
+            f"self.log({name!r}, <{kind}>, rank_zero_only=True): process 0 would wait for the others, since a "
+            f"metric of torchmetrics is computed of all processes' states. Leave rank_zero_only out, {alone}."
+        )
+    if group is not None and metric.process_group is not group:
+        raise MisconfigurationException(
+            f"self.log({name!r}, <{kind}>, sync_dist_group=...): torchmetrics reduces it over another group. "
+            f"Make it {kind}(..., process_group=...) with the same one, {alone}."
+        )
 
 
 def _dtype_for(value: object) -> torch.dtype:

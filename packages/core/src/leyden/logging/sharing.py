@@ -117,6 +117,9 @@ class Sharing:
             record.take_epoch(None)
         elif isinstance(record, MetricRecord):
             record.check_number(value, self._trainer.world_size)
+            if lengths := record.lengths_of_lists():
+                of_all = gather(self._trainer.strategy, group, torch.tensor(lengths))
+                record.check_lengths([each.tolist() for each in of_all])
             record.of_all = record.compute()  # torchmetrics reduces by itself, in all processes at once
         elif isinstance(record, KeptRecord) and record.reduction is None:
             self._take_own_function(group, record)

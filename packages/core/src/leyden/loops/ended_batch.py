@@ -69,7 +69,7 @@ class EndedBatch:
         now = collect_rng()
         source.set_draws(self.before["draws"])
         restore_rng(self.before["rng"])
-        batches, ahead = open_batches(source, self.before["train"], trainer.profiler)
+        batches, ahead = open_batches(source, self.before["train"], trainer.profiler, trainer.fit_loop.await_last_batch)
         batch = next(batches)
         if trainer.batch_transfer is not None:
             batch = trainer.batch_transfer(batch, 0)

@@ -221,7 +221,7 @@ class FitLoop(FitLimits):
         if opened is None:
             place = None if resumed is None else resumed["train"]
             self._note_draws()
-            opened, self._ahead = open_batches(source, place, self._trainer.profiler)
+            opened, self._ahead = open_batches(source, place, self._trainer.profiler, self.await_last_batch)
         self._resumed = {}
         return opened
 
@@ -276,6 +276,7 @@ class FitLoop(FitLimits):
         """Settle once an epoch what `_finish_batch` would otherwise ask after every batch."""
         trainer = self._trainer
         trainer.strategy.begin_epoch(self.num_batches)
+        trainer.strategy.watch_batches(self.has_more)
         settings = trainer.settings
         self._validates = self.val_loop.wanted
         self._log_every = settings.log_every_n_steps or 0

@@ -65,6 +65,20 @@ class FitState(FitProgress):
             return self.val_loop.in_batch
         return not self.pending and self.batch_idx == self.batches_done
 
+    def await_last_batch(self) -> None:
+        """Wait until all processes have read their last batch, as this one has, and is to give it out."""
+        self._trainer.strategy.await_end_of_batches(self.batches_seen + 1, self.batches_done + 1)
+
+    def has_more(self, batches: int) -> bool:
+        """Whether the epoch goes on behind so many batches of the run; asked in another thread, of other processes.
+
+        The answer is no as long as that is not known.
+        """
+        ahead, done, at_hand = self._ahead, self.batches_seen, self.batch_idx >= self.batches_done
+        if ahead is not None and done + at_hand == batches:
+            return not ahead.exhausted
+        return done + at_hand > batches
+
     @property
     def marks_boundaries(self) -> bool:
         """Whether the run is remembered before what an exception may cut, for a callback that saves then."""

@@ -32,6 +32,7 @@ def check_length(trainer: Trainer, source: TrainSource, *, validates: bool) -> N
             "it, or set check_val_every_n_epoch=None to count batches across epochs."
         )
     if not loop.is_last_batch:
+        trainer.strategy.await_end_of_batches(loop.batches_seen, loop.batches_done)
         rank_zero_warn(
             f"train_dataloader has the length {source.num_batches} but ended after {loop.batches_done} batches; "
             "correct its __len__, since limits, the last accumulation window and validation count on it."

@@ -22,6 +22,7 @@ class LookAhead:
     Args:
         place_of: says where the source of the items stands; asked before reading ahead, for sources that count
             themselves and would otherwise be one item on.
+        at_end: called when the item that is to be given is found to be the final one, before it is given.
 
     Attributes:
         exhausted: whether the item last given was the final one.
@@ -35,11 +36,17 @@ class LookAhead:
         [('a', False), ('b', True)]
     """
 
-    __slots__ = ("_items", "_next", "_place_of", "exhausted", "place", "rng")
+    __slots__ = ("_at_end", "_items", "_next", "_place_of", "exhausted", "place", "rng")
 
-    def __init__(self, items: Iterator[Any], place_of: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        items: Iterator[Any],
+        place_of: Callable[[], Any] | None = None,
+        at_end: Callable[[], object] | None = None,
+    ) -> None:
         self._items = items
         self._place_of = place_of
+        self._at_end = at_end
         self.place: Any = None
         self.rng: dict[str, Any] | None = None
         self._next = next(items, _END)
@@ -58,17 +65,25 @@ class LookAhead:
         self.rng = collect_rng()
         try:
             self._next = next(self._items, _END)
+            self.exhausted = self._next is _END
+            if self.exhausted and self._at_end is not None:
+                self._at_end()
         except BaseException:
             self.place, self.rng = before  # the item that was to be given is not
             raise
-        self.exhausted = self._next is _END
         return item
 
 
 def open_batches(
-    source: TrainSource, resumed: Mapping[str, Any] | None, profiler: Profiler | None
+    source: TrainSource,
+    resumed: Mapping[str, Any] | None,
+    profiler: Profiler | None,
+    at_end: Callable[[], object] | None = None,
 ) -> tuple[Iterator[Any], LookAhead | None]:
-    """Return the epoch's batches, from the place `resumed` on, and the look-ahead where the length is unknown."""
+    """Return the epoch's batches, from the place `resumed` on, and the look-ahead where the length is unknown.
+
+    That calls `at_end` before it gives the last of them.
+    """
     batches: Iterator[Any] = iter(source) if resumed is None else source.resume(resumed)
     if profiler is not None:
         batches = profiler.wrap_iterator("next(train_dataloader)", batches)
@@ -77,10 +92,10 @@ def open_batches(
     place_of = (lambda: (source.state_dict(0), source.draws())) if source.counts_itself else None
     before = None if resumed is None else resumed.get("ahead")
     if before is None:
-        ahead = LookAhead(batches, place_of)
+        ahead = LookAhead(batches, place_of, at_end)
     else:  # what is read ahead again draws what it drew then, and leaves the random numbers as they are
         now = collect_rng()
         restore_rng(before)
-        ahead = LookAhead(batches, place_of)
+        ahead = LookAhead(batches, place_of, at_end)
         restore_rng(now)
     return ahead, ahead

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.errors import ProcessFailedError
+from leyden.runtime.running_out import RunningOut
 
 __all__ = ["Agreement"]
 
@@ -96,6 +97,7 @@ class Agreement:
         self._ends = threading.Event()  # by itself, be it well or with an error
         self._failure: ProcessFailedError | None = None
         self._has_noted = False
+        self.running_out = RunningOut(store, self._prefix, rank, world_size, self._say_news, lambda: self._failure)
         self._poll_s = max(_POLL_S, world_size / _POLLS_PER_S)
         self._thread = threading.Thread(target=self._listen, name="leyden-agreement", daemon=True)
         self._thread.start()
@@ -172,7 +174,7 @@ class Agreement:
                 atexit.register(self._say_that_it_is_printed)
             else:  # which the parent does, and atexit is not called
                 self._say_that_it_is_printed()
-            self._store.set(self._key("news"), "1")
+            self._say_news()
             until = time.monotonic() + _TAKING_NOTE_S
             while self._store.add(self._key("noted"), 0) < self._world_size - 1 and time.monotonic() < until:
                 time.sleep(0.02)
@@ -205,6 +207,10 @@ class Agreement:
         """Called as the interpreter ends, after it has printed what was raised."""
         with contextlib.suppress(RuntimeError):
             self._store.set(self._key("printed"), "1")
+
+    def _say_news(self) -> None:
+        """Let all threads look at more than whether there are news."""
+        self._store.set(self._key("news"), "1")
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
@@ -244,6 +250,7 @@ class Agreement:
             if store.check([failed]):
                 self._take_note_of_other(*json.loads(store.get(failed)))
                 return
+            self.running_out.answer()
             for one in boundaries:
                 if not one.told.is_set():
                     self._advance(one)
@@ -257,7 +264,7 @@ class Agreement:
             if not (one.asked.is_set() or store.check([asked])):
                 return
             store.set(asked, "1")
-            store.set(self._key("news"), "1")
+            self._say_news()
             one.open_since = time.monotonic()
             one.heard()
         waited_s = time.monotonic() - one.open_since

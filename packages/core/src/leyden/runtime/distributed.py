@@ -202,6 +202,15 @@ class DistributedStrategy(Strategy):
                 f"limit_train_batches={-fewest:.0f}."
             )
 
+    def watch_batches(self, has_more: Callable[[int], bool]) -> None:
+        if self._agreement is not None:
+            self._agreement.running_out.has_more = has_more
+
+    def await_end_of_batches(self, batches: int, of_epoch: int) -> None:
+        """Refuse an epoch that ends earlier in some processes, when it does."""
+        if self._agreement is not None:
+            self._agreement.running_out.await_others(batches, of_epoch, self.timeout.total_seconds())
+
     def left_out(self, module: nn.Module, window_open: bool) -> None:
         """Go on if all processes leave this batch out; one that does so alone is waited for by the others."""
         if self._agreement is None:

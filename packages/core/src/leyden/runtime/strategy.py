@@ -96,6 +96,16 @@ class Strategy:
     def begin_epoch(self, num_batches: int | float) -> None:
         """Take note of what callbacks and the module have done as a training epoch began, or a run went on in one."""
 
+    def watch_batches(self, has_more: Callable[[int], bool]) -> None:
+        """Take note of how to learn, in any thread, whether this process has more than so many batches of the run."""
+
+    def await_end_of_batches(self, batches: int, of_epoch: int) -> None:
+        """Wait until all processes are behind so many batches of the run, and of the epoch, with which theirs end.
+
+        Called where that was not known before: at the last batch of a loader without length, or behind what was the
+        last batch of one that has fewer than it says.
+        """
+
     def before_backward(self, loss: Tensor) -> None:
         """Prepare for a backward pass under manual optimisation, where a step may have several or none."""
 
