@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,25 @@ from tests.parallel_runs import ACCELERATOR
 from torch import Tensor
 
 from leyden import Callback, Trainer
-from leyden.callbacks import ModelCheckpoint
+from leyden.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    OnExceptionCheckpoint,
+    QuantizationAwareTraining,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+from leyden.loggers import CSVLogger
 
-__all__ = ["HOOKS", "attached", "failures"]
+__all__ = ["HOOKS", "UNALIKE", "attached", "failures", "unalike"]
 
 HOOKS = {
     "fit": (
@@ -80,6 +97,61 @@ def _ended(entry_point: str, hook: str, folder: str, after_s: float) -> str:
     return "well"
 
 
+_ALONE: tuple[Callable[[], Callback], ...] = (
+    lambda: BackboneFinetuning(1), BatchSizeFinder, lambda: EarlyStopping("val"), EMAWeightAveraging,
+    lambda: GradientAccumulationScheduler({0: 2}), LearningRateFinder, ModelCheckpoint,
+    lambda: ModelPruning("l1_unstructured"), lambda: OnExceptionCheckpoint("."), QuantizationAwareTraining,
+    SpikeDetection, lambda: StochasticWeightAveraging(0.1), lambda: Timer({"hours": 1}), WeightAveraging,
+)  # fmt: skip
+
+
+def _in_order(rank: int) -> dict[str, Any]:
+    first, second = EarlyStopping("val"), EarlyStopping("loss")
+    return {"callbacks": [second, first] if rank else [first, second]}
+
+
+UNALIKE: dict[str, tuple[Callable[[int], dict[str, Any]], str]] = {
+    "order": (_in_order, "their order is [EarlyStopping{'monitor': 'val', 'mode': 'min'}, EarlyStopping{'monitor': 'l"),
+    "setting of a callback": (
+        lambda rank: {"callbacks": [EarlyStopping("val", patience=2 + rank)]},
+        "EarlyStopping{'monitor': 'val', 'mode': 'min'} has patience=2 in process 0, 3 in process 1",
+    ),
+    "setting of the Trainer": (
+        lambda rank: {"max_epochs": 1 + rank},
+        "Trainer has max_epochs=1 in process 0, 2 in process 1",
+    ),
+    "logger": (
+        lambda rank: {"logger": rank == 0 and CSVLogger("logs")},
+        "the logger CSVLogger (number 1) is in process 0 only",
+    ),
+}
+"""Arguments of the Trainer that differ by rank, and what is said of them."""
+
+
+def unalike() -> dict[str, str]:
+    """Fit with what is in one process only, or otherwise in each; return how each ends in this process."""
+    rank = int(os.environ["RANK"])
+    ends = {}
+    for at, make in enumerate(_ALONE):
+        callback = make()
+        arguments = {"callbacks": [callback] if rank == at % 2 else []}
+        ends[f"{type(callback).__name__} in process {at % 2}"] = _told(arguments)
+    ends |= {name: _told(make(rank)) for name, (make, _) in UNALIKE.items()}
+    measuring = Timer({"hours": 1 + rank}), Timer()
+    measuring[1].name = "in one"
+    ends["well"] = _told({"callbacks": [*measuring[: 1 + rank], *[Fails("on_nothing", 0.0)] * rank]})
+    return ends
+
+
+def _told(arguments: dict[str, Any]) -> str:
+    settings = {"max_epochs": 1, "accelerator": ACCELERATOR, "logger": False, "discover_callbacks": False, **arguments}
+    try:
+        Trainer(**settings).fit(Validated(2))
+    except Exception as error:
+        return str(error)
+    return "well"
+
+
 _WATCH = """
 from leyden import Callback
 
@@ -109,6 +181,10 @@ every_n_seconds = 1e-9
 
 [callbacks.ModelSummary]
 rank_zero_only = true
+
+[callbacks.Timer]
+duration = "00:01:00:00"
+rank_zero_only = true
 """
 
 
@@ -123,7 +199,7 @@ def attached(folder: str) -> dict[str, Any]:
     sys.path.insert(0, str(own))
     (own / "leyden.toml").write_text(_CONFIGURATION)
     os.environ["LEYDEN_CONFIG"] = str(own / "leyden.toml")
-    os.environ["LEYDEN_CALLBACKS"] = "only:watching,EarlyStopping,Heartbeat,ModelSummary"
+    os.environ["LEYDEN_CALLBACKS"] = "only:watching,EarlyStopping,Heartbeat,ModelSummary,Timer"
     printed = io.StringIO()
     with redirect_stderr(printed):
         trainer = Trainer(max_epochs=9, accelerator=ACCELERATOR, logger=False, num_sanity_val_steps=0)

@@ -162,6 +162,12 @@ class ModelCheckpoint(KeptCheckpoints):
 
     # -- when -------------------------------------------------------------------------------------------------------
 
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        names = ("monitor", "mode", "save_top_k", "save_last", "every_n_train_steps", "every_n_epochs")
+        common = {name: getattr(self, name) for name in (*names, "train_time_interval", "save_on_train_epoch_end")}
+        return {**common, "save_weights_only": self.save_weights_only, "asynchronous": self.asynchronous}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder; a fit that resumes is told after this what was pending."""
         if stage != "fit":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from leyden.arguments import refuse
@@ -54,6 +55,10 @@ class OnExceptionCheckpoint(Checkpoint):
     def ckpt_path(self) -> str:
         """Where the checkpoint goes."""
         return files.join(self.dirpath, self.filename + self.FILE_EXTENSION)
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return nothing to compare: after SIGTERM all processes save together, to where the first says."""
+        return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing before training begins."""

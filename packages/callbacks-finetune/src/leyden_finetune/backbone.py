@@ -157,6 +157,14 @@ class BackboneFinetuning(BaseFinetuning):
         if trainer.state.fn == "fit":
             self._tell_what_stays_frozen(trainer, pl_module)
 
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        return {
+            "levels": [(one.epoch, one.patterns) for one in self.levels],
+            "backbone_initial_lr": self.backbone_initial_lr,
+            "train_bn": self.train_bn,
+        }
+
     def freeze_before_training(self, pl_module: LightningModule) -> None:
         backbone = getattr(pl_module, "backbone", None)
         if not isinstance(backbone, nn.Module):

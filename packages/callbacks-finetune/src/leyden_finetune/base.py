@@ -145,6 +145,10 @@ class BaseFinetuning(Callback):
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return nothing to compare: what is set free has to be the same, whatever says so in a class of your own."""
+        return {}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._finetune_function()  # a signature that fits no generation is an error before anything is trained

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from leyden.arguments import check_arguments, is_count
 from leyden.callback import Callback
@@ -48,6 +49,11 @@ class ModelSummary(Callback):
             type(self).__name__, ("max_depth", max_depth, is_count(max_depth, least=-1), "a number of levels >= -1")
         )
         self.max_depth = max_depth
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any] | None:
+        """Return nothing to compare, where a forward of the example input needs the shards of all processes."""
+        example = getattr(trainer.lightning_module, "example_input_array", None)
+        return {} if trainer.strategy.shards_weights and example is not None and self.max_depth else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A forward of weights in shards needs the parts of all processes.

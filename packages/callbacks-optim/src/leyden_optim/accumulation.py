@@ -89,6 +89,10 @@ class GradientAccumulationScheduler(Callback):
             return "both say how many batches an optimizer step has; put what they say into one scheduling"
         return None
 
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        return {"interval": self.interval, "scheduling": self.scheduling}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot accumulate; a run that is resumed gets its state after this."""
         if stage != "fit":

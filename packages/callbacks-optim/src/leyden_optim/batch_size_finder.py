@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,11 @@ class BatchSizeFinder(Callback):
         self._samples: int | None = None  # in the dataset, as far as it can be known
 
     # -- within a run -----------------------------------------------------------------------------------------------
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        names = ("mode", "steps_per_trial", "init_val", "max_trials", "batch_arg_name", "max_val")
+        return {name: getattr(self, name) for name in names}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work."""

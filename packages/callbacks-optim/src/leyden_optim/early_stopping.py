@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -121,6 +122,15 @@ class EarlyStopping(Callback):
     def state_key(self) -> str:
         """Tells several of these apart by what they watch."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        return {
+            **asdict(self._criteria),
+            "strict": self.strict,
+            "check_on_train_epoch_end": self.check_on_train_epoch_end,
+            "check_every_n_steps": self.check_every_n_steps,
+        }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new fit starts afresh; one that resumes gets its state after this."""

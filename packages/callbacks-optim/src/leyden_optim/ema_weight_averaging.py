@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +79,11 @@ class EMAWeightAveraging(WeightAveraging):
 
     def _average_by(self) -> dict[str, Any]:  # made anew each time, since torch's function cannot be pickled
         return {"multi_avg_fn": get_ema_multi_avg_fn(self.decay)}  # type: ignore[no-untyped-call]
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        names = ("use_buffers", "decay", "update_every_n_steps", "update_starting_at_step", "update_starting_at_epoch")
+        return {name: getattr(self, name) for name in names}
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Every `update_every_n_steps` steps from where it starts on; never for an epoch."""

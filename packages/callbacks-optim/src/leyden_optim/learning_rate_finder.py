@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,6 +109,11 @@ class LearningRateFinder(Callback):
         self._checkpoint: dict[str, Any] | None = None  # that is resumed, made before the search was done
 
     # -- within a fit -----------------------------------------------------------------------------------------------
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        names = ("min_lr", "max_lr", "num_training_steps", "mode", "early_stop_threshold", "update_attr", "attr_name")
+        return {name: getattr(self, name) for name in names}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work."""

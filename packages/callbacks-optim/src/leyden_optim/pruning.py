@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -250,6 +250,15 @@ class ModelPruning(Callback):
         return [one.to(own.device) for one, own in zip(agreed, values, strict=True)]
 
     # -- hooks ----------------------------------------------------------------------------------------------------
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        return {
+            "amount": self.amount,
+            "apply_pruning": self._apply_pruning,
+            "use_lottery_ticket_hypothesis": self._use_lottery,
+            "prune_on_train_epoch_end": self._at_epoch_end,
+        }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let weights be loaded whether they, and the module, are pruned or not; a new fit starts afresh."""

@@ -181,6 +181,14 @@ class QuantizationAwareTraining(Callback):
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        return {
+            "observer_type": self.observer_type,
+            "modules_to_fuse": self.modules_to_fuse,
+            "observer_enabled_stages": self.observer_enabled_stages,
+        }
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let a module train on that an earlier fit made int8; refuse what cannot be trained or run."""
         self._switches, self._begun, self._trained = None, None, False

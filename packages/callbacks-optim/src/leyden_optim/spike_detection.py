@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,6 +102,10 @@ class SpikeDetection(Callback):
         self._several = False
 
     # -- what is left out -----------------------------------------------------------------------------------------
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return nothing to compare: a spike is one of all processes, whatever each takes for one."""
+        return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read which batches an earlier run named; a run that is resumed gets its window after this."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -105,6 +106,13 @@ class Timer(Callback):
         return watch
 
     # -- when it looks ----------------------------------------------------------------------------------------------
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any] | None:
+        """Return when the first process tells the others the time; one that only measures waits for nobody.
+
+        Durations may differ: each process may have worked out for itself how much time is left.
+        """
+        return None if self._duration_s is None else {"interval": self.interval}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the stages of this entry point afresh; a resumed run gets its times after this."""

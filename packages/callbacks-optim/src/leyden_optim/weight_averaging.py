@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,10 @@ class WeightAveraging(Callback):
         return conflict_of(self, other)
 
     # -- training ---------------------------------------------------------------------------------------------------
+
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what decides, for all processes have to come to the same."""
+        return {"use_buffers": self.use_buffers, **self._averaging}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new fit averages afresh; one that resumes gets its average after this."""

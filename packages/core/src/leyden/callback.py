@@ -122,6 +122,15 @@ class Callback:
         """
         return None
 
+    def common_settings(self, trainer: Trainer) -> Mapping[str, Any] | None:
+        """Return the settings that all processes of a run must have alike, by name; None where one may have it alone.
+
+        For what waits for other processes, decides for all or changes the training: what `trainer` runs then needs this
+        callback in every process, and before `setup` all compare these. What differs is an error in all of them, and a
+        reason to leave out what the environment attached. Functions, modules and the like are compared by type only.
+        """
+        return None
+
     def prepare_module(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any] | None
     ) -> None:

@@ -15,6 +15,7 @@ from leyden.optimizers import read_optimizers
 from leyden.overrides import is_overridden
 from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from leyden.runtime.alike import require_alike
 from leyden.runtime.batchnorm import synchronise_batchnorm
 from leyden.runtime.meta import keeping_ties
 from leyden.runtime.numerics import numerics
@@ -141,6 +142,8 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
     trainer.journal.hook = "configure_callbacks"
     trainer.attach_module_callbacks(module.configure_callbacks())
     verify(trainer)
+    if trainer.world_size > 1:
+        require_alike(trainer)
     checkpoint = _read_checkpoint(trainer, ckpt_path, weights_only is not False)
     if checkpoint is not None and fitting:
         restore_loggers(trainer, checkpoint)

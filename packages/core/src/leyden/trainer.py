@@ -184,7 +184,7 @@ class Trainer(TrainerCallbacks, TrainerEnding):
         aside._make_loops()
         attached = AttachedCallbacks([Placed(callback) for callback in callbacks], aside._compile_plan, aside.strategy)
         aside._attached = attached
-        aside._isolation = Isolation(attached.of_environment, aside._users_parts, aside.plan.waiting, aside._switch_off)
+        aside._isolation = Isolation(attached.of_environment, aside._users_parts, aside.plan.waiting, aside.switch_off)
         aside._compile_plan()
         return aside
 

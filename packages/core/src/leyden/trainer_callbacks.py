@@ -56,7 +56,7 @@ class TrainerCallbacks(TrainerProperties):
                 f"{type(scheduled[0]).__name__}(...)]) contradict each other, since both say how many batches an "
                 "optimizer step has; leave one of them out."
             )
-        self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self._switch_off)
+        self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self.switch_off)
         from leyden.discovery import attach_discovered
 
         self.discovered = attach_discovered(trainer, attached, given)
@@ -113,10 +113,15 @@ class TrainerCallbacks(TrainerProperties):
 
     def _users_parts(self) -> list[object]:
         """The module, the datamodule and the callbacks that raise as ever."""
-        own = [callback for callback in self.callbacks if self._attached.of_environment(callback) is None]
+        own = [callback for callback in self.callbacks if not self.is_of_environment(callback)]
         return [part for part in (self.lightning_module_or_none, self.datamodule, *own) if part is not None]
 
-    def _switch_off(self, callback: Callback, event: SwitchedOff) -> None:
+    def is_of_environment(self, callback: Callback) -> bool:
+        """Whether neither the user nor the module gave this callback."""
+        return self._attached.of_environment(callback) is not None
+
+    def switch_off(self, callback: Callback, event: SwitchedOff) -> None:
+        """Take out a callback of the environment, with what is to be remembered of it."""
         self.discovered.switched_off.append(event)
         self._attached.drop(callback)
         self._compile_plan()
