@@ -1,224 +1,24 @@
-"""ModelPruning against loops written by hand with torch.nn.utils.prune, and what it does to the model and optimizer."""
+"""ModelPruning: what it does to the model and the optimizer, beside others, and at the border of an epoch."""
 
 from __future__ import annotations
 
 import copy
 import gc
 import logging
-import math
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from pruned_runs import Net, everything, fit, loader, loss_of, seeded
 from torch import Tensor, nn
 from torch.nn.utils import prune
-from torch.utils.data import DataLoader
 
-from leyden import Callback, LightningModule, MisconfigurationException, Trainer
+from leyden import MisconfigurationException, Trainer
 from leyden.callbacks import LambdaCallback, ModelPruning
 from leyden.runtime.strategy import SingleDeviceStrategy
 from leyden.state.checkpoint import dump
-
-DATA = torch.linspace(-1, 1, 24 * 4).sin().view(24, 4)
-
-
-class Net(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net: Any = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return loss_of(self.net, batch)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val", loss_of(self.net, batch))
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=0.05, weight_decay=0.1)
-
-
-def loss_of(net: nn.Module, batch: Tensor) -> Tensor:
-    output: Tensor = net(batch)
-    return (output - batch[:, :2].cos()).square().mean()
-
-
-def loader() -> Any:
-    return DataLoader(DATA, batch_size=8)  # type: ignore[arg-type]  # a tensor is a dataset
-
-
-def fit(
-    module: LightningModule, *callbacks: Callback, max_epochs: int = 3, val: bool = False, **trainer: Any
-) -> Trainer:
-    made = Trainer(
-        **{
-            "accelerator": "cpu",
-            "max_epochs": max_epochs,
-            "logger": False,
-            "discover_callbacks": False,
-            "num_sanity_val_steps": 0,
-            "callbacks": list(callbacks),
-            **trainer,
-        }
-    )
-    made.fit(module, loader(), loader() if val else None)
-    return made
-
-
-def seeded() -> Callback:
-    """Random methods draw the same as in the loop by hand."""
-    return LambdaCallback(on_train_epoch_end=lambda trainer, pl_module: torch.manual_seed(trainer.current_epoch))
-
-
-def by_hand(prune_once: Callable[[nn.Module, int], None], epochs: int = 3) -> Any:
-    """Train `Net` by a plain loop that prunes with torch's own functions after each epoch."""
-    net = Net().net
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.05, weight_decay=0.1)
-    for epoch in range(epochs):
-        for batch in loader():
-            optimizer.zero_grad()
-            loss_of(net, batch).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        with torch.no_grad():
-            net.eval()(DATA)  # torch computes `weight` when a layer is called: it would prune by that of the last batch
-            net.train()
-        torch.manual_seed(epoch)
-        prune_once(net, epoch)
-    for one in net:
-        for name in ("weight", "bias"):
-            if hasattr(one, f"{name}_orig"):
-                prune.remove(one, name)  # type: ignore[no-untyped-call]
-    return net
-
-
-def everything(net: Any, whole: bool = False) -> list[tuple[Any, str]]:
-    """The weights in the order in which ModelPruning takes them."""
-    return [
-        (one, name)
-        for name in ("weight", "bias")
-        for one in net
-        if isinstance(getattr(one, name, None), Tensor) and (not whole or getattr(one, name).dim() > 1)
-    ]
-
-
-class EveryOther(prune.BasePruningMethod):
-    """Prunes each second weight that is left."""
-
-    PRUNING_TYPE = "unstructured"
-
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        mask = default_mask.clone()
-        mask.view(-1)[::2] = 0
-        return mask
-
-
-class Rows(prune.BasePruningMethod):
-    """Prunes the first slices of those that are left."""
-
-    PRUNING_TYPE = "structured"
-
-    def __init__(self, amount: float, dim: int = 0) -> None:
-        self.amount, self.dim = amount, dim
-
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        mask = default_mask.clone()
-        mask.narrow(self.dim, 0, round(self.amount * t.shape[self.dim])).zero_()
-        return mask
-
-
-def each(function: Any, whole: bool = False, **arguments: Any) -> Callable[[nn.Module, int], None]:
-    def prune_once(net: nn.Module, epoch: int) -> None:
-        for one, name in everything(net, whole):
-            function(one, name, **arguments)
-
-    return prune_once
-
-
-def together(method: Any, amount: Any) -> Callable[[nn.Module, int], None]:
-    def prune_once(net: nn.Module, epoch: int) -> None:
-        prune.global_unstructured(everything(net), method, amount=amount(epoch) if callable(amount) else amount)
-
-    return prune_once
-
-
-def half(epoch: int) -> float:
-    return [0.5, 0.0, 0.25][epoch]
-
-
-def together_without_amount(net: nn.Module, epoch: int) -> None:
-    prune.global_unstructured(everything(net), EveryOther)
-
-
-def half_of_each(net: nn.Module, epoch: int) -> None:
-    for one, name in everything(net):
-        prune.l1_unstructured(one, name, amount=half(epoch))  # type: ignore[no-untyped-call]
-
-
-CASES: dict[str, tuple[dict[str, Any], Callable[[nn.Module, int], None]]] = {
-    "l1, together": ({"pruning_fn": "l1_unstructured"}, together(prune.L1Unstructured, 0.5)),
-    "l1 by class": ({"pruning_fn": prune.L1Unstructured}, together(prune.L1Unstructured, 0.5)),
-    "l1, a count": ({"pruning_fn": "l1_unstructured", "amount": 7}, together(prune.L1Unstructured, 7)),
-    "l1, a function": ({"pruning_fn": "l1_unstructured", "amount": half}, together(prune.L1Unstructured, half)),
-    "l1, each": (
-        {"pruning_fn": "l1_unstructured", "use_global_unstructured": False},
-        each(prune.l1_unstructured, amount=0.5),
-    ),
-    "l1, each, a function": (
-        {"pruning_fn": "L1_Unstructured", "use_global_unstructured": False, "amount": half},
-        half_of_each,
-    ),
-    "random, together": ({"pruning_fn": "random_unstructured"}, together(prune.RandomUnstructured, 0.5)),
-    "random, each by class": (
-        {"pruning_fn": prune.RandomUnstructured, "use_global_unstructured": False, "amount": 0.3},
-        each(prune.random_unstructured, amount=0.3),
-    ),
-    "ln": (
-        {
-            "pruning_fn": "ln_structured", "use_global_unstructured": False, "amount": 0.4, "pruning_dim": 0,
-            "pruning_norm": 2,
-        },
-        each(prune.ln_structured, whole=True, amount=0.4, n=2, dim=0),
-    ),
-    "ln by class, a count": (
-        {
-            "pruning_fn": prune.LnStructured, "use_global_unstructured": False, "amount": 1, "pruning_dim": 1,
-            "pruning_norm": float("inf"),
-        },
-        each(prune.ln_structured, whole=True, amount=1, n=float("inf"), dim=1),
-    ),
-    "random_structured": (
-        {"pruning_fn": "random_structured", "use_global_unstructured": False, "amount": 0.4, "pruning_dim": -1},
-        each(prune.random_structured, whole=True, amount=0.4, dim=-1),
-    ),
-    "random_structured by class": (
-        {"pruning_fn": prune.RandomStructured, "use_global_unstructured": False, "amount": 0.4, "pruning_dim": 0},
-        each(prune.random_structured, whole=True, amount=0.4, dim=0),
-    ),
-    "identity, each": ({"pruning_fn": "identity", "use_global_unstructured": False}, each(prune.identity)),
-    "identity by class": ({"pruning_fn": prune.Identity}, each(prune.identity)),
-    "a custom one, each": (
-        {"pruning_fn": EveryOther, "use_global_unstructured": False},
-        each(EveryOther.apply),
-    ),
-    "a custom one, together": ({"pruning_fn": EveryOther}, together_without_amount),
-    "a custom structured one": (
-        {"pruning_fn": Rows, "use_global_unstructured": False, "amount": 0.3},
-        each(Rows.apply, whole=True, amount=0.3),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_weights_are_those_of_a_loop_by_hand(case: str) -> None:
-    arguments, prune_once = CASES[case]
-    module = Net()
-    fit(module, seeded(), ModelPruning(**arguments, use_lottery_ticket_hypothesis=False))
-    expected = by_hand(prune_once).state_dict()
-    assert list(module.net.state_dict()) == list(Net().net.state_dict())
-    for name, value in module.net.state_dict().items():
-        assert torch.equal(value, expected[name]), name
 
 
 @pytest.mark.parametrize("asked", [True, [1, 2]])
@@ -606,118 +406,6 @@ def test_fast_dev_run_validate_and_test_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"pruning_fn": "l1_unstructred"}, r"expected one of 'l1_unstructured'.* Did you mean 'l1_unstructured'\?"),
-    ({"pruning_fn": nn.Linear}, "expected a name or a subclass of torch.nn.utils.prune.BasePruningMethod"),
-    ({"pruning_fn": EveryOther()}, "the class, not an instance"),
-    ({"pruning_fn": prune.l1_unstructured}, r"Give the name of this function, 'l1_unstructured'"),
-    ({"pruning_fn": "ln_structured", "pruning_dim": 0, "pruning_norm": 2}, "Set use_global_unstructured=False"),
-    ({"pruning_fn": "ln_structured", "use_global_unstructured": False, "pruning_norm": 2}, "pruning_dim=None"),
-    ({"pruning_fn": "ln_structured", "use_global_unstructured": False, "pruning_dim": 0}, "pruning_norm=None"),
-    ({"pruning_fn": "random_structured", "use_global_unstructured": False}, "pruning_dim=None"),
-    ({"pruning_fn": "l1_unstructured", "amount": 1.5}, "amount=1.5: expected a fraction"),
-    ({"pruning_fn": "l1_unstructured", "amount": -1}, "amount=-1: expected"),
-    ({"pruning_fn": "l1_unstructured", "amount": True}, "amount=True: expected"),
-    ({"pruning_fn": "l1_unstructured", "amount": lambda: 0.5}, "or a function of the epoch"),
-    ({"pruning_fn": "l1_unstructured", "apply_pruning": lambda: True}, "such as lambda epoch: epoch < 5"),
-    ({"pruning_fn": "l1_unstructured", "verbose": 3}, "verbose=3: expected 0, 1 or 2"),
-    ({"pruning_fn": "l1_unstructured", "apply_pruning": "yes"}, "apply_pruning='yes': expected True, False or a func"),
-    ({"pruning_fn": "l1_unstructured", "parameter_names": "weight"}, r"expected a list of names, such as \['weight'\]"),
-    ({"pruning_fn": "l1_unstructured", "parameters_to_prune": ["net.0"]}, "expected a list of pairs"),
-    ({"pruning_fn": "l1_unstructured", "parameter_names": 5}, "parameter_names=5: expected a list of names"),
-    ({"pruning_fn": "l1_unstructured", "parameter_names": iter(["bias"])}, "expected a list of names"),
-    ({"pruning_fn": "l1_unstructured", "pruning_dim": 0.5}, "pruning_dim=0.5: expected an int or None"),
-    ({"pruning_fn": "l1_unstructured", "pruning_norm": "max"}, "pruning_norm='max': expected a number, 'fro', 'nuc'"),
-    ({"pruning_fn": "l1_unstructured", "pruning_norm": math.nan}, "pruning_norm=nan: expected a number"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), WRONG)
-def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(MisconfigurationException, match=message):
-        ModelPruning(**arguments)
-
-
-def test_all_mistakes_are_told_together_and_a_method_that_needs_more_is_refused() -> None:
-    class Needs(EveryOther):
-        def __init__(self, threshold: float) -> None:
-            self.threshold = threshold
-
-    class Untyped(EveryOther):
-        PRUNING_TYPE = "sideways"
-
-    with pytest.raises(MisconfigurationException) as caught:
-        ModelPruning(Needs, amount=2.0, verbose=7)
-    assert [line[:24] for line in str(caught.value).splitlines()[1:]] == [
-        "  - pruning_fn=Needs: it",
-        "  - amount=2.0: expected",
-        "  - verbose=7: expected ",
-    ]
-    with pytest.raises(MisconfigurationException, match="its PRUNING_TYPE is 'sideways'"):
-        ModelPruning(Untyped)
-    with pytest.warns(UserWarning, match="does nothing with use_lottery_ticket_hypothesis=False"):
-        ModelPruning("identity", use_lottery_ticket_hypothesis=False, resample_parameters=True)
-    with pytest.warns(UserWarning, match=r"\(pruning_dim=0\) does nothing with pruning_fn='l1_unstructured'"):
-        ModelPruning("l1_unstructured", pruning_dim=0)
-    with pytest.warns(UserWarning, match=r"\(pruning_norm=2\) does nothing with pruning_fn='random_structured'"):
-        structured(pruning_norm=2)
-
-
-def structured(**arguments: Any) -> ModelPruning:
-    return ModelPruning("random_structured", use_global_unstructured=False, **{"pruning_dim": 1, **arguments})
-
-
-UNFIT: list[tuple[Callable[[], ModelPruning], str]] = [
-    (lambda: ModelPruning("identity", parameter_names=["wieght"]), "no layer of Net has a parameter named 'wieght'"),
-    (lambda: ModelPruning("identity", [("net.7", "weight")]), "there is no layer 'net.7'"),
-    (lambda: ModelPruning("identity", [("net.0", "wight")]), "it has: weight, bias. Did you mean 'weight'"),
-    (lambda: ModelPruning("identity", [(nn.Linear(1, 1), "weight")]), "is no part of this model"),
-    (lambda: ModelPruning("l1_unstructured", amount=57), "there are 56 weights in all, fewer than amount=57"),
-    (
-        lambda: ModelPruning("l1_unstructured", use_global_unstructured=False, amount=3),
-        "net.3.bias has 2 weights, fewer than amount=3",
-    ),
-    (lambda: structured(amount=5), "net.0.weight has 4 slices along pruning_dim=1, fewer than amount=5"),
-    (lambda: structured(parameter_names=["bias"]), r"net.0.bias has the shape \(6,\), without slices"),
-    (lambda: structured(pruning_dim=2), r"net.0.weight has the shape \(6, 4\), and no dimension 2: give pruning_dim=0"),
-    (
-        lambda: ModelPruning("ln_structured", None, None, False, pruning_dim=0, pruning_norm="nuc"),
-        r"net.0.weight has the shape \(6, 4\), of whose slices torch has no norm 'nuc': give a number, such as 2",
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "message"), UNFIT)
-def test_what_does_not_fit_the_model_is_refused_as_fit_starts(make: Callable[[], ModelPruning], message: str) -> None:
-    steps: list[int] = []
-    noting = LambdaCallback(on_train_batch_start=lambda trainer, pl_module, batch, batch_idx: steps.append(batch_idx))
-    with pytest.raises(MisconfigurationException, match=message):
-        fit(Net(), make(), noting)
-    assert not steps
-
-
-def test_a_count_that_is_more_than_what_is_left_is_told_and_changes_nothing() -> None:
-    module = Net()
-    pruning = ModelPruning("l1_unstructured", amount=25)
-    with pytest.raises(MisconfigurationException, match=r"amount=25\) cannot prune on after 89.3 % was pruned"):
-        fit(module, pruning)
-    assert pruning.total_sparsity() == pytest.approx(50 / 56)
-
-
-def test_a_function_that_returns_no_amount_is_told_with_the_epoch() -> None:
-    with pytest.raises(MisconfigurationException, match=r"returned 1.5 for epoch 1"):
-        fit(Net(), ModelPruning("l1_unstructured", amount=lambda epoch: 0.5 + epoch))
-
-
-def test_a_mask_of_another_shape_is_told_with_the_class() -> None:
-    class Wrong(EveryOther):
-        def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-            return default_mask[:1]
-
-    with pytest.raises(MisconfigurationException, match=r"Wrong.compute_mask returned \(1, 4\)"):
-        fit(Net(), ModelPruning(Wrong, use_global_unstructured=False))
-
-
 def test_two_of_them_and_what_the_user_pruned_before_leave_one_another_alone() -> None:
     module = Net()
     prune.l1_unstructured(module.net[1], "weight", amount=2)  # type: ignore[no-untyped-call]
@@ -773,38 +461,6 @@ def test_every_process_takes_the_masks_and_values_that_the_first_has_drawn() -> 
     fit(module, pruning, look, max_epochs=1, strategy=Second(torch.device("cpu")))
     assert sent == [3, 3]
     assert masks == [([0] * 6, [3] * 6)]
-
-
-def test_a_structured_class_that_does_not_say_its_dimension_is_told_at_the_first_pruning() -> None:
-    class Vague(EveryOther):
-        PRUNING_TYPE = "structured"
-
-    class Clear(Vague):
-        dim = 1
-
-        def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-            mask = default_mask.clone()
-            mask[:, 0] = 0
-            return mask
-
-    with pytest.raises(MisconfigurationException, match="Vague is structured, but has no `dim`"):
-        fit(Net(), ModelPruning(Vague, use_global_unstructured=False))
-    pruning = ModelPruning(Clear, use_global_unstructured=False)
-    fit(Net(), pruning, max_epochs=2)
-    assert [one.pruned for one in pruning.sparsity()] == [2 * 6, 2 * 2]
-
-
-def test_a_class_that_prunes_whole_tensors_at_once() -> None:
-    class Threshold(prune.BasePruningMethod):
-        PRUNING_TYPE = "global"
-
-        def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-            return default_mask * (t.abs() > 0.2)
-
-    module = Net()
-    fit(module, ModelPruning(Threshold, use_global_unstructured=False, use_lottery_ticket_hypothesis=False))
-    expected = by_hand(each(Threshold.apply)).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in module.net.state_dict().items())
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
