@@ -126,7 +126,10 @@ def cut(kinds: list[str], folder: str, by: str) -> list[dict[str, Any]]:
         ends.append(state_of(trainer))
     for kind in kinds:
         stop = SignalAt(1, 8) if by == "SIGTERM" else FailAt(1, 8)
-        trainer = _trainer(kind, OnExceptionCheckpoint(str(Path(folder, kind))), stop)
+        callbacks: list[Any] = [OnExceptionCheckpoint(str(Path(folder, kind))), stop]
+        if kind == "sharded" and by != "SIGTERM":
+            callbacks.append(ModelCheckpoint(Path(folder, "kept")))
+        trainer = _trainer(kind, *callbacks)
         try:
             trainer.fit(Drawing())
         except SystemExit:

@@ -263,6 +263,9 @@ def test_the_first_saves_alone_after_an_error_where_it_has_all_weights(tmp_path:
     for kind in ("ddp", "sharded"):
         failed = together(cut, [kind], str(tmp_path), "an error")
         assert all("process 1 cannot go on" in ended.error for ended in failed)
+        lost = "Nothing was saved after this error: each process has a share of the weights alone"
+        assert [lost in ended.error for ended in failed] == [kind == "sharded"] * 2
+        assert ("The newest checkpoint is" in failed[0].error) == (kind == "sharded")
     assert not (tmp_path / "sharded").exists()
     saved = storage.load(tmp_path / "ddp" / "on_exception.ckpt")
     assert saved["processes"] == [{"changed": [], "gone": []}, None]

@@ -26,7 +26,7 @@ from leyden.state import storage
 from leyden.testing import BoringModule
 from leyden_checkpoint import ModelCheckpoint, OnExceptionCheckpoint
 
-RANK = int(os.environ.get("RANK", "0"))
+RANK = int(os.environ.pop("RANK", "0"))  # which means a launcher, where a Trainer is made
 
 
 class Two(Strategy):
@@ -45,6 +45,11 @@ class Two(Strategy):
         box = [obj]
         dist.broadcast_object_list(box, src)
         return box[0]
+
+    def gather(self, obj: Any) -> list[Any]:
+        box: list[Any] = [None, None] if RANK == 0 else []
+        dist.gather_object(obj, box or None)
+        return box
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         vote = torch.tensor(int(decision))

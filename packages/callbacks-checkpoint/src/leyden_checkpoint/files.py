@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from leyden.errors import MisconfigurationException
 from leyden.state import remote
 from leyden.state.placing import remove_folder
 from leyden.state.remote import is_url, local_path
 from leyden.state.storage import exists as storage_exists
 
+if TYPE_CHECKING:
+    from leyden import Trainer
+
 __all__ = [
     "absolute",
+    "check_shared",
     "exists",
     "is_newer",
     "is_url",
@@ -46,6 +51,20 @@ def url_problem(folder: str) -> str:
     except (ImportError, ValueError) as error:
         return str(error)
     return ""
+
+
+def check_shared(callback: Any, trainer: Trainer) -> None:
+    """Refuse a URL as the folder of checkpoints that several processes write.
+
+    Raises:
+        MisconfigurationException: naming the callback and its `dirpath`.
+    """
+    if trainer.strategy.state_dict_type == "sharded" and is_url(callback.dirpath or ""):
+        raise MisconfigurationException(
+            f"{type(callback).__name__}(dirpath={callback.dirpath!r}) is a URL, and a checkpoint that several "
+            "processes write needs a folder that they share. Give a path, or keep one file: "
+            "FSDPStrategy(state_dict_type='full')."
+        )
 
 
 def join(folder: str, name: str) -> str:

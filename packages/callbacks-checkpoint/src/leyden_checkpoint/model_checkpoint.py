@@ -14,7 +14,7 @@ from torch import Tensor
 from leyden.errors import MisconfigurationException
 from leyden.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.state import storage
-from leyden.state.together import can_be_saved
+from leyden.state.together import can_be_saved, note_what_is_lost
 from leyden_checkpoint import files
 from leyden_checkpoint.kept import KeptCheckpoints
 from leyden_checkpoint.naming import folder_of
@@ -177,12 +177,7 @@ class ModelCheckpoint(KeptCheckpoints):
         self.saved_progress = self.unwritten = None
         if self._finds_dirpath:
             self.dirpath = trainer.strategy.broadcast(folder_of(trainer))
-        if trainer.strategy.state_dict_type == "sharded" and files.is_url(self.dirpath or ""):
-            raise MisconfigurationException(
-                f"{type(self).__name__}(dirpath={self.dirpath!r}) is a URL, and a checkpoint that several processes "
-                "write needs a folder that they share. Give a path, or keep one file: "
-                "FSDPStrategy(state_dict_type='full')."
-            )
+        files.check_shared(self, trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run and self.dirpath:
             storage.tidy(self.dirpath)
 
@@ -273,7 +268,10 @@ class ModelCheckpoint(KeptCheckpoints):
         try:
             self.finish_saving(alone=alone)
         finally:
-            if saves_after(exception, self, trainer) and self._has_something_to_lose(trainer):
+            saves = saves_after(exception, self, trainer) and self._has_something_to_lose(trainer)
+            if saves and not can_be_saved(trainer):
+                note_what_is_lost(trainer, exception)
+            elif saves:
                 turn = self._turn_of_exception(trainer)
                 settled = settle(self, trainer, turn if alone else trainer.strategy.broadcast(turn), alone=True)
                 assert settled is not None
@@ -288,9 +286,9 @@ class ModelCheckpoint(KeptCheckpoints):
         return turn
 
     def _has_something_to_lose(self, trainer: Trainer) -> bool:
-        """Whether this process is to save after an exception: something was done that no file of it holds."""
+        """Whether something was done that no file of this callback holds."""
         training = self._is_training and trainer.fit_loop.underway
-        return training and self.saved_progress != progress_of(trainer) and can_be_saved(trainer)
+        return training and self.saved_progress != progress_of(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save no more until the next training, and wait for what is still being saved."""

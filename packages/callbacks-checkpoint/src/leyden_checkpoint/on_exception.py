@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.arguments import refuse
 from leyden.callback import Checkpoint
 from leyden.state import storage
-from leyden.state.together import can_be_saved, collect, write_together
+from leyden.state.together import can_be_saved, collect, note_what_is_lost, write_together
 from leyden_checkpoint import files
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class OnExceptionCheckpoint(Checkpoint):
     training batch there is nothing to save: an exception in ``setup`` or in the sanity check leaves the file alone.
 
     With several processes all save together at SIGTERM, which ends them at one place. After another exception the first
-    one saves, without the others' part and only where it has all of the weights.
+    one saves, without the others' part and only where it has all of the weights; else the error names the newest
+    checkpoint.
 
     Arguments that types don't explain:
         dirpath: folder, or a URL that fsspec knows; made when there is something to save.
@@ -63,7 +64,10 @@ class OnExceptionCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing before training begins."""
         self._is_training = False
-        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
+        if stage != "fit":
+            return
+        files.check_shared(self, trainer)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             storage.tidy(self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,8 +76,12 @@ class OnExceptionCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the run as it stood before the batch that was cut."""
-        if self._is_training and trainer.fit_loop.underway and can_be_saved(trainer):
+        if not (self._is_training and trainer.fit_loop.underway):
+            return
+        if can_be_saved(trainer):
             write_together(trainer, collect(trainer), self.ckpt_path)
+        else:
+            note_what_is_lost(trainer, exception)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing after training."""

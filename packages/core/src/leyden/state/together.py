@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from torch import Tensor
 
+from leyden.errors import ProcessFailedError
 from leyden.runtime.shards import has_shards, is_shard, whole
 from leyden.runtime.strategy import Strategy
-from leyden.state import storage
+from leyden.state import remote, storage
 from leyden.state.checkpoint import dump
 from leyden.state.processes import differences, made_alone, own_part
 from leyden.state.shares import PLACES, Shares, parted
@@ -19,7 +21,7 @@ from leyden.state.shares import PLACES, Shares, parted
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-__all__ = ["can_be_saved", "collect", "write_together"]
+__all__ = ["can_be_saved", "collect", "note_what_is_lost", "write_together"]
 
 
 _last: WeakKeyDictionary[Strategy, ReferenceType[threading.Event]] = WeakKeyDictionary()
@@ -31,7 +33,49 @@ def can_be_saved(trainer: Trainer) -> bool:
     strategy = trainer.strategy
     if not strategy.is_torn or strategy.world_size == 1:
         return True
-    return strategy.is_global_zero and not any(map(is_shard, trainer.lightning_module.parameters()))
+    return strategy.is_global_zero and not _lacks_weights(trainer)
+
+
+def note_what_is_lost(trainer: Trainer, exception: BaseException) -> None:
+    """Say on `exception` that nothing was saved after it, where no process has all of the weights, and what there is.
+
+    Processes that an error has separated may be at different steps, so that their shares would not fit together.
+    """
+    strategy = trainer.strategy
+    if not (strategy.is_torn and strategy.world_size > 1 and _lacks_weights(trainer)):
+        return
+    newest = _newest(trainer)
+    note = (
+        "Nothing was saved after this error: each process has a share of the weights alone, and they no longer act "
+        "together. "
+        + (f"The newest checkpoint is {newest}." if newest else "There is no earlier checkpoint of this run.")
+    )
+    if note not in getattr(exception, "__notes__", ()):
+        exception.add_note(note)
+
+
+def _lacks_weights(trainer: Trainer) -> bool:
+    return any(map(is_shard, trainer.lightning_module.parameters()))
+
+
+def _newest(trainer: Trainer) -> str | None:
+    """Return the newest checkpoint of those that callbacks know of; else the one that the run has begun with."""
+    known = [
+        path
+        for callback in trainer.checkpoint_callbacks
+        for path in (
+            getattr(callback, "last_model_path", ""),
+            getattr(callback, "best_model_path", ""),
+            *getattr(callback, "best_k_models", ()),
+        )
+    ]
+    there = [path for path in map(str, known) if path and storage.exists(path)]
+    return max(there, key=_written_at, default=None if trainer.ckpt_path is None else str(trainer.ckpt_path))
+
+
+def _written_at(path: str) -> float:
+    local = remote.local_path(path)
+    return remote.written_at(path) if local is None else os.stat(local).st_mtime
 
 
 def collect(trainer: Trainer, weights_only: bool = False) -> dict[str, Any] | Shares | None:
@@ -52,11 +96,8 @@ def collect(trainer: Trainer, weights_only: bool = False) -> dict[str, Any] | Sh
         checkpoint = dump(trainer, weights_only)
     except Exception as problem:
         error = problem
-    all_well = strategy.reduce_boolean_decision(error is None, all=True)
-    if error is not None:
-        raise error
-    if not all_well:
-        raise RuntimeError("another process failed while it gathered its part of the checkpoint.")
+    if not strategy.reduce_boolean_decision(error is None, all=True):
+        raise _failure(strategy, error)
     shares = strategy.state_dict_type == "sharded" and has_shards(checkpoint)
     alone = _take_own_gradients(checkpoint) if shares else {}
     if not weights_only:
@@ -67,6 +108,16 @@ def collect(trainer: Trainer, weights_only: bool = False) -> dict[str, Any] | Sh
     if has_shards(checkpoint):
         checkpoint = whole(checkpoint, keep=strategy.is_global_zero)
     return checkpoint if strategy.is_global_zero else None
+
+
+def _failure(strategy: Strategy, error: Exception | None) -> Exception:
+    """Return `error`, this process's own, or where it has none what says which process failed, and how."""
+    told = strategy.gather(None if error is None else "".join(traceback.format_exception(error)))
+    rank, text = strategy.broadcast(next(((rank, text) for rank, text in enumerate(told) if text), None))
+    return error or ProcessFailedError(
+        f"Process {rank} of {strategy.world_size} failed as it gathered its part of a checkpoint, so that process "
+        f"{strategy.global_rank} cannot go on. What process {rank} raised:\n{text}"
+    )
 
 
 def _take_own_gradients(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
