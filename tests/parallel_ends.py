@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
 from tests.parallel_runs import Adversaries, Net
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +18,7 @@ from leyden import Callback, Trainer
 from leyden.errors import ProcessFailedError
 from leyden.runtime import agreement
 
-__all__ = ["catch_and_live_on", "fail_in", "stop_at_moments"]
+__all__ = ["catch_and_live_on", "end_beside_a_stopped_store", "fail_in", "stop_at_moments"]
 
 
 class Evaluated(Net):
@@ -179,3 +180,24 @@ def catch_and_live_on(rank: int) -> str:
     except ValueError:
         threading.Event().wait(6.0)  # the other has long been ended by then
     return "lives on"
+
+
+def end_beside_a_stopped_store() -> str:
+    """Process 0 holds the store, and is stopped when process 1 fails, with whom it is woken again."""
+    rank, agreement._TAKING_NOTE_S = int(os.environ["RANK"]), 0.1
+    store: Any = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", int(os.environ["MASTER_PORT"]), 2, is_master=rank == 0, wait_for_workers=False
+    )
+    if rank == 0:
+        store.set("holder", str(os.getpid()))
+        store.wait(["over"])
+        return "held"
+    holder = int(store.get("holder"))
+    agrees = agreement.Agreement(store.clone(), "1", 1, 2, lambda: (0, 0), lambda: None, lambda: None)
+    os.kill(holder, signal.SIGSTOP)
+    agrees.fail("ValueError: process 1 cannot go on")
+    agrees.await_traceback()
+    agrees.close()
+    os.kill(holder, signal.SIGCONT)
+    store.set("over", "1")
+    return "ended"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.parallel_ends import MOMENTS, catch_and_live_on, fail_in, stop_at_moments
+from tests.parallel_ends import MOMENTS, catch_and_live_on, end_beside_a_stopped_store, fail_in, stop_at_moments
 from tests.together import together
 
 
@@ -66,3 +66,8 @@ def test_who_waits_for_a_process_that_lives_on_is_ended() -> None:
     waiting, living = together(catch_and_live_on, 1, timeout_s=40)
     assert (waiting.value, waiting.exit_code) == (None, 1)
     assert (living.value, living.exit_code) == ("lives on", 0)
+
+
+def test_who_fails_does_not_wait_for_a_store_that_does_not_answer() -> None:
+    ended = together(end_beside_a_stopped_store, timeout_s=40)
+    assert [(one.value, one.error) for one in ended] == [("held", ""), ("ended", "")]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from leyden import MisconfigurationException, Trainer
 from leyden.runtime.launching import check_can_launch, tell_of_failure
+from leyden.runtime.places import LAUNCHED_VARIABLE
 
 
 def refusal() -> str:
@@ -82,3 +86,19 @@ def test_the_first_that_failed_is_named(
     """Not those that failed by its absence, or that the launcher ended."""
     assert tell_of_failure(failures(tmp_path, *codes, said=said), len(codes)) == code
     assert capsys.readouterr().err == f"{told}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems send nothing")
+def test_who_comes_up_after_its_launcher_is_gone_ends() -> None:
+    """The system would send nothing then."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    code = "from leyden.runtime.launching import end_with_launcher; end_with_launcher(); print('goes on')"
+    ended = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, LAUNCHED_VARIABLE: str(launcher)}, capture_output=True,
+            text=True, check=False,
+        )
+        for launcher in (gone.pid, os.getpid())
+    ]  # fmt: skip
+    assert [(one.returncode, one.stdout) for one in ended] == [(-signal.SIGTERM, ""), (0, "goes on\n")]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from leyden.errors import ProcessFailedError
@@ -42,7 +43,7 @@ class _Boundary:
         patience_s: how long the process itself may take to say its word; then its thread does.
         heard: called in the thread when somebody has asked.
         word: the process's own, once it has said it.
-        asked: whether this process has asked.
+        asked: whether this process has asked; no lock guards it, for which a second signal would wait for ever.
         open_since: when the thread has heard of it.
         said: whether the word is in the store.
         told: set when `behind` is known, or never will be.
@@ -53,7 +54,7 @@ class _Boundary:
     patience_s: float
     heard: Callable[[], None]
     word: float | None = None
-    asked: threading.Event = field(default_factory=threading.Event)
+    asked: bool = False
     open_since: float | None = None
     said: bool = False
     told: threading.Event = field(default_factory=threading.Event)
@@ -94,6 +95,7 @@ class Agreement:
         self._stop, self._end = _Boundary("stop", 0.0, heard), _Boundary("end/0", _OWN_WORD_S, heard_end)
         self._rounds = 1
         self._over, self._wakes = threading.Event(), threading.Event()
+        self._lets_go = False
         self._ends = threading.Event()  # by itself, be it well or with an error
         self._failure: ProcessFailedError | None = None
         self._has_noted = False
@@ -106,12 +108,12 @@ class Agreement:
 
     def ask(self) -> None:
         """Ask all to stop. For a signal's handler, too: the thread does the rest."""
-        self._stop.asked.set()
+        self._stop.asked = True
 
     @property
     def is_asked(self) -> bool:
         """Whether this process has asked."""
-        return self._stop.asked.is_set()
+        return self._stop.asked
 
     def stops_behind(self, batches: float) -> bool:
         """Whether this is where all stop, with so many batches done; waits until all processes have heard.
@@ -130,13 +132,15 @@ class Agreement:
         end = self._end
         if end.word is None:
             end.word = place
-            end.asked.set()
+            end.asked = True
             self._wakes.set()
         return self._is_behind(end, place)
 
     def forget_end(self) -> None:
         """Training goes on, and may be asked to end again; called in all processes at the same place."""
         self._end, self._rounds = _Boundary(f"end/{self._rounds}", _OWN_WORD_S, self._heard_end), self._rounds + 1
+        if self._lets_go:  # the thread, which would have told where, is done
+            self._end.told.set()
 
     def _is_behind(self, boundary: _Boundary, place: float) -> bool:
         boundary.told.wait()
@@ -162,22 +166,23 @@ class Agreement:
     def fail(self, error: str) -> None:
         """Tell the others that this process has failed, unless another has; wait a moment for them to take note.
 
-        The store may be this process's own, and go with it.
+        The store may be this process's own, and go with it; or another's that is gone, or does not answer.
         """
         self._ends.set()
-        told = json.dumps([self._rank, error])
-        with contextlib.suppress(RuntimeError):  # the store is gone: nobody is left to be told
-            if self._store.compare_set(self._key("failed"), "", told) != told.encode():
-                self._say_that_it_is_noted()  # the thread may end before it comes to that
-                return
-            if multiprocessing.parent_process() is None:
-                atexit.register(self._say_that_it_is_printed)
-            else:  # which the parent does, and atexit is not called
-                self._say_that_it_is_printed()
-            self._say_news()
-            until = time.monotonic() + _TAKING_NOTE_S
-            while self._store.add(self._key("noted"), 0) < self._world_size - 1 and time.monotonic() < until:
-                time.sleep(0.02)
+        _for_a_moment(partial(self._tell, json.dumps([self._rank, error])))
+
+    def _tell(self, told: str) -> None:
+        if self._store.compare_set(self._key("failed"), "", told) != told.encode():
+            self._say_that_it_is_noted()  # the thread may end before it comes to that
+            return
+        if multiprocessing.parent_process() is None:
+            atexit.register(self._say_that_it_is_printed)
+        else:  # which the parent does, and atexit is not called
+            self._say_that_it_is_printed()
+        self._say_news()
+        until = time.monotonic() + _TAKING_NOTE_S
+        while self._store.add(self._key("noted"), 0) < self._world_size - 1 and time.monotonic() < until:
+            time.sleep(0.02)
 
     def failure(self, within_s: float = 0.0) -> ProcessFailedError | None:
         """Return what says who failed first, if another process, and how; None where none has by then."""
@@ -186,17 +191,19 @@ class Agreement:
 
     def await_traceback(self) -> None:
         """Wait, for a moment, until the process that failed first has printed why: that is to be read first."""
+        _for_a_moment(self._await_printed)
+
+    def _await_printed(self) -> None:
         until = time.monotonic() + _TAKING_NOTE_S
-        with contextlib.suppress(RuntimeError):
-            while not self._store.check([self._key("printed")]) and time.monotonic() < until:
-                time.sleep(0.02)
+        while not self._store.check([self._key("printed")]) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; one that waits for a store that does not answer is left to it."""
         self._over.set()
         self._wakes.set()
         self._ends.set()
-        self._thread.join()
+        self._thread.join(_TAKING_NOTE_S + self._poll_s)
 
     def _say_that_it_is_noted(self) -> None:
         if not self._has_noted:
@@ -205,7 +212,7 @@ class Agreement:
 
     def _say_that_it_is_printed(self) -> None:
         """Called as the interpreter ends, after it has printed what was raised."""
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # no thread can be started by then
             self._store.set(self._key("printed"), "1")
 
     def _say_news(self) -> None:
@@ -233,6 +240,7 @@ class Agreement:
 
     def _let_go(self) -> None:
         """Let the process go on that waits to be told where a boundary is."""
+        self._lets_go = True  # first: `forget_end` may put another boundary in place meanwhile
         self._stop.told.set()
         self._end.told.set()
 
@@ -243,9 +251,7 @@ class Agreement:
             is_busy = any(one.open_since is not None and not one.told.is_set() for one in boundaries)
             self._wakes.wait(self._poll_s / 4 if is_busy else self._poll_s)
             self._wakes.clear()
-            if self._over.is_set() or not (
-                any(one.asked.is_set() for one in boundaries) or store.check([self._key("news")])
-            ):
+            if self._over.is_set() or not (any(one.asked for one in boundaries) or store.check([self._key("news")])):
                 continue
             if store.check([failed]):
                 self._take_note_of_other(*json.loads(store.get(failed)))
@@ -261,7 +267,7 @@ class Agreement:
         """Do what can be done without waiting to learn where a boundary is."""
         store, asked = self._store, self._key(one.name)
         if one.open_since is None:
-            if not (one.asked.is_set() or store.check([asked])):
+            if not (one.asked or store.check([asked])):
                 return
             store.set(asked, "1")
             self._say_news()
@@ -324,3 +330,15 @@ class Agreement:
         sys.stderr.flush()
         faulthandler.dump_traceback()
         os._exit(1)
+
+
+def _for_a_moment(ask: Callable[[], None]) -> None:
+    """Call `ask`, which asks the store; go on without it where that is gone, or does not answer."""
+
+    def try_to() -> None:
+        with contextlib.suppress(RuntimeError):  # nobody is left to be told
+            ask()
+
+    asking = threading.Thread(target=try_to, name="leyden-asks", daemon=True)
+    asking.start()
+    asking.join(_TAKING_NOTE_S + 1.0)

@@ -94,7 +94,7 @@ def run_forked(
 
 def _in_fork(work: Callable[[], Any], after_error: Callable[[], Any], folder: Path, disabled: int) -> None:
     rank = int(os.environ["RANK"])
-    os.environ[LAUNCHED_VARIABLE] = "1"
+    os.environ[LAUNCHED_VARIABLE] = str(os.getppid())
     os.setpgrp()  # Ctrl-C is for the process that forked, which passes it on
     logging.disable(disabled)
     torch.set_num_threads(1)

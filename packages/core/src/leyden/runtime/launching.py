@@ -53,7 +53,7 @@ def launch_script(processes: int) -> NoReturn:
 
     if _STARTED_IN is not None:
         os.chdir(_STARTED_IN)
-    os.environ[LAUNCHED_VARIABLE] = "1"
+    os.environ[LAUNCHED_VARIABLE] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
     logging.disable(logging.CRITICAL)  # what is wrong is said below, and by the worker
     sys.stdout.flush()
@@ -79,6 +79,21 @@ def end_with_launcher() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if _is_gone(os.environ.get(LAUNCHED_VARIABLE, "")):  # already, while this process was importing: nothing comes
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_gone(launcher: str) -> bool:
+    """Whether the process of this number, where it is one that has launched this one, is no more."""
+    if not launcher.isdigit() or int(launcher) == os.getppid():
+        return False
+    try:
+        os.kill(int(launcher), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def tell_of_failure(error: ChildFailedError, processes: int) -> int:

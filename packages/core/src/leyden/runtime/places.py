@@ -14,7 +14,7 @@ from leyden.rank_zero import rank_zero_warn
 __all__ = ["Place", "choose_num_nodes", "place_of", "warn_of_idle_tasks", "warn_of_restarts"]
 
 LAUNCHED_VARIABLE = "LEYDEN_LAUNCHED"
-"""Set by Leyden's own launcher, in the environment of the processes that it starts."""
+"""Number of the process that is Leyden's own launcher, in the environment of the processes that it starts."""
 
 
 @dataclass(frozen=True, slots=True)
