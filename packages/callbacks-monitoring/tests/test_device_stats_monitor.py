@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 import pickle
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import fake_nvml as fakes
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -22,18 +22,6 @@ from leyden.loggers import CSVLogger, Logger
 from leyden.testing import BoringModule, RandomDataset
 from leyden_monitoring import DeviceStatsMonitor
 from leyden_monitoring.factory import make_callbacks
-
-
-def _load_fakes() -> Any:
-    spec = importlib.util.spec_from_file_location("fake_nvml", Path(__file__).with_name("fake_nvml.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["fake_nvml"] = module = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = _load_fakes()
 
 CPU = {"cpu_percent", "cpu_vm_percent", "cpu_swap_percent"}
 ALLOCATOR = {

@@ -8,9 +8,9 @@ import importlib.util
 import logging
 import pickle
 import sys
-from pathlib import Path
 from typing import Any
 
+import fake_nvml as fakes
 import pytest
 
 from leyden import Callback, MisconfigurationException, Trainer
@@ -18,18 +18,6 @@ from leyden.loggers import Logger
 from leyden.overrides import is_overridden
 from leyden.testing.models import BoringModule
 from leyden_monitoring import DeviceStatsMonitor, GPUStatsMonitor
-
-
-def _load_fakes() -> Any:
-    spec = importlib.util.spec_from_file_location("fake_nvml", Path(__file__).with_name("fake_nvml.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["fake_nvml"] = module = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = _load_fakes()
 
 UTILIZATION = {"device_id: 0/utilization.gpu (%)": 70}
 MEMORY = {

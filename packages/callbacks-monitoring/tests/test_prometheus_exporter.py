@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 import pickle
 import re
@@ -16,6 +15,7 @@ from types import FrameType
 from typing import Any
 from urllib.request import urlopen
 
+import fake_nvml as fakes
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -29,18 +29,6 @@ from leyden.testing.models import BoringModule
 from leyden_monitoring import DeviceStatsMonitor, GPUStatsMonitor, PrometheusExporter
 
 DOCS = Path(__file__).parents[3] / "docs"
-
-
-def _load_fakes() -> Any:
-    spec = importlib.util.spec_from_file_location("fake_nvml", Path(__file__).with_name("fake_nvml.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["fake_nvml"] = module = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = _load_fakes()
 
 Scraped = dict[str, float]
 
