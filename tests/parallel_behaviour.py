@@ -409,11 +409,54 @@ class Backward(Adversaries):
             optimizer.step()
 
 
+class Freezing(Net):
+    """Freezes a layer in the midst of an epoch."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.net[0].requires_grad_(batch_idx < 3)
+
+
+class Thawing(Net):
+    """Sets a layer free in the midst of an epoch, and trains it with momentum from then on."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net[0].requires_grad_(False)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            self.net[0].requires_grad_(True)
+
+
+def layers_set_free_within_an_epoch() -> Any:
+    return fit("ddp", ON_CPU, Thawing)["weights"]
+
+
 class Growing(Net):
     """Gets a layer when the strategy is done with it."""
 
     def on_fit_start(self) -> None:
         self.head = nn.Linear(2, 2)
+
+
+class Scaled(Net):
+    """Has a hook on a gradient."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net[0].weight.register_hook(lambda gradient: 2 * gradient)
+
+
+class Mixed(Net):
+    """Weights of two dtypes."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.net.append(nn.Linear(2, 2, dtype=torch.float64))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        found = nn.Sequential(*self.net[:3])(batch).double()
+        return self.net[3](found).square().mean()  # type: ignore[no-any-return]
 
 
 class Factored(Net):
@@ -430,7 +473,10 @@ FAILURES: dict[str, tuple[Any, type[Net]]] = {
     "outside": ("fsdp", Outside),
     "static, by hand": (lambda: DDPStrategy(static_graph=True), Adversaries),
     "past the strategy": ("ddp", Backward),
+    "frozen": ("ddp", Freezing),
     "too late": ("fsdp", Growing),
+    "hooked": ("fsdp", Scaled),
+    "of two dtypes": ("fsdp", Mixed),
     "factored": ("fsdp", Factored),
 }
 
@@ -493,6 +539,7 @@ BEHAVIOURS: dict[str, Callable[[], Any]] = {
         layers_made_on_the_meta_device,
         module_after_fsdp,
         own_strategy,
+        layers_set_free_within_an_epoch,
         uneven_training,
     )
 } | {name: _fail(name) for name in FAILURES}

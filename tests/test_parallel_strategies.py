@@ -170,6 +170,11 @@ def test_a_strategy_of_ones_own(both: list[dict[str, Any]]) -> None:
         close(weights, alone["weights"])
 
 
+def test_what_is_set_free_within_an_epoch_is_the_same_from_the_next_on(both: list[dict[str, Any]]) -> None:
+    first, second = of(both, "layers_set_free_within_an_epoch")
+    close(first, second)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -181,6 +186,12 @@ def test_a_strategy_of_ones_own(both: list[dict[str, Any]]) -> None:
             ["static_graph=True) with Adversaries, which steps its optimizers by hand"],
         ),
         ("past the strategy", ["training_step has called backward() of a tensor", "self.manual_backward(loss)"]),
+        (
+            "frozen",
+            ["Parameters that no loss has used in the last step: net.0.weight, net.0.bias.", "before the epoch"],
+        ),
+        ("hooked", ["net.0.weight has a hook on its gradient, which strategy='fsdp' would lose"]),
+        ("of two dtypes", ["Weights that are gathered together have several dtypes", "torch.float64"]),
         ("too late", ["Growing has got head.weight, head.bias after strategy='fsdp' has sharded"]),
         ("factored", ["An operation that torch does not have for weights in shards (aten.", "Adafactor"]),
         ("outside", ["A layer was used while its weights were in shards (aten.addmm.default)", "self(batch)"]),

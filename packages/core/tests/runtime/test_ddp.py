@@ -25,8 +25,6 @@ from leyden.strategies import DDPStrategy
         ({"parallel_devices": [0]}, r"Instead: write Trainer\(devices=...\)"),
         ({"device_ids": [0]}, "each process has one device"),
         ({"mixed_precision": 1}, r"Instead: write Trainer\(precision=...\)"),
-        ({"dim": 1}, "along their first dimension"),
-        ({"device_mesh": 1}, "averaged over all processes"),
     ],
 )
 def test_options_that_there_are_not(arguments: dict[str, Any], said: str) -> None:
@@ -75,6 +73,7 @@ def test_options_are_passed_on() -> None:
         ({"bucket_cap_mb": -1}, "expected a number of MiB above 0, or None"),
         ({"broadcast_buffers": "no"}, r"broadcast_buffers='no'\): expected True or False"),
         ({"gradient_as_bucket_view": 1}, r"gradient_as_bucket_view=1\): expected True or False"),
+        ({"dim": "x"}, r"dim='x'\): expected an int"),
         ({"ddp_comm_state": 3}, "expected a ddp_comm_hook beside it"),
         ({"process_group_backend": "glue"}, "'glue'.*expected 'nccl', 'gloo', … or None"),
     ],

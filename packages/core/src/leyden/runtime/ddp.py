@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.utils import _pytree
 
-from leyden.arguments import check_arguments, is_positive, takes
+from leyden.arguments import check_arguments, is_int, is_positive, takes
 from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
+from leyden.runtime.collectives import share_from_first
 from leyden.runtime.ddp_errors import in_other_words
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
 
@@ -23,9 +26,7 @@ _INSTEAD = {
     "accelerator": "write Trainer(accelerator=...)",
     "cluster_environment": "torchrun and SLURM are recognised by their variables",
     "checkpoint_io": "leave it out",
-    "device_mesh": "gradients are averaged over all processes: leave it out",
     "device_ids": "each process has one device: write Trainer(devices=...)",
-    "dim": "batches are divided along their first dimension: leave it out",
     "mixed_precision": "write Trainer(precision=...)",
     "module": "it is that of trainer.fit(module)",
     "model_averaging_period": "averages of weights are a callback's: WeightAveraging",
@@ -107,6 +108,7 @@ class DDPStrategy(DistributedStrategy):
         """What the training step runs through, while a fit does and there is something to train."""
         self._step: _Step | None = None
         self._trained: list[nn.Parameter] = []
+        self._optimizers: Sequence[Optimizer] = ()
         self._holds_back = self._is_known = self._is_prepared = False
 
     def setup_module(self, module: nn.Module) -> None:
@@ -152,6 +154,10 @@ class DDPStrategy(DistributedStrategy):
         if self.ddp_comm_hook is not None:
             self.parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
 
+    def check_optimizers(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        super().check_optimizers(module, optimizers)
+        self._optimizers = optimizers
+
     def begin_epoch(self, num_batches: int | float) -> None:
         """Let what has been frozen or set free since the last epoch leave or join the gradients that are averaged."""
         super().begin_epoch(num_batches)
@@ -159,7 +165,19 @@ class DDPStrategy(DistributedStrategy):
             return
         now = [parameter for parameter in self._step.parameters() if parameter.requires_grad]
         if len(now) != len(self._trained) or any(a is not b for a, b in zip(now, self._trained, strict=True)):
+            before = {id(parameter) for parameter in self._trained}
             self._wrap(self._step)
+            self._share_states([parameter for parameter in now if id(parameter) not in before])
+
+    def _share_states(self, joined: list[nn.Parameter]) -> None:
+        """Let all have process 0's moments of what has joined: one that was set free in an epoch got its own by then.
+
+        Wrapping does the same for weights. Without the moments they would go apart again in the next step.
+        """
+        if self.world_size == 1:
+            return
+        states = [optimizer.state.get(one, {}) for optimizer in self._optimizers for one in joined]
+        share_from_first([value for state in states for value in state.values() if _is_on(value, self.root_device)])
 
     def _run(self, *args: Any) -> Any:
         return (self.parallel or self._step)(*args)  # type: ignore[misc]
@@ -219,13 +237,14 @@ class DDPStrategy(DistributedStrategy):
 
     def explain(self, error: BaseException) -> BaseException:
         if self._step is not None and isinstance(error, RuntimeError):
-            names = [name for name, parameter in self._step.module.named_parameters() if parameter.requires_grad]
+            named = {id(parameter): name for name, parameter in self._step.module.named_parameters()}
+            names = [named.get(id(parameter), "one that is gone") for parameter in self._trained]  # frozen since or not
             error = in_other_words(error, names) or error
         return super().explain(error)
 
     def teardown(self) -> None:
         self.parallel = self._step = self.no_grad_sync = None
-        self._trained, self._is_prepared = [], False
+        self._trained, self._optimizers, self._is_prepared = [], (), False
         super().teardown()
 
 
@@ -257,10 +276,17 @@ def _checks_of(options: dict[str, Any]) -> list[tuple[str, Any, bool, str]]:
         may_be_none = inspect.signature(DistributedDataParallel).parameters[name].default is None
         right = isinstance(value, bool) or (value is None and may_be_none)
         found.append((name, value, right, "True or False"))
+    if "dim" in options:
+        found.append(("dim", options["dim"], is_int(options["dim"]), "an int"))
     if "bucket_cap_mb" in options:
         size = options["bucket_cap_mb"]
         found.append(("bucket_cap_mb", size, size is None or is_positive(size), "a number of MiB above 0, or None"))
     return found
+
+
+def _is_on(value: object, device: torch.device) -> bool:
+    """Whether it can be sent from there; counts of steps in CPU memory are the same in all processes."""
+    return isinstance(value, Tensor) and value.device.type == device.type
 
 
 def _tensors_in(value: Any) -> list[Tensor]:

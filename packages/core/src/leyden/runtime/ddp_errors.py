@@ -17,7 +17,7 @@ def in_other_words(error: RuntimeError, trained: Sequence[str]) -> Misconfigurat
     """Return what `error` means for a user, or None where nothing is known better.
 
     Args:
-        trained: names of the parameters that require a gradient, in the order of the module.
+        trained: names of the parameters that required a gradient as the epoch began, in the order of the module.
 
     Example:
         >>> said = "Expected to have finished reduction ... did not receive grad for rank 0: 1"
@@ -35,8 +35,8 @@ def in_other_words(error: RuntimeError, trained: Sequence[str]) -> Misconfigurat
         indices = [int(index) for index in found[1].split()] if found else []
         return MisconfigurationException(
             f"Parameters that no loss has used in the last step: {_shown(indices, trained)}. The processes wait for "
-            "their gradients. Use them in the loss, freeze them by requires_grad_(False), or train with "
-            "Trainer(strategy='ddp_find_unused_parameters_true'), which looks for them in every step."
+            "their gradients. Use them in the loss, freeze them by requires_grad_(False) before the epoch, or train "
+            "with Trainer(strategy='ddp_find_unused_parameters_true'), which looks for them in every step."
         )
     if "Expected to mark a variable ready only once" in said:
         return MisconfigurationException(

@@ -29,6 +29,7 @@ from leyden.runtime.distributed import DistributedStrategy, in_place_of
 from leyden.runtime.meta import fill_meta
 from leyden.runtime.sharding import (
     Gathering,
+    check_hooks,
     check_ties,
     gather_for_calls,
     gathered_step,
@@ -153,6 +154,7 @@ class FSDPStrategy(DistributedStrategy):
         units = [*dict.fromkeys((*reversed(chosen), *apart, *reversed(roots)))]
         units.sort(key=lambda one: sum(1 for _ in one.modules()))  # a part has fewer modules than what it is in
         check_ties(module, units)
+        check_hooks(module)
         options: dict[str, Any] = {"mesh": init_device_mesh(self.root_device.type, (self.world_size,))}
         if self.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy()
@@ -286,12 +288,20 @@ class FSDPStrategy(DistributedStrategy):
             error = MisconfigurationException(
                 f"A layer was used while its weights were in shards ({str(error).split(' got mixed')[0]}). They are "
                 "gathered for training_step, validation_step, test_step, predict_step and forward; elsewhere call the "
-                "module itself, self(batch), or let FSDPStrategy(wrap=...) name the layer."
+                "module itself, self(batch), or let FSDPStrategy(wrap=...) name the layer. One whose weights another "
+                "layer takes without calling it, as MultiheadAttention does those of its out_proj, cannot be in wrap: "
+                "name the other."
             )
         elif isinstance(error, RuntimeError) and "Sharding propagation failed" in str(error):
             error = MisconfigurationException(
                 f"An operation that torch does not have for weights in shards ({str(error).partition(': ')[0]}). "
                 "Optimizers such as Rprop and Adafactor use some: take another, as AdamW or SGD, or strategy='ddp'."
+            )
+        elif isinstance(error, AssertionError) and "uniform original parameter dtype" in str(error):
+            error = MisconfigurationException(
+                "Weights that are gathered together have several dtypes, of which FSDP2 takes one "
+                f"({str(error).partition('but got ')[2]}). Let FSDPStrategy(wrap=...) name the layers of the "
+                "others, or give all one dtype."
             )
         return super().explain(error)
 

@@ -17,6 +17,7 @@ from leyden.runtime.meta import fill_meta
 
 __all__ = [
     "Gathering",
+    "check_hooks",
     "check_ties",
     "gather_for_calls",
     "gathered_step",
@@ -73,6 +74,16 @@ def check_ties(module: nn.Module, units: Sequence[nn.Module]) -> None:
                     f"{first} and {full} are one parameter, and strategy='fsdp' would shard it with two layers. Let "
                     "FSDPStrategy(wrap=...) leave both out, or name a layer that holds both."
                 )
+
+
+def check_hooks(module: nn.Module) -> None:
+    """Refuse hooks on the gradients of weights: shards take the weights' place, and have none."""
+    for name, parameter in module.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise MisconfigurationException(
+                f"{name} has a hook on its gradient, which strategy='fsdp' would lose, since shards take the weights' "
+                "place. Change the gradient in on_before_optimizer_step instead, or use strategy='ddp'."
+            )
 
 
 def place_whole(unit: nn.Module, device: torch.device, *, shared: bool) -> None:
