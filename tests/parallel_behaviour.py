@@ -428,6 +428,31 @@ class Thawing(Net):
             self.net[0].requires_grad_(True)
 
 
+class Monitored(Net):
+    """Its scheduler looks at what is another value in each process: it gets worse in the second one only."""
+
+    def on_train_epoch_end(self) -> None:
+        self.log("seen", float(self.current_epoch * (1 if self.global_rank else -1)))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "seen"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        self.metrics = [*getattr(self, "metrics", ()), metric]
+        super().lr_scheduler_step(scheduler, metric)
+
+
+def schedulers_that_monitor() -> Any:
+    found = []
+    for strategy in ("ddp", "fsdp"):
+        module = Monitored(4)
+        make_trainer(strategy, max_epochs=3).fit(module)
+        found.append((torch.stack(module.metrics), whole(module)))
+    return found
+
+
 def layers_set_free_within_an_epoch() -> Any:
     return fit("ddp", ON_CPU, Thawing)["weights"]
 
@@ -452,11 +477,10 @@ class Mixed(Net):
 
     def __init__(self, batch_size: int) -> None:
         super().__init__(batch_size)
-        self.net.append(nn.Linear(2, 2, dtype=torch.float64))
+        self.last = nn.Linear(2, 2, dtype=torch.float64)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        found = nn.Sequential(*self.net[:3])(batch).double()
-        return self.net[3](found).square().mean()  # type: ignore[no-any-return]
+        return self.head(self.net(batch).double()).square().mean()  # type: ignore[no-any-return]
 
 
 class Factored(Net):
@@ -540,6 +564,7 @@ BEHAVIOURS: dict[str, Callable[[], Any]] = {
         module_after_fsdp,
         own_strategy,
         layers_set_free_within_an_epoch,
+        schedulers_that_monitor,
         uneven_training,
     )
 } | {name: _fail(name) for name in FAILURES}

@@ -170,6 +170,13 @@ def test_a_strategy_of_ones_own(both: list[dict[str, Any]]) -> None:
         close(weights, alone["weights"])
 
 
+def test_schedulers_take_the_value_of_the_first_process(both: list[dict[str, Any]]) -> None:
+    for (metrics, weights), (others, its) in zip(*of(both, "schedulers_that_monitor"), strict=True):
+        close(metrics, torch.tensor([0.0, -1.0, -2.0]))
+        close(others, metrics)
+        close(its, weights)
+
+
 def test_what_is_set_free_within_an_epoch_is_the_same_from_the_next_on(both: list[dict[str, Any]]) -> None:
     first, second = of(both, "layers_set_free_within_an_epoch")
     close(first, second)

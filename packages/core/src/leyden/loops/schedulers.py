@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from leyden.errors import MisconfigurationException, did_you_mean
 from leyden.optimizers import LRSchedulerConfig
 from leyden.rank_zero import rank_zero_warn
@@ -26,11 +29,20 @@ def step_schedulers(trainer: Trainer, interval: str, count: int, *, plateau: boo
         metric = None
         if config.monitor is not None and config.reduce_on_plateau:
             metric = trainer.callback_metrics.get(config.monitor)
+            if trainer.world_size > 1:
+                metric = _of_first(trainer, metric)
             if metric is None:
                 _report_missing(trainer, config)
                 continue
         trainer.journal.hook = "lr_scheduler_step"
         trainer.lightning_module.lr_scheduler_step(config.scheduler, metric)
+
+
+def _of_first(trainer: Trainer, metric: Tensor | None) -> Tensor | None:
+    """Return process 0's metric: of values that differ, learning rates and weights would come to differ, too."""
+    value = trainer.strategy.broadcast(None if metric is None else float(metric))
+    dtype = torch.float32 if metric is None else metric.dtype
+    return None if value is None else torch.tensor(value, dtype=dtype, device=trainer.strategy.root_device)
 
 
 def _report_missing(trainer: Trainer, config: LRSchedulerConfig) -> None:
