@@ -82,9 +82,9 @@ DIFFERENCES: dict[str, Callable[[], Plain]] = {
 }
 
 
-def _fit(module: Plain, **settings: Any) -> Trainer:
+def _fit(module: Plain, val_loader: Any = None, **settings: Any) -> Trainer:
     run = trainer("auto", **{"log_every_n_steps": 2, **settings})
-    run.fit(module, DataLoader(Numbers(16), batch_size=2), DataLoader(Numbers(8), batch_size=2))
+    run.fit(module, DataLoader(Numbers(16), batch_size=2), val_loader or DataLoader(Numbers(8), batch_size=2))
     return run
 
 
@@ -148,6 +148,13 @@ class Summed(Plain):
         self.log("at_end", float(self.global_rank), sync_dist=True, reduce_fx="sum")
 
 
+class Validated(Plain):
+    """Logs for each batch of the validation, of which process 0 has fewer."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("at", float(batch_idx), sync_dist=True, on_step=True, on_epoch=False)
+
+
 def agreeing() -> dict[str, Any]:
     """Run the modules that log in groups, now and then, and at the end; return metrics, rows and warnings."""
     found: dict[str, Any] = {}
@@ -162,7 +169,10 @@ def agreeing() -> dict[str, Any]:
             "seen": at_end.seen,
             "warned": [str(one.message) for one in warned if "sync_dist" in str(one.message)],
         }
-    return {"rank": int(os.environ["RANK"]), **found}
+    rank, rows = int(os.environ["RANK"]), Rows()
+    batches = [torch.ones(2, 4)] * (1 + rank)
+    _fit(Validated(), batches, logger=rows, max_epochs=2, use_distributed_sampler=False)
+    return {"rank": rank, **found, "validated": [at for at, row in rows.rows if "at" in row]}
 
 
 class ReadsAlone(Callback):
@@ -226,7 +236,7 @@ def measured(*sizes: int) -> list[Any]:
 
 
 def refused() -> dict[str, str]:
-    """Log metrics of torchmetrics in ways in which it would wait for ever; return what is said."""
+    """Log metrics of torchmetrics in ways in which it would wait for ever, and gather; return what is said."""
     import torchmetrics
     from torchmetrics.retrieval import RetrievalMRR
 
@@ -247,16 +257,23 @@ def refused() -> dict[str, str]:
                 self.log("mean", self.mean, rank_zero_only=True)
             elif self.how == "of a group":
                 self.log("mean", self.mean, sync_dist_group=self.group)
+            elif self.how == "gathered":
+                self.gathered = batch[:, 0]
             else:
                 self.kept.update(batch[:, 0].sigmoid(), batch[:, 0] > 0, batch[:, 0].long())
                 self.log("kept", self.kept)
 
+        def on_validation_epoch_end(self) -> None:
+            if self.how == "gathered":
+                self.log("sum", self.all_gather({"rows": self.gathered, "rank": self.global_rank})["rows"].sum())
+
     said = {}
-    for how, size in (("of the first", 5), ("of a group", 5), ("kept", 5), ("of its own", 5), ("kept alike", 4)):
+    cases = {"of the first": 5, "of a group": 5, "kept": 5, "of its own": 5, "kept alike": 4}
+    for how, size in (*cases.items(), ("gathered", 3), ("gathered", 4)):
         run = trainer("auto")
         try:
             run.validate(Refused(how), DataLoader(Numbers(size), batch_size=2), verbose=False)
-            said[how] = str({name: float(value) for name, value in run.callback_metrics.items()})
+            said[f"{how}, {size}"] = str({name: float(value) for name, value in run.callback_metrics.items()})
         except Exception as error:
-            said[how] = f"{type(error).__name__}: {error}"
+            said[f"{how}, {size}"] = f"{type(error).__name__}: {error}"
     return said

@@ -295,13 +295,20 @@ def test_metrics_of_torchmetrics_reduce_by_themselves_at_the_same_place() -> Non
         assert ended.value[5] == pytest.approx(alone[5])
 
 
-def test_metrics_for_which_torchmetrics_would_wait_are_refused() -> None:
+def test_rows_of_an_evaluation_count_on_from_the_longest_share(agreed: list[dict[str, Any]]) -> None:
+    assert [each["validated"] for each in agreed] == [[0, 1, 2, 3]] * 2
+
+
+def test_what_torchmetrics_or_gathering_would_wait_for_is_refused() -> None:
     pytest.importorskip("torchmetrics")
     first, second = (ended.value for ended in together(refused))
-    for said in (first, second):
-        assert "self.log('mean', <MeanMetric>, rank_zero_only=True): process 0 would wait" in said["of the first"]
-        assert "Make it MeanMetric(..., process_group=...)" in said["of a group"]
-        assert "RetrievalMRR logged as 'kept' keeps a list" in said["kept"]
-        assert "They have 2, 1, since" in said["kept"]
-        assert said["kept alike"] == "{'kept': 0.75}"
-    assert (first["of its own"], second["of its own"]) == ("{'mean': 2.0}", "{}")
+    for rank, said in enumerate((first, second)):
+        assert "self.log('mean', <MeanMetric>, rank_zero_only=True): process 0 would wait" in said["of the first, 5"]
+        assert "Make it MeanMetric(..., process_group=...)" in said["of a group, 5"]
+        assert "RetrievalMRR logged as 'kept' keeps a list" in said["kept, 5"]
+        assert "They have 2, 1, since" in said["kept, 5"]
+        assert said["kept alike, 4"] == "{'kept': 0.75}"
+        shape = f"[('torch.float32', ({2 - rank},)), 'int'] in process {rank}"
+        assert f"self.all_gather got {shape}, and in another process something else" in said["gathered, 3"]
+        assert said["gathered, 4"] == "{'sum': 6.0}"
+    assert (first["of its own, 5"], second["of its own, 5"]) == ("{'mean': 2.0}", "{}")

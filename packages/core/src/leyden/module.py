@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from leyden.errors import MisconfigurationException
 from leyden.module_export import ModuleExport
@@ -161,8 +161,20 @@ class LightningModule(OptimizationSteps, ModuleExport, LoadableModule):
         """Return `data` with each tensor or number in it stacked over the processes along a new first dimension.
 
         With one process tensors come back as they are. `sync_grads` lets gradients flow through.
+
+        Raises:
+            MisconfigurationException: the processes have tensors of different shapes or dtypes, or gather a different
+                number of times, as where their shares of an evaluation differ; looked at outside of training.
         """
         strategy, device = self.trainer.strategy, self.device
+        if strategy.world_size > 1 and not self.trainer.training:
+            given = [
+                (str(one.dtype), tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__
+                for one in tree_leaves(data)
+                if isinstance(one, Tensor | bool | int | float)
+            ]
+            if not strategy.all_say(("all_gather", given), group):
+                raise _different_tensors(strategy.global_rank, given)
 
         def gather(value: Any) -> Any:
             if isinstance(value, bool | int | float):
@@ -208,6 +220,15 @@ def _missing(module: LightningModule, step: str, entry_point: str) -> Misconfigu
     name = type(module).__qualname__
     return MisconfigurationException(
         f"{name} has no {step}, which trainer.{entry_point} needs. Define {name}.{step}(self, batch, batch_idx)."
+    )
+
+
+def _different_tensors(rank: int, given: list[Any]) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"self.all_gather got {given!r:.200} in process {rank}, and in another process something else, or is not "
+        "called there as often. Tensors that are gathered have one shape and dtype in all processes, whose shares of "
+        "an evaluation differ by a sample and may differ by a batch: gather in on_..._epoch_end, fill tensors up to "
+        "the same size, or have the value reduced by self.log(..., sync_dist=True) or a metric of torchmetrics."
     )
 
 

@@ -307,8 +307,11 @@ class Journal:
         sharing.share(steps=self._stage == "train", epoch=True)
         if self._stage in ("validate", "test") and sharing.of_steps:
             own = {index: max(rows) + 1 for index, rows in self._held.of.items()}
+            before = {index: count - own.get(index, 0) for index, count in self._batches.items()}
             for index, batch, row in self._held.shared(sharing):
-                write_row(self._trainer, row, self._batches.get(index, 0) - own.get(index, 0) + batch, epoch=False)
+                step = before.get(index, 0) + batch
+                write_row(self._trainer, row, step, epoch=False)
+                self._batches[index] = step + 1  # also where this process has had fewer batches than another
 
     def _share_epoch_hooks(self, *args: Any) -> None:
         self._sharing[self._stage].share(epoch_hooks=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from leyden.arguments import check_arguments, is_name
 from leyden.data.samplers import distributed_loader
 from leyden.errors import MisconfigurationException, ProcessFailedError, SIGTERMException
+from leyden.logging.exchange import exchange, header_of
 from leyden.rank_zero import rank_zero_only
 from leyden.runtime.agreement import Agreement
 from leyden.runtime.collectives import gather, gather_with_gradients, saved_buffers, share_from_first
@@ -273,6 +274,10 @@ class DistributedStrategy(Strategy):
         # to do so, it would need the interpreter, which may have ended by then: the process would be aborted.
         DistributedStrategy._last_vote = vote.view(1)
         return bool(vote)
+
+    def all_say(self, what: object, group: Any = None) -> bool:
+        # The first message of metrics, as that is what a process sends that has come to the end of an evaluation.
+        return exchange(self, group, [], header_of(what)) is not None
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         return gather_with_gradients(tensor, group) if sync_grads else gather(tensor, group)

@@ -138,6 +138,10 @@ class Strategy:
         """Return the processes' tensors stacked along a new first dimension; one process's own as it is."""
         return tensor
 
+    def all_say(self, what: object, group: Any = None) -> bool:
+        """Whether every process asks here, and says the same, by its repr; one that does something else may fail."""
+        return True
+
     def gather(self, obj: Any) -> list[Any]:
         """Return every process's object in the first process, by rank; others get an empty list."""
         objects = [self.broadcast(obj, src=rank) for rank in range(self.world_size)]
