@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from tests.parallel_runs import FailAt, SignalAt
 from tests.parallel_state import Drawing, state_of
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from leyden import Trainer, seed_everything
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from leyden.errors import MisconfigurationException
 from leyden.runtime.fsdp import FSDPStrategy
 from leyden.state import placing, shard_files, storage
 
@@ -28,8 +28,8 @@ __all__ = [
     "keep_in_turns",
     "killed_in_turn",
     "resume",
-    "save_on_a_full_disk",
     "save_unless",
+    "save_where_it_is_refused",
     "unmade",
 ]
 
@@ -78,7 +78,15 @@ def go_on(runs: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
     return ends
 
 
-class Stopped(FileSystemWriter):
+class Wide(Drawing):
+    """Its shares are larger than what a file holds back before it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = torch.nn.Linear(4, 5000)
+
+
+class Stopped(shard_files._Writer):
     """What stops one process within its second save."""
 
     saves = 0
@@ -89,18 +97,34 @@ class Stopped(FileSystemWriter):
         if Stopped.saves == 2 and int(os.environ["RANK"]) == self.victim:
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise OSError(errno.ENOSPC, "No space left on device")
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the disk refuses what is beyond
+            try:
+                return super().write_data(plan, planner)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         return super().write_data(plan, planner)
 
 
 def save_unless(how: str, rank: int, folder: str, **options: Any) -> list[str]:
     """Train while process `rank` is killed within its second save, or finds the disk full; return what is told."""
     Stopped.how, Stopped.victim, Stopped.saves = how, rank, 0
-    shard_files.FileSystemWriter = Stopped  # type: ignore[attr-defined]
+    shard_files._Writer = Stopped  # type: ignore[misc]
     checkpoint = ModelCheckpoint(folder, "{epoch}", save_top_k=-1, **options)
     trainer = _trainer("sharded", checkpoint)
-    trainer.fit(Drawing())
+    trainer.fit(Wide())
     return sorted(map(os.path.basename, checkpoint.written))
+
+
+def save_where_it_is_refused(folder: str) -> tuple[list[tuple[list[str], str]], list[str]]:
+    """Return what `save_on_a_full_disk` does, and the errors of callbacks that are to save to a URL."""
+    ends, errors = save_on_a_full_disk(folder), []
+    for callback in (ModelCheckpoint("memory://runs"), OnExceptionCheckpoint("memory://runs")):
+        try:
+            _trainer("sharded", callback).fit(Drawing())
+        except MisconfigurationException as error:
+            errors.append(str(error))
+    return ends, errors
 
 
 def save_on_a_full_disk(folder: str) -> list[tuple[list[str], str]]:

@@ -22,8 +22,8 @@ from tests.parallel_saves import (
     keep_in_turns,
     killed_in_turn,
     resume,
-    save_on_a_full_disk,
     save_unless,
+    save_where_it_is_refused,
     unmade,
 )
 from tests.parallel_state import Drawing
@@ -288,12 +288,16 @@ def test_a_save_that_is_killed_leaves_nothing_that_is_taken_for_a_checkpoint(ran
 
 
 def test_a_process_that_cannot_write_stops_all_or_none(tmp_path: Path) -> None:
-    for ended in together(save_on_a_full_disk, str(tmp_path)):
+    for ended in together(save_where_it_is_refused, str(tmp_path)):
         assert not ended.error, ended.error
-        for rank, (written, error) in enumerate(ended.value):
+        on_a_full_disk, at_urls = ended.value
+        assert [error.split(" a URL")[0] for error in at_urls] == [
+            f"{name}(dirpath='memory://runs') is" for name in ("ModelCheckpoint", "OnExceptionCheckpoint")
+        ]
+        for rank, (written, error) in enumerate(on_a_full_disk):
             assert written == ["epoch=0.ckpt", "epoch=2.ckpt"]
-            assert f"[Errno 28] cannot write '{tmp_path / f'raise-{rank}' / 'epoch=1.ckpt'}'" in error
-            assert "No space left on device" in error
+            assert f"[Errno 27] cannot write '{tmp_path / f'raise-{rank}' / 'epoch=1.ckpt'}'" in error
+            assert "File too large" in error
     for rank in (0, 1):
         assert sorted(os.listdir(tmp_path / f"warn-{rank}")) == ["epoch=0.ckpt", "epoch=2.ckpt"]
         assert os.listdir(tmp_path / f"raise-{rank}") == ["epoch=0.ckpt"]

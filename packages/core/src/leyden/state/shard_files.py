@@ -44,7 +44,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: Any) -> di
     with _checksums():
         try:
             metadata: Any = save_tensors(
-                dict(tensors), storage_writer=FileSystemWriter(folder, overwrite=False), process_group=group
+                dict(tensors), storage_writer=_Writer(folder, overwrite=False), process_group=group
             )
         except CheckpointException as error:
             raise _failure(error, torch.distributed.get_rank(group)) from None
@@ -57,6 +57,18 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: Any) -> di
         }
         for name, about in metadata.state_dict_metadata.items()
     }
+
+
+class _Writer(FileSystemWriter):
+    """Raises what the disk says, as that it is full, in place of what torch's C++ writer makes of it."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:  # of which other processes would get the text alone
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _part(chunk: ChunkStorageMetadata, info: Any) -> dict[str, Any]:
