@@ -35,8 +35,9 @@ from leyden.callbacks import (
     WeightAveraging,
 )
 from leyden.loggers import CSVLogger
+from leyden.strategies import DDPStrategy
 
-__all__ = ["HOOKS", "UNALIKE", "attached", "failures", "unalike"]
+__all__ = ["HOOKS", "UNALIKE", "attached", "broken", "failures", "unalike"]
 
 HOOKS = {
     "fit": (
@@ -186,6 +187,50 @@ rank_zero_only = true
 duration = "00:01:00:00"
 rank_zero_only = true
 """
+
+
+_DECIDING = """
+from leyden.callbacks import EarlyStopping
+
+class Deciding(EarlyStopping):
+    ranks = ()
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.global_rank in self.ranks:
+            raise OSError("cannot decide")
+        super().on_train_epoch_end(trainer, pl_module)
+
+def make():
+    return [Deciding("val", patience=9)]
+"""
+
+
+class Impatient(DDPStrategy):
+    patience_s = 1.0
+
+
+def broken(folder: str) -> list[str]:
+    """Train with a callback of the environment that waits for others, and fails in all processes, and in the last."""
+    own = Path(folder, os.environ["RANK"])
+    about = own / "deciding-1.0.dist-info"
+    about.mkdir(parents=True)
+    (own / "deciding.py").write_text(_DECIDING)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: deciding\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[leyden.callbacks_factory]\ndeciding = deciding:make\n")
+    sys.path.insert(0, str(own))
+    os.environ["LEYDEN_CALLBACKS"] = "only:deciding"
+    world, ends = int(os.environ["WORLD_SIZE"]), []
+    for ranks in (range(world), [world - 1]):
+        trainer = Trainer(strategy=Impatient(), max_epochs=2, accelerator=ACCELERATOR, logger=False)
+        [deciding] = trainer.callbacks
+        deciding.ranks = ranks  # type: ignore[attr-defined]
+        try:
+            with redirect_stderr(io.StringIO()):
+                trainer.fit(Validated(2))
+            ends.append(f"{[one.callback for one in trainer.discovered.switched_off]} after {trainer.global_step}")
+        except Exception as error:
+            ends.append("".join(traceback.format_exception(error)))
+    return ends
 
 
 def attached(folder: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.parallel_failures import HOOKS, UNALIKE, attached, failures, unalike
+from tests.parallel_failures import HOOKS, UNALIKE, attached, broken, failures, unalike
 from tests.parallel_runs import PROCESSES
 from tests.together import Ended, together
 
@@ -59,3 +59,13 @@ def test_what_the_environment_attaches_fails_for_itself(tmp_path: Path) -> None:
     assert "nowhere to send this" not in first["printed"]
     assert "not all processes have it alike: Timer is in process 0 only" in first["printed"]  # nobody waits for it
     assert (tmp_path / "heartbeat.json").exists()
+
+
+def test_what_the_environment_attaches_to_decide_fails_in_all_or_ends_all(tmp_path: Path) -> None:
+    """Switched off in one process alone, it would leave the others waiting for what it has to say."""
+    ended = together(broken, str(tmp_path), folder=tmp_path)
+    assert not any(one.error for one in ended), [one.error for one in ended]
+    for everywhere, in_one in (one.value for one in ended):
+        assert everywhere == "['Deciding'] after 24"
+        assert "OSError: cannot decide" in in_one
+        assert "in one process alone" in in_one

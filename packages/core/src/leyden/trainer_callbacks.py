@@ -56,7 +56,9 @@ class TrainerCallbacks(TrainerProperties):
                 f"{type(scheduled[0]).__name__}(...)]) contradict each other, since both say how many batches an "
                 "optimizer step has; leave one of them out."
             )
-        self._isolation = Isolation(attached.of_environment, self._users_parts, self.plan.waiting, self.switch_off)
+        self._isolation = Isolation(
+            attached.of_environment, self._users_parts, self.plan.waiting, self.switch_off, self._fails_alone
+        )
         from leyden.discovery import attach_discovered
 
         self.discovered = attach_discovered(trainer, attached, given)
@@ -119,6 +121,17 @@ class TrainerCallbacks(TrainerProperties):
     def is_of_environment(self, callback: Callback) -> bool:
         """Whether neither the user nor the module gave this callback."""
         return self._attached.of_environment(callback) is not None
+
+    def _fails_alone(self, callback: Callback, hook: str) -> bool:
+        """Whether others would wait for a callback that has raised in `hook` here; called in each process where it has.
+
+        One that all have alike may raise in all of them at one place, and is switched off in all.
+        """
+        if self.world_size == 1 or hook == "common_settings":
+            return False
+        if callback.common_settings(cast("Trainer", self)) is None:
+            return False
+        return not self.strategy.all_come(f"{callback.state_key} raised in {hook}")
 
     def switch_off(self, callback: Callback, event: SwitchedOff) -> None:
         """Take out a callback of the environment, with what is to be remembered of it."""

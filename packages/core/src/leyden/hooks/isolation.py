@@ -33,6 +33,7 @@ class Isolation:
         users: returns the module, the datamodule and the callbacks that are not guarded.
         waiting: the plan's calls that wait for the end of a hook.
         switch_off: takes a callback out of the trainer, with what is to be remembered of it.
+        fails_alone: whether other processes would wait for a callback that is switched off after a hook, in this one.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Isolation:
         users: Callable[[], Sequence[object]],
         waiting: list[Callable[[], object]],
         switch_off: Callable[[Callback, SwitchedOff], None],
+        fails_alone: Callable[[Callback, str], bool] = lambda callback, hook: False,
     ) -> None:
         self._placed, self._users, self._waiting, self._switch_off = placed, users, waiting, switch_off
+        self._fails_alone = fails_alone
         self._off: dict[int, list[Callback]] = {}  # by id; a list that holds something: off
         self._told: set[str] = set()
 
@@ -122,6 +125,12 @@ class Isolation:
         off = self._off.setdefault(id(callback), [])
         if off:  # in a hook within the one that raised
             return True
+        if self._fails_alone(callback, hook):
+            error.add_note(
+                f"{whose} raised this in {hook} in one process alone, and all have to do together what it does: "
+                "it cannot be switched off there, and ends the run."
+            )
+            return False
         off.append(callback)
         report(
             f"{whose} raised {cause} in {hook} and is switched off; the run goes on. "

@@ -42,7 +42,7 @@ class DistributedStrategy(Strategy):
     """
 
     patience_s = 60.0
-    """How long a process that leaves a batch out waits for the others to do so."""
+    """How long a process that leaves a batch out, or whose callback fails, waits for the others to do so."""
 
     _shares_buffers = True
 
@@ -223,6 +223,9 @@ class DistributedStrategy(Strategy):
                 "which wait for its gradients. Return None in all processes or in none: return a loss of zero that "
                 "comes from the weights, such as 0.0 * self(batch).sum()."
             )
+
+    def all_come(self, place: str) -> bool:
+        return self._agreement is None or self.is_torn or self._agreement.meet(place, self.patience_s)
 
     # -- how processes agree: after an error nobody waits for another, and each has its own --------------------------
 

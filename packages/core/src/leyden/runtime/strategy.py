@@ -115,6 +115,10 @@ class Strategy:
         Where an accumulation window is open and ends here, average what `no_grad_sync` has held back.
         """
 
+    def all_come(self, place: str) -> bool:
+        """Whether all processes come to `place`, a name used once in a run; waits for them, but not for ever."""
+        return True
+
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         """Clip by the norm over all processes' gradients; return that norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
