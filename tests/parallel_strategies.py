@@ -123,6 +123,17 @@ class Compiled(Net):
         self.net[0].compile(backend="aot_eager")
 
 
+class LeftToggled(Adversaries):
+    """Toggles its optimizers, and leaves the last one toggled as an epoch ends."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        for optimizer in self.optimizers():
+            self.toggle_optimizer(optimizer)
+            self.manual_backward(self.net(batch).square().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 class Timed(Net):
     """Its step is one of the instance, put around that of the class."""
 
@@ -241,6 +252,7 @@ CASES = {
     "ddp, a step of the instance": Case(Timed, "ddp"),
     "ddp, another seed": Case(Seeded, "ddp"),
     "ddp, manual": Case(Adversaries, "ddp"),
+    "ddp, manual, left toggled": Case(LeftToggled, "ddp"),
     "ddp, hook": Case(Uneven, _ddp(ddp_comm_hook=allreduce_hook)),
     "ddp, hook in 16 bits": Case(
         Net, _ddp(ddp_comm_hook=allreduce_hook, ddp_comm_wrapper=fp16_compress_wrapper), {}, *MIXED
@@ -273,6 +285,7 @@ CASES = {
     "fsdp, layers kept": Case(Uneven, _fsdp(auto_wrap_policy={nn.Linear}, reshard_after_forward=False)),
     "fsdp, layers by name": Case(Uneven, _fsdp(wrap=lambda name, one: name == "net.1", reshard_after_forward=True)),
     "fsdp, manual": Case(Adversaries, "fsdp"),
+    "fsdp, manual, left toggled": Case(LeftToggled, "fsdp"),
     "fsdp, channels last": Case(ChannelsLast, "fsdp"),
     "fsdp, manual, 16-mixed": Case(Adversaries, "fsdp", {"precision": "16-mixed"}, *MIXED),
     "fsdp, evaluated within a window": Case(

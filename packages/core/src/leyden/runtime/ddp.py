@@ -141,16 +141,17 @@ class DDPStrategy(DistributedStrategy):
         """Wrap the parameters that are trained now; what is set free later needs another wrapper."""
         self._is_known = False
         self.parallel = None  # the reducer takes its hooks off the parameters as it goes
-        self._trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+        self._trained = _trained_of(step)
         if not self._trained:  # nothing whose gradients could be averaged
             return
         unused = self.find_unused_parameters
-        self.parallel = DistributedDataParallel(
-            step,
-            device_ids=[self.root_device.index] if self.root_device.type == "cuda" else None,
-            find_unused_parameters=not step.module.automatic_optimization if unused is None else unused,
-            **self.options,
-        )
+        with _requiring_gradients(self._trained):
+            self.parallel = DistributedDataParallel(
+                step,
+                device_ids=[self.root_device.index] if self.root_device.type == "cuda" else None,
+                find_unused_parameters=not step.module.automatic_optimization if unused is None else unused,
+                **self.options,
+            )
         if self.ddp_comm_hook is not None:
             self.parallel.register_comm_hook(self.ddp_comm_state, self.ddp_comm_hook)
 
@@ -163,7 +164,7 @@ class DDPStrategy(DistributedStrategy):
         super().begin_epoch(num_batches)
         if self._step is None:
             return
-        now = [parameter for parameter in self._step.parameters() if parameter.requires_grad]
+        now = _trained_of(self._step)
         if len(now) != len(self._trained) or any(a is not b for a, b in zip(now, self._trained, strict=True)):
             before = {id(parameter) for parameter in self._trained}
             self._wrap(self._step)
@@ -258,6 +259,24 @@ class _Step(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return getattr(self.module, self._name)(*args)
+
+
+def _trained_of(step: _Step) -> list[nn.Parameter]:
+    """What is trained, also what a step has left toggled for one of its optimizers: the next sets it free again."""
+    toggled = step.module._toggled or {}
+    return [parameter for parameter in step.parameters() if parameter.requires_grad or toggled.get(parameter)]
+
+
+@contextlib.contextmanager
+def _requiring_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    off = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in off:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in off:
+            parameter.requires_grad_(False)
 
 
 def _check_options(options: dict[str, Any]) -> None:
