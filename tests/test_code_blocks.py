@@ -36,6 +36,11 @@ NOT_RUN = [
     ("docs/callbacks/backbone_finetuning.md", "Digits 0 to 4", "printed by examples/finetuning.py; its test runs that"),
     ("docs/checkpoints.md", "runs/1/epoch=", "the files of two processes; tests/test_parallel_saves.py makes such"),
     (
+        "docs/several_processes.md",
+        "MisconfigurationException: The 2",
+        "what two processes say; tests/test_parallel_facts.py lets them",
+    ),
+    (
         "docs/data_in_several_processes.md",
         "MisconfigurationException: In",
         "what two processes say; tests/test_parallel_data.py lets them",

@@ -17,6 +17,7 @@ from leyden.rank_zero import rank_zero_warn
 from leyden.run_state import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.runtime.alike import require_alike
 from leyden.runtime.batchnorm import synchronise_batchnorm
+from leyden.runtime.facts import facts_of_module
 from leyden.runtime.meta import keeping_ties
 from leyden.runtime.numerics import numerics
 from leyden.runtime.signals import is_of_lost_workers
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 __all__ = ["make_optimizers", "run"]
 
 T = TypeVar("T")
+
+_BEGIN_ALIKE = (
+    "Call the same entry points of Trainers with the same arguments in every process: none by the rank, and none for "
+    "trainer.is_global_zero alone."
+)
+_MAKE_ALIKE = "Make it with the same arguments in every process: let none of its layers depend on the rank."
 
 _STAGES = {
     TrainerFn.FITTING: RunningStage.TRAINING,
@@ -67,6 +74,7 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     try:
         try:
             trainer.strategy.begin(trainer.position, trainer.hear_sigterm, trainer.hear_end)
+            trainer.strategy.check_alike("what they begin", partial(_begun_with, trainer), _BEGIN_ALIKE)
             if trainer.received_sigterm:  # before there was anybody to be told
                 trainer.strategy.ask_to_stop()
             with numerics(trainer.settings):
@@ -99,6 +107,17 @@ def run(trainer: Trainer, fn: TrainerFn, body: Callable[[], T], ckpt_path: Any, 
     if trainer.profiler is not None:
         trainer.profiler.describe()
     return result
+
+
+def _begun_with(trainer: Trainer) -> dict[str, str]:
+    """Return what decides what processes do together first; settings and callbacks are compared when all are known."""
+    return {
+        "the entry point": str(trainer.state.fn),
+        "the strategy": type(trainer.strategy).__name__,
+        "what it is given loaders for": str(
+            sorted(name for name, one in trainer.given_loaders.items() if one is not None)
+        ),
+    }
 
 
 def _end_together(trainer: Trainer) -> None:
@@ -166,6 +185,7 @@ def _prepare(trainer: Trainer, ckpt_path: Any, weights_only: bool | None, set_up
         plan.on_configure_sharded_model()
     if trainer.settings.sync_batchnorm and trainer.world_size > 1:
         synchronise_batchnorm(module)
+    trainer.strategy.check_alike("the module", partial(facts_of_module, module), _MAKE_ALIKE)
     trainer.strategy.setup_module(module)
     trainer.batch_transfer = compile_transfer(
         module, datamodule, trainer.strategy.root_device, trainer.precision_plugin.convert_input, trainer.journal

@@ -46,6 +46,19 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bucket_cap_mb": "25"}, r"bucket_cap_mb='25'\): expected a number of MiB above 0"),
+        ({"bucket_cap_mb": 0}, r"bucket_cap_mb=0\): expected a number of MiB above 0"),
+        ({"gradient_as_bucket_view": "no"}, r"gradient_as_bucket_view='no'\): expected True or False"),
+    ],
+)
+def test_values_of_torchs_options_are_checked(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(MisconfigurationException, match=said):
+        DDPStrategy(**options)
+
+
 @pytest.mark.parametrize("timeout", [timedelta(0), timedelta(seconds=-1), 30])
 def test_a_timeout_is_a_time(timeout: Any) -> None:
     with pytest.raises(MisconfigurationException, match=r"expected a timedelta above 0, such as timedelta\(minutes=30"):

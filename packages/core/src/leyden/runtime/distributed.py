@@ -9,6 +9,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from leyden.logging.exchange import exchange, header_of
 from leyden.rank_zero import rank_zero_only
 from leyden.runtime.agreement import Agreement
 from leyden.runtime.collectives import gather, gather_with_gradients, saved_buffers, share_from_first
+from leyden.runtime.facts import first_differing, told_apart, wait_until
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
@@ -112,7 +114,15 @@ class DistributedStrategy(Strategy):
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             options["store"] = dist.PrefixStore(f"attempt/{attempt}", store)  # type: ignore[attr-defined]
         backend = self.process_group_backend or self._default_backend()
-        dist.init_process_group(backend, **options)
+        try:
+            dist.init_process_group(backend, **options)
+        except dist.DistError as error:
+            raise ProcessFailedError(
+                f"Process {self.global_rank} of {self.world_size} has not met the others at {self.place.master_addr}:"
+                f"{self.place.master_port} within {self.timeout}. All {self.world_size} must begin the same "
+                "entry points, also those that have nothing to do there, with one MASTER_ADDR, one free MASTER_PORT, "
+                f"and a RANK of their own from 0 to {self.world_size - 1}. Seen as: {error}"
+            ) from error
         atexit.register(_leave)
 
     def _default_backend(self) -> str:
@@ -124,6 +134,29 @@ class DistributedStrategy(Strategy):
                 f"The process group that was made before the Trainer has this as process {dist.get_rank()} of "
                 f"{dist.get_world_size()}, the environment as {self.global_rank} of {self.world_size}. Leave out "
                 "torch.distributed.init_process_group, or give it the numbers of the environment."
+            )
+
+    def check_alike(self, what: str, facts: Callable[[], dict[str, str]], expected: str) -> None:
+        agreement = self._agreement
+        if agreement is None:
+            return
+
+        def give_up(time_is_up: bool) -> None:
+            if (other := agreement.failure()) is not None:
+                raise other
+            if time_is_up:
+                raise ProcessFailedError(
+                    f"Process {self.global_rank} of {self.world_size} has waited {self.timeout} for all to compare "
+                    f"{what}: another one has not come. {expected}"
+                )
+
+        store: Any = dist.distributed_c10d._get_default_store()  # no clone: each connection costs a name look-up
+        wait = partial(wait_until, world_size=self.world_size, timeout_s=self.timeout.total_seconds(), give_up=give_up)
+        name = f"leyden/{DistributedStrategy._runs}/alike/{what}"
+        found = first_differing(store, name, self.global_rank, self.world_size, facts(), wait)
+        if found is not None:
+            raise MisconfigurationException(
+                f"The {self.world_size} processes do not have {what} alike: {told_apart(*found)}. {expected}"
             )
 
     def ask_to_stop(self) -> None:

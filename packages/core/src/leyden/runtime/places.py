@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,10 +70,9 @@ def warn_of_idle_tasks(environment: Mapping[str, str] = os.environ) -> None:
     """Warn where processes that belong together train alone: tasks of SLURM without ``srun``, those of ``mpirun``."""
     by_mpi = environment.get("OMPI_COMM_WORLD_SIZE", "")
     if by_mpi.isdigit() and int(by_mpi) > 1:
-        warnings.warn(
+        rank_zero_warn(
             f"mpirun started {by_mpi} processes, of which each trains alone: its variables are not read. Start the "
-            f"script by torchrun --nproc-per-node {by_mpi}.",
-            stacklevel=2,
+            f"script by torchrun --nproc-per-node {by_mpi}."
         )
     tasks = environment.get("SLURM_NTASKS", "")
     if tasks.isdigit() and int(tasks) > 1 and "SLURM_STEP_ID" not in environment and not _is_interactive(environment):

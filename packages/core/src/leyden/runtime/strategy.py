@@ -175,6 +175,9 @@ class Strategy:
         `heard_end` when one has asked for the end of training.
         """
 
+    def check_alike(self, what: str, facts: Callable[[], dict[str, str]], expected: str) -> None:
+        """Refuse processes that have different `facts`; `what` names these, and `expected` says what to do."""
+
     def ask_to_stop(self) -> None:
         """Ask all processes to stop behind the same batch; called in the handler of a signal."""
 
