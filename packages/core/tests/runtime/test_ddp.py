@@ -97,5 +97,5 @@ def test_options_of_the_wrong_kind(arguments: dict[str, Any], said: str) -> None
 
 
 def test_options_that_may_be_none_or_for_each_device() -> None:
-    strategy = DDPStrategy(bucket_cap_mb=None, broadcast_buffers=None, process_group_backend="cpu:gloo,cuda:nccl")
-    assert strategy.options == {"static_graph": False, "bucket_cap_mb": None, "broadcast_buffers": None}
+    strategy = DDPStrategy(bucket_cap_mb=None, process_group_backend="cpu:gloo,cuda:nccl")
+    assert strategy.options == {"static_graph": False, "bucket_cap_mb": None}

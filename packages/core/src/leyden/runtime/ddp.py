@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,34 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils import _pytree
 
-from leyden.arguments import check_arguments, is_int, is_positive, takes
-from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
+from leyden.arguments import check_arguments, takes
+from leyden.errors import MisconfigurationException
 from leyden.runtime.collectives import share_from_first
 from leyden.runtime.ddp_errors import in_other_words
+from leyden.runtime.ddp_options import check_names, checks_of
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
 
 __all__ = ["DDPStrategy"]
-
-_INSTEAD = {
-    "accelerator": "write Trainer(accelerator=...)",
-    "cluster_environment": "torchrun and SLURM are recognised by their variables",
-    "checkpoint_io": "leave it out",
-    "device_ids": "each process has one device: write Trainer(devices=...)",
-    "mixed_precision": "write Trainer(precision=...)",
-    "module": "it is that of trainer.fit(module)",
-    "model_averaging_period": "averages of weights are a callback's: WeightAveraging",
-    "output_device": "each process has one device: leave it out",
-    "parallel_devices": "write Trainer(devices=...)",
-    "precision_plugin": "write Trainer(precision=...)",
-    "start_method": "write Trainer(strategy='ddp_spawn') or 'ddp_fork'",
-}
-"""Arguments of Lightning's strategy, and those of DistributedDataParallel that are given by the Trainer."""
-
-_FLAGS = {
-    "batched_grad_copy", "broadcast_buffers", "check_reduction", "forward_sync_buffers", "gradient_as_bucket_view",
-    "init_sync", "skip_all_reduce_unused_params",
-}  # fmt: skip
-"""Options of DistributedDataParallel that are switches; others of its options it checks itself, in a process group."""
 
 
 class DDPStrategy(DistributedStrategy):
@@ -82,7 +61,7 @@ class DDPStrategy(DistributedStrategy):
         **options: Any,
     ) -> None:
         super().__init__(timeout=timeout, process_group_backend=process_group_backend)
-        _check_options(options)
+        check_names(options)
         unused, hook, wrapper = find_unused_parameters, ddp_comm_hook, ddp_comm_wrapper
         check_arguments(
             "DDPStrategy",
@@ -97,7 +76,7 @@ class DDPStrategy(DistributedStrategy):
                 "ddp_comm_state", ddp_comm_state, ddp_comm_state is None or hook is not None,
                 "a ddp_comm_hook beside it, which is given it",
             ),
-            *_checks_of(options),
+            *checks_of(options),
         )  # fmt: skip
         self.find_unused_parameters = find_unused_parameters
         self.options = {"static_graph": static_graph, **options}
@@ -277,30 +256,6 @@ def _requiring_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in off:
             parameter.requires_grad_(False)
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    known = [*inspect.signature(DistributedDataParallel).parameters][1:]
-    for name, value in options.items():
-        if name in _INSTEAD or name not in known:
-            instead = f" Instead: {_INSTEAD[name]}." if name in _INSTEAD else did_you_mean(name, known)
-            raise UnknownArgumentError(f"DDPStrategy({name}={value!r:.80}): there is no such option.{instead}")
-
-
-def _checks_of(options: dict[str, Any]) -> list[tuple[str, Any, bool, str]]:
-    """Whether options have the types that DistributedDataParallel finds out about in the first step, or never."""
-    found = []
-    for name in _FLAGS & options.keys():
-        value = options[name]
-        may_be_none = inspect.signature(DistributedDataParallel).parameters[name].default is None
-        right = isinstance(value, bool) or (value is None and may_be_none)
-        found.append((name, value, right, "True or False"))
-    if "dim" in options:
-        found.append(("dim", options["dim"], is_int(options["dim"]), "an int"))
-    if "bucket_cap_mb" in options:
-        size = options["bucket_cap_mb"]
-        found.append(("bucket_cap_mb", size, size is None or is_positive(size), "a number of MiB above 0, or None"))
-    return found
 
 
 def _is_on(value: object, device: torch.device) -> bool:
