@@ -59,6 +59,23 @@ class Drawing(LightningModule):
         return self._loader()
 
 
+class ByHand(Drawing):
+    """Steps by hand behind every other batch, with the gradients of both."""
+
+    def __init__(self, draws: bool = True) -> None:
+        super().__init__(draws)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        ends = batch_idx % 2 == 1
+        with optimizer.toggle_model(sync_grad=ends):
+            self.manual_backward(super().training_step(batch, batch_idx) / 2)
+        if ends:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 class SaveAt(Callback):
     """Saves the run behind some batches of it."""
 
@@ -105,7 +122,7 @@ def train(strategy: Any, trainer: dict[str, Any], ckpt_path: str | None = None, 
     """Train and return all that the run has come to in this process."""
     rank = int(os.environ.get("RANK", "0"))
     seed_everything(7 if ckpt_path is None else 1000, verbose=False)
-    module, counting = Drawing(draws), Counting()
+    module, counting = (ByHand if strategy == "sharded, by hand" else Drawing)(draws), Counting()
     torch.manual_seed(7 + rank if ckpt_path is None else 1000 + rank)
     settings: dict[str, Any] = {
         "max_epochs": 3, "accelerator": "cpu", "logger": False, "discover_callbacks": False,
@@ -118,7 +135,7 @@ def train(strategy: Any, trainer: dict[str, Any], ckpt_path: str | None = None, 
 
 
 def _strategy(name: Any) -> Any:
-    if name != "sharded":
+    if "sharded" not in name:
         return name
     from leyden.runtime.fsdp import FSDPStrategy
 

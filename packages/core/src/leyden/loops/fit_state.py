@@ -9,6 +9,7 @@ from leyden.loops.boundaries import Boundary
 from leyden.loops.ended_batch import EndedBatch
 from leyden.loops.fit_progress import FitProgress
 from leyden.loops.marks import Marks
+from leyden.runtime.shards import own_gradients
 from leyden.state.rng import collect_rng, restore_rng
 
 if TYPE_CHECKING:
@@ -155,11 +156,14 @@ class FitState(FitProgress):
 
     def live_run_state(self) -> dict[str, Any]:
         """What `run_state` gives where no exception cut anything."""
+        gradients = self._gradients()
+        own = own_gradients(self._trainer.lightning_module, gradients)
         return {
             "global_step": self._trainer.engine.steps,
             "rng": collect_rng() if self._unread is None else self._unread["rng"],
             "metrics": self._trainer.journal.state_dict(),
-            "gradients": self._gradients(),
+            "gradients": gradients,
+            **({"own_gradients": own} if own else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -179,7 +183,7 @@ class FitState(FitProgress):
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Take what `run_state` gave; random numbers and gradients are put back when the loop goes on."""
-        given = {name: state[name] for name in ("rng", "metrics", "gradients") if name in state}
+        given = {name: state[name] for name in ("rng", "metrics", "gradients", "own_gradients") if name in state}
         self._resumed = {**self._resumed, **given}
         if self.marks.boundary is not None:
             self.marks.boundary.run = {**self.live_run_state(), **given}
@@ -194,7 +198,11 @@ class FitState(FitProgress):
             ended = self.marks.ended
             was_open = not self._optimization.keeps_gradients if ended is None else ended.window_open
             self._optimization.window_open = was_open
-            self._trainer.strategy.set_gradients(self._trainer.lightning_module, gradients, was_open)
+            own = gradients if was_open else self._resumed.get("own_gradients", ())  # by hand, some may be averaged
+            for parts, are_own in ((set(gradients).difference(own), False), (set(own), True)):
+                those = {name: gradient for name, gradient in gradients.items() if name in parts}
+                if those:
+                    self._trainer.strategy.set_gradients(self._trainer.lightning_module, those, are_own)
         for source, states in zip((self.source, self.val_loop.source), self._resumed.get("draws", ()), strict=False):
             if source is not None:
                 source.set_draws(states)

@@ -20,6 +20,7 @@ __all__ = [
     "has_shards",
     "is_shard",
     "mapped_shards",
+    "own_gradients",
     "own_part",
     "parted_state",
     "sharded_parts",
@@ -60,6 +61,14 @@ def sharded_parts(module: nn.Module) -> list[Any]:
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return [] if fsdp is None else [one for one in module.modules() if isinstance(one, fsdp.FSDPModule)]
+
+
+def own_gradients(module: nn.Module, gradients: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of gradients that are whole, of this process alone, while their parameters are in shards."""
+    if not gradients or not has_shards(list(module.parameters())):
+        return []
+    own = dict(module.named_parameters())
+    return [name for name, gradient in gradients.items() if is_shard(own.get(name)) and not is_shard(gradient)]
 
 
 def has_shards(value: Any) -> bool:
