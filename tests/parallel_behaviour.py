@@ -515,13 +515,33 @@ class OneLeavesOut(Net):
         return None if left_out else super().training_step(batch, batch_idx)
 
 
+class OneSkips(Net):
+    """One process skips the rest of the epoch, and the other goes on with it."""
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> int | None:
+        return -1 if self.global_rank == 1 and batch_idx == 2 else None
+
+
 class Impatient(DDPStrategy):
     patience_s = 1.0
 
 
-def leave_out_alone() -> None:
+def leave_out_alone(kind: type[Net]) -> None:
     """Fail, since one process waits for the gradients of another that has none."""
-    make_trainer(Impatient()).fit(OneLeavesOut(4))
+    make_trainer(Impatient()).fit(kind(4))
+
+
+class Skips(Net):
+    """All processes skip every epoch but one, before its first batch."""
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> int | None:
+        return -1 if self.current_epoch != 1 else None
+
+
+def skipped_epochs() -> int:
+    trainer = make_trainer("ddp", max_epochs=4)
+    trainer.fit(Skips(4))
+    return trainer.global_step
 
 
 def uneven_training() -> Any:
@@ -567,6 +587,7 @@ BEHAVIOURS: dict[str, Callable[[], Any]] = {
         own_strategy,
         layers_set_free_within_an_epoch,
         schedulers_that_monitor,
+        skipped_epochs,
         uneven_training,
     )
 } | {name: _fail(name) for name in FAILURES}

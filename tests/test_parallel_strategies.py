@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.parallel_behaviour import BEHAVIOURS, ON_CPU, LeavesOut, Untrained, leave_out_alone, seen
+from tests.parallel_behaviour import (
+    BEHAVIOURS,
+    ON_CPU,
+    LeavesOut,
+    OneLeavesOut,
+    OneSkips,
+    Untrained,
+    leave_out_alone,
+    seen,
+)
 from tests.parallel_runs import Net, fit
 from tests.parallel_strategies import alone, outcomes
 from tests.together import together
@@ -103,10 +112,18 @@ def test_a_window_whose_last_batch_has_no_loss(both: list[dict[str, Any]]) -> No
         assert "returned None for the last batch of an accumulation window" in found["fsdp"]["error"]
 
 
-def test_a_process_that_leaves_a_batch_out_alone_is_not_waited_for_for_ever() -> None:
-    first, second = together(leave_out_alone, timeout_s=50)
-    assert "OneLeavesOut.training_step returned None in process 1 and not in others" in second.error
+@pytest.mark.parametrize(
+    ("kind", "did"), [(OneLeavesOut, "training_step returned None"), (OneSkips, "on_train_batch_start returned -1")]
+)
+def test_a_process_that_leaves_batches_out_alone_is_not_waited_for_for_ever(kind: type[Net], did: str) -> None:
+    first, second = together(leave_out_alone, kind, timeout_s=50)
+    assert f"{kind.__name__}.{did} in process 1 and not in others" in second.error
     assert "ProcessFailedError: Process 1 of 2 failed" in first.error
+
+
+def test_epochs_that_all_processes_skip(both: list[dict[str, Any]]) -> None:
+    first, second = of(both, "skipped_epochs")
+    assert first == second == 6  # of one epoch of four
 
 
 def test_different_numbers_of_training_batches_are_told(both: list[dict[str, Any]]) -> None:

@@ -173,6 +173,7 @@ class FitLoop(FitLimits):
                 plan.on_train_batch_start(batch, batch_idx)
             module_start = plan.module_on_train_batch_start
             if module_start is not None and module_start(batch, batch_idx) == -1:
+                trainer.strategy.skips_epoch(trainer.lightning_module, epoch)
                 self._step_schedulers("epoch", epoch + 1)
                 self.epoch_skipped = True
                 break

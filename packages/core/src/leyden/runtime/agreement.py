@@ -93,7 +93,7 @@ class Agreement:
         self._store, self._prefix, self._rank, self._world_size = store, f"leyden/{name}", rank, world_size
         self._position, self._heard, self._heard_end = position, heard, heard_end
         self._stop, self._end = _Boundary("stop", 0.0, heard), _Boundary("end/0", _OWN_WORD_S, heard_end)
-        self._rounds = 1
+        self._rounds, self._met = 1, ("", 0)
         self._over, self._wakes = threading.Event(), threading.Event()
         self._lets_go = False
         self._ends = threading.Event()  # by itself, be it well or with an error
@@ -154,7 +154,9 @@ class Agreement:
         Raises:
             ProcessFailedError: one of them failed.
         """
-        key, until = self._key(f"meet/{place}"), time.monotonic() + within_s
+        # A trial, which counts no batches, may come to one place several times.
+        self._met = place, self._met[1] + 1 if self._met[0] == place else 1
+        key, until = self._key(f"meet/{place}/{self._met[1]}"), time.monotonic() + within_s
         here = self._store.add(key, 1)
         while here < self._world_size and time.monotonic() < until:
             if self._failure is not None:

@@ -260,6 +260,18 @@ class DistributedStrategy(Strategy):
     def all_come(self, place: str) -> bool:
         return self._agreement is None or self.is_torn or self._agreement.meet(place, self.patience_s)
 
+    def skips_epoch(self, module: nn.Module, epoch: int) -> None:
+        """Go on if all processes skip the rest of the epoch; one that does so alone is waited for by the others."""
+        if self._agreement is None:
+            return
+        done, _ = self._position()
+        if not self._agreement.meet(f"skipped/{epoch}/{done}", self.patience_s):
+            raise MisconfigurationException(
+                f"{type(module).__name__}.on_train_batch_start returned -1 in process {self.global_rank} and not in "
+                f"others, behind {done:.0f} batches: they go on with the epoch, and wait for this one. Return -1 in "
+                "all processes or in none: decide on what all have, such as batch_idx or a value that is reduced."
+            )
+
     # -- how processes agree: after an error nobody waits for another, and each has its own --------------------------
 
     def barrier(self, name: str | None = None) -> None:

@@ -119,6 +119,9 @@ class Strategy:
         """Whether all processes come to `place`, a name used once in a run; waits for them, but not for ever."""
         return True
 
+    def skips_epoch(self, module: nn.Module, epoch: int) -> None:
+        """Leave the epoch before a batch, since the module's ``on_train_batch_start`` returned -1."""
+
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         """Clip by the norm over all processes' gradients; return that norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
