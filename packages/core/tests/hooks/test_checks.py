@@ -14,6 +14,7 @@ from leyden.errors import MisconfigurationException
 from leyden.hooks.checks import check_callbacks, check_module
 from leyden.hooks.findings import overrides
 from leyden.module import LightningModule
+from leyden.rank_zero import rank_zero_only
 
 
 def callback_with(**members: Any) -> Callback:
@@ -105,6 +106,13 @@ def test_a_hook_of_the_other_is_a_warning(kind: str) -> None:
     }[kind]
     with pytest.warns(UserWarning, match=rf"{name} is never called here: it is a hook of {receiver}\."):
         check_either(kind, **{name: nothing})
+
+
+def test_the_first_process_alone_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_callbacks([callback_with(on_after_batch_transfer=nothing)])
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,11 @@ def test_one_process_asks_nobody() -> None:
         pass
 
 
+def test_nccl_is_refused_where_there_is_nothing_for_it_to_send() -> None:
+    with pytest.raises(MisconfigurationException, match="sends what is on CUDA devices, and this run is on 'cpu'"):
+        DistributedStrategy(process_group_backend="nccl").connect(CPU, None)
+
+
 def test_operations_that_there_are() -> None:
     with pytest.raises(
         MisconfigurationException, match=r"strategy\.reduce\(reduce_op='median'\): expected one of 'mean'"

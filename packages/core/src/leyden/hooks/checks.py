@@ -12,6 +12,7 @@ from leyden.errors import MisconfigurationException, did_you_mean, with_article
 from leyden.hooks.contract import HOOKS
 from leyden.hooks.findings import Examined, findings, overrides
 from leyden.hooks.signatures import fit
+from leyden.rank_zero import rank_zero_only
 from leyden.runtime.strategy import Strategy
 
 __all__ = ["check_callbacks", "check_datamodule", "check_module"]
@@ -136,7 +137,12 @@ def _has_state(callback: Callback) -> bool:
 
 
 def _warn(category: type[Warning], message: str) -> None:
-    """Warn at the line of the user's that led here, since Python shows deprecations of the user's own code alone."""
+    """Warn in the first process, at the line of the user's that led here.
+
+    Python shows deprecations of the user's own code alone.
+    """
+    if rank_zero_only.rank != 0:
+        return
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "leyden":
         level, frame = level + 1, frame.f_back

@@ -75,6 +75,11 @@ class DistributedStrategy(Strategy):
 
     def connect(self, root_device: torch.device, place: Place | None) -> None:
         super().connect(root_device, place)
+        if self.process_group_backend == "nccl" and root_device.type != "cuda":
+            raise MisconfigurationException(
+                f"{type(self).__name__}(process_group_backend='nccl') sends what is on CUDA devices, and this run is "
+                f"on {root_device.type!r}. Leave it out, or write Trainer(accelerator='gpu')."
+            )
         self.place = place or Place(0, 0, 0, 1, 1, "leyden", "127.0.0.1", 0)
         self.global_rank, self.local_rank = self.place.global_rank, self.place.local_rank
         self.node_rank, self.world_size = self.place.node_rank, self.place.world_size
