@@ -168,12 +168,12 @@ class DDPStrategy(DistributedStrategy):
         if parallel is None:
             return self._run(*args)
         parallel.require_backward_grad_sync = False
-        watched = not self._is_prepared and not self._has_gradients()
+        watched = self.world_size > 1 and not self._is_prepared and not self._has_gradients()
         try:
             result = parallel(*args)
         finally:
             parallel.require_backward_grad_sync = True
-        if watched and not self._is_prepared and self.world_size > 1 and self._has_gradients():
+        if watched and not self._is_prepared and self._has_gradients():
             raise MisconfigurationException(
                 "training_step has called backward() of a tensor: its gradients are those of this process only. Call "
                 "self.manual_backward(loss) in its place, which averages them over the processes."
