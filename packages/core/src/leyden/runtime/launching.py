@@ -103,8 +103,11 @@ def tell_of_failure(error: ChildFailedError, processes: int) -> int:
     which may have been noticed in the same moment.
     """
     first = min(error.failures.values(), key=_how_late)
-    print(f"Process {first.local_rank} of {processes} {how_it_ended(first.exitcode)}.", file=sys.stderr)
-    return int(first.exitcode) if first.exitcode >= 0 else 128 - int(first.exitcode)
+    code = int(first.exitcode)
+    if code == -signal.SIGTERM and _said_why(first):
+        code = 1  # the launcher has ended it on its way out, since another was faster: nobody asked it to stop
+    print(f"Process {first.local_rank} of {processes} {how_it_ended(code)}.", file=sys.stderr)
+    return code if code >= 0 else 128 - code
 
 
 def how_it_ended(exit_code: int) -> str:
@@ -121,9 +124,12 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def _how_late(failure: ProcessFailure) -> tuple[bool, bool, bool, int]:
-    said = failure.error_file_data.get("message") != "<NONE>"
     ended = failure.exitcode == -signal.SIGTERM  # by the launcher, since another had failed
-    return not said, ended, failure.exitcode >= 0, failure.timestamp
+    return not _said_why(failure), ended, failure.exitcode >= 0, failure.timestamp
+
+
+def _said_why(failure: ProcessFailure) -> bool:
+    return bool(failure.error_file_data.get("message") != "<NONE>")
 
 
 def _cores() -> int:
