@@ -43,6 +43,9 @@ def test_where_there_is_no_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ipykernel")
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     assert refusal() == "no script (python -c, or read from standard input)"
+    for read_once in ("<stdin>", os.devnull):  # what `python - < script.py` and a pipe have
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", read_once, raising=False)
+        assert refusal() == "no script (python -c, or read from standard input)"
 
 
 def test_in_a_thread_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,7 @@ def _what_is_no_script() -> str | None:
         return "a process of multiprocessing"
     if threading.current_thread() is not threading.main_thread():
         return "a thread beside the main one"
-    if getattr(sys.modules["__main__"], "__file__", None) is None:
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script in (None, "<stdin>") or (os.path.exists(script) and not os.path.isfile(script)):  # a pipe is read once
         return "no script (python -c, or read from standard input)"
     return None
