@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ pytestmark = pytest.mark.skipif(PROCESSES == 1, reason="one process has no other
 
 @pytest.fixture(scope="module", params=[0.0, 0.3], ids=["at once", "waited for"])
 def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
-    port = 20_000 + os.getpid() % 400 * 50  # the first of a row, one for each hook, apart from those of other tests
-    return together(failures, str(tmp_path_factory.mktemp("failures")), port, request.param, timeout_s=120)
+    return together(failures, str(tmp_path_factory.mktemp("failures")), request.param, timeout_s=120)
 
 
 @pytest.mark.parametrize("hook", [hook for hooks in HOOKS.values() for hook in hooks])
@@ -25,9 +23,7 @@ def test_a_failure_in_one_process_ends_all(ended: list[Ended], hook: str) -> Non
     other, failed = (one.value[hook] for one in ended)
     assert f"ValueError: no {hook} here" in failed
     assert "ProcessFailedError" not in failed
-    # What one has to put into a checkpoint is asked for by all at one place, at which they tell each other.
-    told = f"no {hook} here" if hook not in ("state_dict", "on_save_checkpoint") else "another process failed"
-    assert told in other
+    assert f"no {hook} here" in other
 
 
 def test_processes_that_are_not_alike_say_so_and_none_waits(tmp_path: Path) -> None:
@@ -43,6 +39,11 @@ def test_processes_that_are_not_alike_say_so_and_none_waits(tmp_path: Path) -> N
         assert f"processes of this run are not alike: {callback}" in told
         assert f" is in process {rank} only. " in told
     assert not [*tmp_path.iterdir()]
+
+
+def test_processes_that_live_on_after_a_failure_meet_anew(ended: list[Ended]) -> None:
+    """Each of the runs above had a group of its own, at the one address; the last one ends well."""
+    assert [one.value["no hook"] for one in ended] == ["well", "well"]
 
 
 def test_what_the_environment_attaches_fails_for_itself(tmp_path: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import inspect
-import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -24,6 +22,7 @@ from leyden.rank_zero import rank_zero_only
 from leyden.runtime.agreement import Agreement
 from leyden.runtime.collectives import gather, gather_with_gradients, saved_buffers, share_from_first
 from leyden.runtime.facts import first_differing, told_apart, wait_until
+from leyden.runtime.meeting import join, part
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
@@ -88,13 +87,11 @@ class DistributedStrategy(Strategy):
     def begin(
         self, position: Callable[[], tuple[float, float]], heard: Callable[[], None], heard_end: Callable[[], None]
     ) -> None:
-        """Meet the other processes, unless the group is there already: from an earlier run, or made by the script."""
+        """Meet the other processes, in the group of an earlier run, the script's, or a new one."""
+        assert self.place is not None
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
-        if dist.is_initialized():
-            self._check_group()
-        else:
-            self._join()
+        join(self.place, self.process_group_backend or self._default_backend(), self.timeout)
         if self.world_size > 1:
             DistributedStrategy._runs += 1
             self._stops_together = False
@@ -104,42 +101,8 @@ class DistributedStrategy(Strategy):
                 store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard, heard_end
             )
 
-    def _join(self) -> None:
-        assert self.place is not None
-        options: dict[str, Any] = {"rank": self.global_rank, "world_size": self.world_size, "timeout": self.timeout}
-        if self.world_size == 1:
-            options["store"] = dist.HashStore()  # type: ignore[attr-defined]
-        elif self.place.launcher == "slurm":
-            options["init_method"] = f"tcp://{self.place.master_addr}:{self.place.master_port}"
-        elif self.place.num_nodes == 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # The agent's store outlives its processes: those of a restart must not read what the last ones have left.
-            store = dist.TCPStore(  # type: ignore[attr-defined]
-                self.place.master_addr, self.place.master_port, self.world_size, is_master=False, timeout=self.timeout
-            )
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            options["store"] = dist.PrefixStore(f"attempt/{attempt}", store)  # type: ignore[attr-defined]
-        backend = self.process_group_backend or self._default_backend()
-        try:
-            dist.init_process_group(backend, **options)
-        except dist.DistError as error:
-            raise ProcessFailedError(
-                f"Process {self.global_rank} of {self.world_size} has not met the others at {self.place.master_addr}:"
-                f"{self.place.master_port} within {self.timeout}. All {self.world_size} must begin the same "
-                "entry points, also those that have nothing to do there, with one MASTER_ADDR, one free MASTER_PORT, "
-                f"and a RANK of their own from 0 to {self.world_size - 1}. Seen as: {error}"
-            ) from error
-        atexit.register(_leave)
-
     def _default_backend(self) -> str:
         return "nccl" if self.root_device.type == "cuda" else "gloo"
-
-    def _check_group(self) -> None:
-        if dist.get_world_size() != self.world_size or dist.get_rank() != self.global_rank:
-            raise MisconfigurationException(
-                f"The process group that was made before the Trainer has this as process {dist.get_rank()} of "
-                f"{dist.get_world_size()}, the environment as {self.global_rank} of {self.world_size}. Leave out "
-                "torch.distributed.init_process_group, or give it the numbers of the environment."
-            )
 
     def check_alike(self, what: str, facts: Callable[[], dict[str, str]], expected: str) -> None:
         agreement = self._agreement
@@ -222,6 +185,8 @@ class DistributedStrategy(Strategy):
             if self._agreement is not None:
                 self._agreement.close()  # after all are here: the store is there until nobody looks into it
                 self._agreement = None
+                if self.is_torn:
+                    part()
             super().teardown()
 
     # -- training together ------------------------------------------------------------------------------------------
@@ -375,8 +340,3 @@ def in_place_of(step: Callable[..., Any], call: Callable[..., Any]) -> Callable[
 def _is_of_lost_peer(error: BaseException) -> bool:
     """Whether `error` is what a collective raises when another process is gone or does not come."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
