@@ -18,7 +18,7 @@ from leyden import Callback, Trainer
 from leyden.errors import ProcessFailedError
 from leyden.runtime import agreement
 
-__all__ = ["catch_and_live_on", "end_beside_a_stopped_store", "fail_in", "stop_at_moments"]
+__all__ = ["catch_and_live_on", "end_beside_a_stopped_store", "fail_in", "meet_before_and_after", "stop_at_moments"]
 
 
 class Evaluated(Net):
@@ -167,8 +167,7 @@ def fail_in(where: str, rank: int) -> dict[str, Any]:
 
 
 def catch_and_live_on(rank: int) -> str:
-    """One process catches its error and waits for ever; the other is ended though nothing wakes it."""
-    agreement._PATIENCE_S = 1.0
+    """One process catches its error and goes on with something else; the other waits for it no longer."""
 
     def fail() -> None:
         raise ValueError(f"process {rank} cannot go on")
@@ -178,8 +177,23 @@ def catch_and_live_on(rank: int) -> str:
     except ProcessFailedError:
         raise
     except ValueError:
-        threading.Event().wait(6.0)  # the other has long been ended by then
+        threading.Event().wait(6.0)  # the other has long ended by then
     return "lives on"
+
+
+def meet_before_and_after() -> tuple[int, str]:
+    """All meet before their first run; behind the last one, process 0 saves by itself, when the other has ended."""
+    run = trainer([], max_epochs=1)
+    run.strategy.barrier()
+    first = run.strategy.broadcast(run.global_rank)
+    run.fit(Net(4))
+    if run.global_rank == 1:
+        return first, ""
+    try:
+        run.save_checkpoint("last.ckpt")
+    except ProcessFailedError as error:
+        return first, str(error)
+    return first, "saved"
 
 
 def end_beside_a_stopped_store() -> str:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from tests.parallel_ends import MOMENTS, catch_and_live_on, end_beside_a_stopped_store, fail_in, stop_at_moments
+from tests.parallel_ends import (
+    MOMENTS,
+    catch_and_live_on,
+    end_beside_a_stopped_store,
+    fail_in,
+    meet_before_and_after,
+    stop_at_moments,
+)
 from tests.together import together
 
 
@@ -62,12 +69,20 @@ def test_errors_of_both_at_once_stay_each_ones_own() -> None:
     ]
 
 
-def test_who_waits_for_a_process_that_lives_on_is_ended() -> None:
+def test_who_waits_for_a_process_that_lives_on_ends() -> None:
     waiting, living = together(catch_and_live_on, 1, timeout_s=40)
     assert (waiting.value, waiting.exit_code) == (None, 1)
+    assert "ProcessFailedError: Process 1 of 2 failed, so that process 0 cannot go on" in waiting.error
     assert (living.value, living.exit_code) == ("lives on", 0)
 
 
 def test_who_fails_does_not_wait_for_a_store_that_does_not_answer() -> None:
     ended = together(end_beside_a_stopped_store, timeout_s=40)
     assert [(one.value, one.error) for one in ended] == [("held", ""), ("ended", "")]
+
+
+def test_processes_meet_before_their_first_run_and_miss_each_other_after_the_last() -> None:
+    first, second = together(meet_before_and_after)
+    assert (first.error, second.error) == ("", "")
+    assert first.value[0] == second.value[0] == 0
+    assert first.value[1].startswith("Process 0 of 2 waited for others that have ended, or do something else: save_ch")

@@ -306,7 +306,13 @@ class Trainer(TrainerCallbacks, TrainerEnding):
             raise MisconfigurationException(
                 "Trainer.save_checkpoint: there is no model yet; call fit, validate, test or predict first."
             )
-        write_together(self, collect(self, bool(weights_only)), filepath)
+        try:
+            write_together(self, collect(self, bool(weights_only)), filepath)
+        except Exception as error:
+            told = error if self.running else self.strategy.explain_between_runs(error)
+            if told is error:
+                raise
+            raise told from error
 
     def init_module(self, empty_init: bool | None = None) -> AbstractContextManager[None]:
         """Make the tensors of a module built within on the run's device and in its precision from the start.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_policy
@@ -15,6 +16,7 @@ from leyden import MisconfigurationException, Trainer
 from leyden.errors import UnknownArgumentError
 from leyden.runtime.precision import Precision
 from leyden.strategies import FSDPStrategy
+from leyden.testing import BoringModule
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,14 @@ def test_backends_of_what_is_offloaded() -> None:
     strategy = FSDPStrategy(cpu_offload=True)
     strategy.root_device = torch.device("cuda", 0)
     assert strategy._default_backend() == "cpu:gloo,cuda:nccl"
+
+
+def test_a_policy_that_names_no_layer_is_told_of() -> None:
+    strategy, module = FSDPStrategy(wrap={nn.Conv2d}), BoringModule()
+    strategy.connect(torch.device("cpu"), None)
+    strategy.begin(lambda: (0, 0), lambda: None, lambda: None)
+    try:
+        with pytest.warns(UserWarning, match=r"wrap=\.\.\.\) names no layer of BoringModule.*has layers of Linear"):
+            strategy.setup_module(module)
+    finally:
+        dist.destroy_process_group()

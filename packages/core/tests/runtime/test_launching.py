@@ -80,7 +80,7 @@ def failures(folder: Path, *codes: int, said: int | None = None) -> ChildFailedE
         ((1, 1), 0, 1, "Process 0 of 2 failed, with exit code 1."),
         ((1, -9), None, 137, "Process 1 of 2 was ended by SIGKILL; where nobody sent it, memory was full."),
         ((-15, -11), None, 139, "Process 1 of 2 was ended by SIGSEGV."),
-        ((-15, 143), None, 143, "Process 1 of 2 failed, with exit code 143."),
+        ((-15, 143), None, 143, "Process 1 of 2 ended as SIGTERM asked it to, with exit code 143."),
         ((1, -15), 1, 1, "Process 1 of 2 failed, with exit code 1."),  # the other was faster on the way out
     ],
 )

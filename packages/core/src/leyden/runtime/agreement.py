@@ -6,18 +6,17 @@ import atexit
 import contextlib
 import faulthandler
 import json
-import math
 import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from leyden.errors import ProcessFailedError
+from leyden.runtime.boundary import Boundary
 from leyden.runtime.running_out import RunningOut
 
 __all__ = ["Agreement"]
@@ -25,40 +24,11 @@ __all__ = ["Agreement"]
 _POLL_S = 0.2
 _POLLS_PER_S = 5000
 """How often all processes together may ask the store, which answers ten times as many; the more, the rarer each."""
-_ANSWER_S = 8.0
-"""How long a process may take to say where it stops; only one that is gone, or holds the interpreter, takes longer."""
 _OWN_WORD_S = 1.0
 """How long a process may take to come to where it looks itself whether training ends."""
 _TAKING_NOTE_S = 3.0
 _PATIENCE_S = 20.0
 """How long a process may take to end by itself after another one's failure: it waits, or it is at work for long."""
-
-
-@dataclass
-class _Boundary:
-    """A place that all processes agree on, and the way there: somebody asks, each says its word, the last counts.
-
-    Attributes:
-        name: of the keys in the store.
-        patience_s: how long the process itself may take to say its word; then its thread does.
-        heard: called in the thread when somebody has asked.
-        word: the process's own, once it has said it.
-        asked: whether this process has asked; no lock guards it, for which a second signal would wait for ever.
-        open_since: when the thread has heard of it.
-        said: whether the word is in the store.
-        told: set when `behind` is known, or never will be.
-        behind: where it is.
-    """
-
-    name: str
-    patience_s: float
-    heard: Callable[[], None]
-    word: float | None = None
-    asked: bool = False
-    open_since: float | None = None
-    said: bool = False
-    told: threading.Event = field(default_factory=threading.Event)
-    behind: float = 0
 
 
 class Agreement:
@@ -91,8 +61,13 @@ class Agreement:
         heard: Callable[[], None], heard_end: Callable[[], None],
     ) -> None:  # fmt: skip
         self._store, self._prefix, self._rank, self._world_size = store, f"leyden/{name}", rank, world_size
-        self._position, self._heard, self._heard_end = position, heard, heard_end
-        self._stop, self._end = _Boundary("stop", 0.0, heard), _Boundary("end/0", _OWN_WORD_S, heard_end)
+        self._heard, self._heard_end = heard, heard_end
+        self._boundary = partial(
+            Boundary, store=store, prefix=self._prefix, rank=rank, world_size=world_size, position=position,
+            say_news=self._say_news,
+        )  # fmt: skip
+        self._stop = self._boundary("stop", 0.0, heard)
+        self._end = self._boundary("end/0", _OWN_WORD_S, heard_end)
         self._rounds, self._met = 1, ("", 0)
         self._over, self._wakes = threading.Event(), threading.Event()
         self._lets_go = False
@@ -138,11 +113,12 @@ class Agreement:
 
     def forget_end(self) -> None:
         """Training goes on, and may be asked to end again; called in all processes at the same place."""
-        self._end, self._rounds = _Boundary(f"end/{self._rounds}", _OWN_WORD_S, self._heard_end), self._rounds + 1
+        self._end = self._boundary(f"end/{self._rounds}", _OWN_WORD_S, self._heard_end)
+        self._rounds += 1
         if self._lets_go:  # the thread, which would have told where, is done
             self._end.told.set()
 
-    def _is_behind(self, boundary: _Boundary, place: float) -> bool:
+    def _is_behind(self, boundary: Boundary, place: float) -> bool:
         boundary.told.wait()
         if self._failure is not None:
             raise self._failure
@@ -250,7 +226,7 @@ class Agreement:
         store, failed = self._store, self._key("failed")
         while not self._over.is_set():
             boundaries = self._stop, self._end
-            is_busy = any(one.open_since is not None and not one.told.is_set() for one in boundaries)
+            is_busy = any(one.is_open for one in boundaries)
             self._wakes.wait(self._poll_s / 4 if is_busy else self._poll_s)
             self._wakes.clear()
             if self._over.is_set() or not (any(one.asked for one in boundaries) or store.check([self._key("news")])):
@@ -260,53 +236,9 @@ class Agreement:
                 return
             self.running_out.answer()
             for one in boundaries:
-                if not one.told.is_set():
-                    self._advance(one)
-                if self._failure is not None:
+                if (failure := one.advance()) is not None:
+                    self._take_note(failure)
                     return
-
-    def _advance(self, one: _Boundary) -> None:
-        """Do what can be done without waiting to learn where a boundary is."""
-        store, asked = self._store, self._key(one.name)
-        if one.open_since is None:
-            if not (one.asked or store.check([asked])):
-                return
-            store.set(asked, "1")
-            self._say_news()
-            one.open_since = time.monotonic()
-            one.heard()
-        waited_s = time.monotonic() - one.open_since
-        if not one.said and (one.word is not None or waited_s >= one.patience_s):
-            self._say(one)
-        if store.check([self._key(f"{one.name}/behind")]):
-            one.behind = json.loads(store.get(self._key(f"{one.name}/behind")))
-            one.told.set()
-        elif waited_s > _ANSWER_S:
-            self._take_note(self._of_silent(one))
-
-    def _say(self, one: _Boundary) -> None:
-        """Say where this process is at the latest when it looks next; whoever says it last knows what counts."""
-        store, (done, until_end) = self._store, self._position()
-        # The thread's word, after `heard`: this process now looks behind the batch that runs, or behind the one before.
-        word = done + 1 if one.word is None else one.word
-        one.word, one.said = word, True
-        store.set(self._word(one, self._rank), json.dumps([word, until_end]))
-        if store.add(self._key(f"{one.name}/words"), 1) == self._world_size:
-            words = [
-                json.loads(said) for said in store.multi_get([self._word(one, r) for r in range(self._world_size)])
-            ]
-            last, end = max(said[0] for said in words), min(said[1] for said in words)
-            store.set(self._key(f"{one.name}/behind"), json.dumps(last if last < end else math.inf))
-
-    def _word(self, one: _Boundary, rank: int) -> str:
-        return self._key(f"{one.name}/{rank}")
-
-    def _of_silent(self, one: _Boundary) -> ProcessFailedError:
-        silent = [rank for rank in range(self._world_size) if not self._store.check([self._word(one, rank)])]
-        return ProcessFailedError(
-            f"Process {self._rank} of {self._world_size} was asked to stop, as all are, and of process(es) "
-            f"{', '.join(map(str, silent[:8]))} nothing was heard for {_ANSWER_S:.0f} seconds: they are gone."
-        )
 
     def _take_note_of_other(self, rank: int, error: str) -> None:
         if rank == self._rank:

@@ -88,10 +88,9 @@ class DistributedStrategy(Strategy):
         self, position: Callable[[], tuple[float, float]], heard: Callable[[], None], heard_end: Callable[[], None]
     ) -> None:
         """Meet the other processes, in the group of an earlier run, the script's, or a new one."""
-        assert self.place is not None
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
-        join(self.place, self.process_group_backend or self._default_backend(), self.timeout)
+        self._meet()
         if self.world_size > 1:
             DistributedStrategy._runs += 1
             self._stops_together = False
@@ -100,6 +99,10 @@ class DistributedStrategy(Strategy):
             self._agreement = Agreement(
                 store.clone(), str(self._runs), self.global_rank, self.world_size, position, heard, heard_end
             )
+
+    def _meet(self) -> None:
+        assert self.place is not None
+        join(self.place, self.process_group_backend or self._default_backend(), self.timeout)
 
     def _default_backend(self) -> str:
         return "nccl" if self.root_device.type == "cuda" else "gloo"
@@ -175,6 +178,15 @@ class DistributedStrategy(Strategy):
             return other
         return error
 
+    def explain_between_runs(self, error: BaseException) -> BaseException:
+        if not _is_of_lost_peer(error):
+            return error
+        return ProcessFailedError(
+            f"Process {self.global_rank} of {self.world_size} waited for others that have ended, or do something else: "
+            "save_checkpoint and the like are for all processes together, also between runs and behind the last one. "
+            f"Seen as: {error}"
+        )
+
     def teardown(self) -> None:
         try:
             if self._agreement is not None and not self.is_torn and self.any_asked(self._agreement.is_asked):
@@ -245,16 +257,18 @@ class DistributedStrategy(Strategy):
     # -- how processes agree: after an error nobody waits for another, and each has its own --------------------------
 
     def barrier(self, name: str | None = None) -> None:
-        if self.is_torn:
+        if self.is_torn or self.world_size == 1:
             return
+        self._meet()  # a script may call this before its first run
         if self.root_device.type == "cuda":
             dist.barrier(device_ids=[self.root_device.index])
         else:
             dist.barrier()
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        if self.is_torn:
+        if self.is_torn or self.world_size == 1:
             return obj
+        self._meet()
         box = [obj]
         dist.broadcast_object_list(box, src, device=self.root_device)
         return box[0]

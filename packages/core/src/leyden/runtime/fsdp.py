@@ -25,6 +25,7 @@ from torch.optim import LBFGS, Optimizer
 
 from leyden.arguments import check_arguments, takes
 from leyden.errors import MisconfigurationException, UnknownArgumentError, did_you_mean
+from leyden.rank_zero import rank_zero_warn
 from leyden.runtime.distributed import DistributedStrategy, in_place_of
 from leyden.runtime.meta import fill_meta
 from leyden.runtime.sharding import (
@@ -113,6 +114,7 @@ class FSDPStrategy(DistributedStrategy):
             ("state_dict_type", state_dict_type, state_dict_type in ("full", "sharded"), "'sharded' or 'full'"),
         )
         self.wrap = _as_function(auto_wrap_policy if wrap is None else wrap)
+        self._wraps = wrap is not None or auto_wrap_policy is not None
         self.reshard_after_forward, self.cpu_offload, self.mp_policy = reshard_after_forward, cpu_offload, mp_policy
         self.state_dict_type = state_dict_type
         self._roots: list[Any] = []
@@ -149,6 +151,11 @@ class FSDPStrategy(DistributedStrategy):
     def _shard(self, module: nn.Module, roots: list[nn.Module]) -> None:
         """Shard each part as it is placed, inner ones first: no device ever has all weights, unless one part has."""
         chosen = [one for name, one in module.named_modules() if one is not module and self.wrap(name, one)]
+        if self._wraps and not chosen:
+            rank_zero_warn(
+                f"FSDPStrategy(wrap=...) names no layer of {type(module).__name__}, which is gathered as a whole for "
+                f"each step. It has layers of {', '.join(sorted({type(one).__name__ for one in module.children()}))}."
+            )
         policy = self._mp_policy()
         apart = [one for one in module.modules() if isinstance(one, _BatchNorm)] if policy.param_dtype else []
         units = [*dict.fromkeys((*reversed(chosen), *apart, *reversed(roots)))]

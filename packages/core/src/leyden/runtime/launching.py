@@ -114,9 +114,11 @@ def how_it_ended(exit_code: int) -> str:
     """Return what an exit code of a process says, which is below 0 where a signal ended it.
 
     Example:
-        >>> how_it_ended(3), how_it_ended(-11)
-        ('failed, with exit code 3', 'was ended by SIGSEGV')
+        >>> how_it_ended(3), how_it_ended(-11), how_it_ended(143)
+        ('failed, with exit code 3', 'was ended by SIGSEGV', 'ended as SIGTERM asked it to, with exit code 143')
     """
+    if exit_code == 128 + signal.SIGTERM:
+        return f"ended as SIGTERM asked it to, with exit code {exit_code}"
     if exit_code >= 0:
         return f"failed, with exit code {exit_code}"
     hint = "; where nobody sent it, memory was full" if -exit_code == signal.SIGKILL else ""

@@ -203,6 +203,10 @@ class Strategy:
         """Return what ends this process's run: `error`, or that another process failed, which has led to it."""
         return error
 
+    def explain_between_runs(self, error: BaseException) -> BaseException:
+        """Return `error`, or what says that another process did not take part in what has raised it."""
+        return error
+
     def teardown(self) -> None:
         """Give up what `begin` and `setup_module` took; called last, also where these failed."""
 
