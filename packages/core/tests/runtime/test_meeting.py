@@ -1,7 +1,9 @@
-"""Groups that are made and left here, and those of a script; for several processes see `test_parallel_failures`."""
+"""Groups that are made and given up here, and those of a script; for several processes see `test_parallel_failures`."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -9,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from leyden import MisconfigurationException
-from leyden.runtime.meeting import join, part
+from leyden.runtime.meeting import give_up, join
 from leyden.runtime.places import Place
 
 ALONE = Place(0, 0, 0, 1, 1, "leyden", "127.0.0.1", 0)
@@ -24,23 +26,45 @@ def _no_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def test_a_group_is_joined_once_and_anew_after_it_has_been_left() -> None:
+def test_a_group_is_joined_once_and_anew_after_it_was_given_up() -> None:
     join(ALONE, "gloo", MINUTE)
     first = dist.group.WORLD
     join(ALONE, "gloo", MINUTE)
     assert dist.group.WORLD is first
-    part()
-    assert not dist.is_initialized()
-    part()
+    give_up()
+    assert dist.group.WORLD is first  # weights in shards are read in it
     join(ALONE, "gloo", MINUTE)
-    assert dist.group.WORLD is not first
+    second = dist.group.WORLD
+    assert second is not first
+    join(ALONE, "gloo", MINUTE)
+    assert dist.group.WORLD is second
 
 
 def test_a_group_of_the_script_is_taken_and_not_left() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    group = dist.group.WORLD
     join(ALONE, "gloo", MINUTE)
-    part()
-    assert dist.is_initialized()
+    give_up()
+    join(ALONE, "gloo", MINUTE)
+    assert dist.group.WORLD is group
+
+
+def test_nothing_keeps_a_group_that_is_left() -> None:
+    """Its connections, by whose end others learn that a process has left, live as long as it does."""
+    code = (
+        "import weakref, torch.distributed as dist\n"
+        "from datetime import timedelta\n"
+        "from leyden.runtime.meeting import give_up, join\n"
+        "from leyden.runtime.places import Place\n"
+        "alone = Place(0, 0, 0, 1, 1, 'leyden', '127.0.0.1', 0), 'gloo', timedelta(minutes=1)\n"
+        "join(*alone)\n"
+        "import torch.distributed.nn.functional, torch._dynamo\n"
+        "group = weakref.ref(dist.group.WORLD)\n"
+        "give_up()\n"
+        "join(*alone)\n"
+        "print(group())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "None\n"
 
 
 def test_a_group_of_the_script_with_other_numbers_is_refused() -> None:

@@ -22,7 +22,7 @@ from leyden.rank_zero import rank_zero_only
 from leyden.runtime.agreement import Agreement
 from leyden.runtime.collectives import gather, gather_with_gradients, saved_buffers, share_from_first
 from leyden.runtime.facts import first_differing, told_apart, wait_until
-from leyden.runtime.meeting import join, part
+from leyden.runtime.meeting import give_up, join
 from leyden.runtime.places import Place
 from leyden.runtime.strategy import Strategy
 
@@ -198,7 +198,7 @@ class DistributedStrategy(Strategy):
                 self._agreement.close()  # after all are here: the store is there until nobody looks into it
                 self._agreement = None
                 if self.is_torn:
-                    part()
+                    give_up()
             super().teardown()
 
     # -- training together ------------------------------------------------------------------------------------------

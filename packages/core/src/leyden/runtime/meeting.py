@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections import Counter
 from datetime import timedelta
@@ -13,26 +14,41 @@ import torch.distributed as dist
 from leyden.errors import MisconfigurationException, ProcessFailedError
 from leyden.runtime.places import Place
 
-__all__ = ["join", "part"]
+__all__ = ["give_up", "join"]
 
 _stores: dict[str, Any] = {}
 """By their addresses; one that this process serves has to outlive the groups that were made at it."""
 _joined: Counter[str] = Counter()
 """How many groups have been made at each address: so that none reads what another has left in the store."""
-_own: list[Any] = []
-"""The group that was made here, if it is there; whoever else refers to it keeps its connections."""
+
+
+class _Own:
+    """The group that was made here, if any, and whether one of its processes has failed in it."""
+
+    group: Any = None
+    is_torn = False
+
+
+_own = _Own()
 
 
 def join(place: Place, backend: str, timeout: timedelta) -> None:
     """Meet the other processes, unless the group is there already: from an earlier run, or made by the script.
 
+    One that was given up is left, which tells those who still wait in it; all meet in a new one. On CUDA devices it
+    stays, since nccl leaves nothing while a collective waits.
+
     Raises:
         MisconfigurationException: the script's group is not that of `place`.
         ProcessFailedError: the others have not come in time.
     """
+    if _is_there() and _own.is_torn and dist.get_backend() == "gloo":
+        _leave_group()
     if dist.is_initialized():
         _check_group(place)
         return
+    # Its functions keep the group that is there when they are defined, for good, and with it the connections.
+    importlib.import_module("torch.distributed.nn.functional")
     rank, world_size = place.global_rank, place.world_size
     try:
         store = dist.HashStore() if world_size == 1 else _store_for(place, timeout)  # type: ignore[attr-defined]
@@ -44,19 +60,22 @@ def join(place: Place, backend: str, timeout: timedelta) -> None:
             "with one MASTER_ADDR, one free MASTER_PORT, and a RANK of their own from 0 to "
             f"{world_size - 1}. Seen as: {error}"
         ) from error
-    _own[:] = [dist.group.WORLD]
+    _own.group = dist.group.WORLD
     atexit.register(_leave)
 
 
-def part() -> None:
-    """Leave the group that `join` made, as one of its processes has failed: they are no longer at the same place.
+def give_up() -> None:
+    """Let the next run meet in a new group, as the processes of this one are no longer at the same place."""
+    _own.is_torn = _is_there()
 
-    Others that wait for this process are told so by the connection. The next run joins a new group. One on CUDA devices
-    stays: nccl leaves nothing while a collective waits.
-    """
-    if _own and _own[0] is dist.group.WORLD and dist.get_backend() == "gloo":
-        _own.clear()
-        dist.destroy_process_group()
+
+def _is_there() -> bool:
+    return _own.group is not None and _own.group is dist.group.WORLD
+
+
+def _leave_group() -> None:
+    _own.group, _own.is_torn = None, False  # who refers to the group keeps its connections
+    dist.destroy_process_group()
 
 
 def _check_group(place: Place) -> None:
@@ -94,7 +113,6 @@ def _is_of_agent(place: Place) -> bool:
 
 
 def _leave() -> None:
-    _own.clear()
     if dist.is_initialized():
-        dist.destroy_process_group()
+        _leave_group()
     _stores.clear()
