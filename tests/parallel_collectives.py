@@ -95,4 +95,5 @@ def messages(strategy: str) -> list[tuple[str, str, int]]:
 def _settled(found: list[tuple[str, str, int]]) -> Iterator[tuple[str, str, int]]:
     """Larger broadcasts first: two of DDP's that follow each other begin in two threads of gloo, in either order."""
     for (_, collective), neighbours in groupby(found, key=itemgetter(0, 1)):
-        yield from sorted(neighbours, key=itemgetter(2), reverse=True) if collective == "broadcast" else neighbours
+        there = list(neighbours)
+        yield from sorted(there, key=itemgetter(2), reverse=True) if collective == "broadcast" else there

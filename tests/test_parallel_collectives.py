@@ -39,8 +39,9 @@ def test_a_step_of_ddp_sends_gradients_and_buffers(sent: dict[str, dict[str, lis
     steps = {name: there for name, there in sent["ddp"].items() if name.startswith("step ") and name[-1].isdigit()}
     assert steps["step 2"] == steps["step 4"] == buffers + gradients
     assert steps["step 0"] == steps["step 3"] == [*buffers, *gradients, METRICS]
-    assert steps["step 1"][-4:] == [*buffers, *gradients, METRICS]
-    assert len(steps["step 1"]) == 6  # DDP agrees on the order of its buckets once
+    # DDP agrees once on the order of its buckets: on six parameters' places and their number, and on sizes.
+    order, sizes = ("broadcast", 7), ("broadcast", 1)
+    assert steps["step 1"] == [buffers[0], order, buffers[1], sizes, *gradients, METRICS]
 
 
 def test_a_step_of_fsdp_gathers_weights_and_scatters_gradients(
