@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.elastic_script import train
-from tests.together import together
+from tests.together import free_port, together
 
 SCRIPT = Path(__file__).with_name("elastic_script.py")
 
@@ -58,10 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_restarted_run_ends_bit_equal_to_one_that_nothing_cut(
     tmp_path: Path, whole: Any, agent: Any, machines: int, places: list[Any]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ended = together(agent, port, str(tmp_path), processes=machines, timeout_s=50)
+    ended = together(agent, free_port(), str(tmp_path), processes=machines, timeout_s=100)
     assert [one.error for one in ended] == [""] * machines
     cut: list[Any] = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert [one.pop("place") for one in cut] == places

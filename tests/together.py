@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -13,10 +15,23 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Ended", "together"]
+__all__ = ["Ended", "free_port", "together"]
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["torch", "leyden.trainer", "leyden.runtime.ddp", "leyden.runtime.fsdp"])
+
+
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.count(20_000 + _WORKER % 8 * 1_500 + os.getpid() % 1_000)
+"""Below those that the system gives to whoever connects or listens, which might take one before it is used."""
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody has, and no other call gives."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := next(_PORTS)))
+            return port
 
 
 class Ended(NamedTuple):
@@ -36,9 +51,7 @@ def together(
     torchrun, one thread, and `folder` (this process's by default) as its working folder. A process that is not done
     in time is ended, and named in the error; it has printed before where its threads are.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     running, ends = [], []
     for rank in range(processes):
         here, there = _SERVER.Pipe(duplex=False)
