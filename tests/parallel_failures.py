@@ -206,15 +206,20 @@ class Impatient(DDPStrategy):
     patience_s = 1.0
 
 
+def _install(name: str, source: str, into: Path) -> None:
+    """Let this process find a module as an installed distribution with callbacks."""
+    about = into / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (into / f"{name}.py").write_text(source)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[leyden.callbacks_factory]\n{name} = {name}:make\n")
+    sys.path.insert(0, str(into))
+
+
 def broken(folder: str) -> list[str]:
     """Train with a callback of the environment that waits for others, and fails in all processes, and in the last."""
     own = Path(folder, os.environ["RANK"])
-    about = own / "deciding-1.0.dist-info"
-    about.mkdir(parents=True)
-    (own / "deciding.py").write_text(_DECIDING)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: deciding\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[leyden.callbacks_factory]\ndeciding = deciding:make\n")
-    sys.path.insert(0, str(own))
+    _install("deciding", _DECIDING, own)
     os.environ["LEYDEN_CALLBACKS"] = "only:deciding"
     world, ends = int(os.environ["WORLD_SIZE"]), []
     for ranks in (range(world), [world - 1]):
@@ -233,12 +238,7 @@ def broken(folder: str) -> list[str]:
 def attached(folder: str) -> dict[str, Any]:
     """Train with what an entry point and a configuration attach, where one fails in the last process."""
     own = Path(folder, os.environ["RANK"])
-    about = own / "watching-1.0.dist-info"
-    about.mkdir(parents=True)
-    (own / "watching.py").write_text(_WATCH)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: watching\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[leyden.callbacks_factory]\nwatching = watching:make\n")
-    sys.path.insert(0, str(own))
+    _install("watching", _WATCH, own)
     (own / "leyden.toml").write_text(_CONFIGURATION)
     os.environ["LEYDEN_CONFIG"] = str(own / "leyden.toml")
     os.environ["LEYDEN_CALLBACKS"] = "only:watching,EarlyStopping,Heartbeat,ModelSummary,Timer"

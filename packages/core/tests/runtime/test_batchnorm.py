@@ -23,7 +23,8 @@ def test_two_processes_on_cpus_are_refused_at_the_trainer() -> None:
 
 
 def test_one_process_may_ask_for_it_anywhere() -> None:
-    Trainer(sync_batchnorm=True, accelerator="cpu", logger=False, discover_callbacks=False)
+    trainer = Trainer(sync_batchnorm=True, accelerator="cpu", logger=False, discover_callbacks=False)
+    assert (trainer.settings.sync_batchnorm, trainer.world_size) == (True, 1)
 
 
 def test_layers_are_converted_once_with_their_weights() -> None:

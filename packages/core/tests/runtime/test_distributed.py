@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from leyden import MisconfigurationException
@@ -42,7 +43,8 @@ def test_one_process_asks_nobody() -> None:
     strategy.begin_epoch(3)
     strategy.left_out(nn.Linear(1, 1), window_open=False)
     with strategy.evaluating(nn.BatchNorm1d(1), [3]):
-        pass
+        assert not dist.is_initialized()  # nor would there be anybody to ask
+    assert (strategy.stops_behind(1), strategy.ends_behind(1), strategy.all_come("here")) == (True, True, True)
 
 
 def test_nccl_is_refused_where_there_is_nothing_for_it_to_send() -> None:
