@@ -13,6 +13,7 @@ import torch.distributed as dist
 from leyden import MisconfigurationException
 from leyden.runtime.meeting import give_up, join
 from leyden.runtime.places import Place
+from leyden.strategies import DistributedStrategy
 
 ALONE = Place(0, 0, 0, 1, 1, "leyden", "127.0.0.1", 0)
 MINUTE = timedelta(minutes=1)
@@ -38,6 +39,16 @@ def test_a_group_is_joined_once_and_anew_after_it_was_given_up() -> None:
     assert second is not first
     join(ALONE, "gloo", MINUTE)
     assert dist.group.WORLD is second
+
+
+def test_a_strategy_that_outlives_a_group_makes_its_own_beside_the_next() -> None:
+    strategy = DistributedStrategy()
+    join(ALONE, "gloo", MINUTE)
+    beside = strategy.group_beside()
+    assert strategy.group_beside() is beside
+    give_up()
+    join(ALONE, "gloo", MINUTE)
+    assert strategy.group_beside() is not beside
 
 
 def test_a_group_of_the_script_is_taken_and_not_left() -> None:

@@ -281,7 +281,7 @@ class DistributedStrategy(Strategy):
         return box
 
     def group_beside(self) -> Any:
-        if self._beside is None:
+        if self._beside not in dist.distributed_c10d._world.pg_map:  # none yet, or one that went with a group given up
             self._beside = dist.new_group(timeout=self.timeout, backend="gloo")
         return self._beside
 
